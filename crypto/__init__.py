@@ -1,0 +1,1 @@
+"""Content encryption over iterators: keys, blocks, tags and the file format; no input or output of its own."""

@@ -1,0 +1,1 @@
+"""The request library: split, issue, collect and retry."""

@@ -1,0 +1,1 @@
+"""The mounted filesystem: clients, inodes, files and paths."""

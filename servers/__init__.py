@@ -1,0 +1,1 @@
+"""The server: sessions, operations and stores; it never holds a key."""

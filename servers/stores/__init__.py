@@ -1,0 +1,1 @@
+"""Where a server keeps its files: one contract, several stores."""

@@ -1,0 +1,1 @@
+"""The verbs device in software and the transport that runs over it."""

@@ -1,0 +1,1 @@
+"""Client and server pairs, demonstrations, measurements and simulated runs."""

@@ -1,0 +1,1 @@
+"""Seeded runs of whole systems under a virtual clock."""
