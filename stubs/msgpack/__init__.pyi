@@ -1,7 +1,5 @@
-"""The part of msgpack this project uses; the distribution carries no types of its own.
-
-What decoding returns is `object`: the caller checks it before use.
-"""
+# The part of msgpack this project uses; the distribution carries no types of its own.
+# What decoding returns is `object`: the caller checks it before use.
 
 from collections.abc import Callable
 

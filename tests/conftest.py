@@ -1,0 +1,8 @@
+"""What every test shares: Hypothesis without a deadline, and the same examples on every run of the gate."""
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile("netfs", deadline=None, print_blob=True, derandomize="CI" in os.environ)
+settings.load_profile("netfs")
