@@ -1,0 +1,34 @@
+"""Sans-IO. The errors of the transport layer; each carries an errno, and `retryable` steers the retry policy.
+
+The public edge (`netfs/errors.py`) turns them into `OSError` with the path. Owns no memory.
+"""
+
+import errno
+
+__all__ = ["HelloMismatch", "ProtocolError", "TransportError"]
+
+
+class TransportError(Exception):
+    """A call whose outcome the wire did not tell: the connection failed, timed out or was closed.
+
+    retryable: true when the same call may be sent again on a new connection (idempotent, or never left this side).
+    """
+
+    def __init__(self, code: int, text: str, *, retryable: bool = False) -> None:
+        super().__init__(text)
+        self.errno = code
+        self.retryable = retryable
+
+
+class ProtocolError(TransportError):
+    """The peer broke the protocol; the connection is closed and nothing it said after that is believed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(errno.EPROTO, text)
+
+
+class HelloMismatch(TransportError):
+    """The peer is not one of ours, or no version or feature set is common to both."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(errno.EPROTONOSUPPORT, text)
