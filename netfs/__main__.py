@@ -1,0 +1,5 @@
+"""Trio shell. `python -m netfs` is the `netfs` command."""
+
+from netfs.cli.main import main
+
+main()

@@ -1,0 +1,51 @@
+"""Trio shell. The progress bar of long commands: share done, bytes, rate and time left, drawn on standard error by rich.
+
+Owns no memory; the drawing thread is rich's and ends with the context.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as RichProgress
+
+__all__ = ["bar"]
+
+
+class _Bar:
+    def __init__(self, progress: RichProgress, task: TaskID, total: int) -> None:
+        self._progress, self._task, self._total = progress, task, total
+
+    def advance(self, amount: int) -> None:
+        self._progress.advance(self._task, amount)
+
+    def expect(self, amount: int) -> None:
+        self._total += amount
+        self._progress.update(self._task, total=self._total)
+
+    def say(self, label: str) -> None:
+        self._progress.update(self._task, description=label)
+
+
+@contextmanager
+def bar(total: int | None, label: str) -> Iterator[_Bar]:
+    """Draw a bar on standard error while the block runs and wipe it off afterwards."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        DownloadColumn(binary_units=False),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with RichProgress(*columns, console=Console(stderr=True, highlight=False), transient=True, expand=True) as progress:
+        yield _Bar(progress, progress.add_task(label, total=total), total or 0)

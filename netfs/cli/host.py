@@ -1,0 +1,207 @@
+"""Trio shell. What a command gets from the `netfs` program: its registration, its output, its progress bar and its way to fail.
+
+A command module offers `register(host)` through the entry-point group `netfs.commands`; it keeps heavy imports inside its commands,
+so that `netfs --help` stays quick. Text and `--json` go to standard output, everything else to standard error. Owns no memory.
+"""
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+from cyclopts import App
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["CommandError", "Exit", "Host", "OutputClosed", "Progress", "error_text", "root_cause"]
+
+
+class Exit(IntEnum):
+    """What the exit code of the program tells a script."""
+
+    DONE = 0
+    NO = 1
+    USAGE = 2
+    REMOTE = 3
+    LOCAL = 4
+
+
+class CommandError(Exception):
+    """The end of a command: an exit code and the one line that says why."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class OutputClosed(Exception):
+    """Nobody reads standard output any more (`netfs ls | head`); the program ends without a word."""
+
+
+class Progress(Protocol):
+    """The part of a progress bar that a command moves."""
+
+    def advance(self, amount: int) -> None:
+        """Count `amount` more as done."""
+
+    def expect(self, amount: int) -> None:
+        """Add `amount` to what there is to do."""
+
+    def say(self, label: str) -> None:
+        """Change the text in front of the bar."""
+
+
+class _Silent:
+    def advance(self, amount: int) -> None:
+        pass
+
+    def expect(self, amount: int) -> None:
+        pass
+
+    def say(self, label: str) -> None:
+        pass
+
+
+class Host:
+    """The program as its commands see it. json: one object on standard output instead of text. debug: tracebacks are shown."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.json = False
+        self.debug = False
+
+    def command(self, fn: Callable[..., object], *, name: str, help: str, examples: Sequence[str] = ()) -> None:  # noqa: A002
+        """Add a subcommand.
+
+        Args:
+            fn: a plain or async function; its signature is the command line, the `Args:` of its docstring describe it, and an
+                int it returns is the exit code.
+            name: the word to type.
+            help: one line.
+            examples: whole command lines, shown below the help.
+        """
+        shown = "\n".join(["Examples:", *(f"  {line}" for line in examples)]) if examples else None
+        self.app.command(fn, name=name, help=help, help_epilogue=shown)
+
+    def emit(self, value: object, text: str | None = None) -> None:
+        """Print the result: `value` as one line of JSON under --json, else `text` (nothing when None or empty)."""
+        if self.json:
+            self.write(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+        elif text:
+            self.write(text.encode("utf-8", "surrogateescape") + (b"" if text.endswith("\n") else b"\n"))
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write to standard output at once. Raises: OutputClosed when its reader has gone, CommandError when it fails."""
+        sys.stdout.flush()
+        rest = memoryview(data)
+        try:
+            while len(rest) > 0:
+                rest = rest[os.write(sys.stdout.fileno(), rest) :]
+        except BrokenPipeError:
+            raise OutputClosed from None
+        except OSError as error:
+            raise CommandError(Exit.LOCAL, f"standard output: {error_text(error)}") from error
+
+    def note(self, message: str) -> None:
+        """Say something on standard error that is neither the result nor an error."""
+        print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+    def warn(self, message: str) -> None:
+        """Say on standard error that something was left out; the command goes on."""
+        self.note(f"netfs: {message}")
+
+    def fail(self, code: int, message: str) -> NoReturn:
+        """End the command with an exit code and one line on standard error, `netfs: <message>`."""
+        raise CommandError(code, message)
+
+    @contextmanager
+    def local(self, what: str | None = None) -> Iterator[None]:
+        """Turn an OSError of the block into exit 4, told as a failure of `what` or of the path in the error."""
+        with _failing(Exit.LOCAL, what):
+            yield
+
+    @contextmanager
+    def remote(self, what: str | None = None) -> Iterator[None]:
+        """Turn an OSError of the block into exit 3, told as a failure of `what` or of the path in the error."""
+        with _failing(Exit.REMOTE, what):
+            yield
+
+    @property
+    def interactive(self) -> bool:
+        """Whether somebody watches standard error."""
+        return sys.stderr.isatty() and not self.json
+
+    def console(self) -> "Console":
+        """Return a rich console on standard output, for tables; as wide as the terminal, or 100 columns."""
+        from rich.console import Console  # noqa: PLC0415
+
+        return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100, highlight=False)
+
+    @contextmanager
+    def progress(self, total: int | None, label: str) -> Iterator[Progress]:
+        """Show a bar with rate and time left while the block runs, on a terminal only; it is wiped off at the end.
+
+        Args:
+            total: bytes to do; None when that is not known yet.
+            label: text in front of the bar.
+        """
+        if not self.interactive:
+            yield _Silent()
+            return
+        from netfs.cli.bar import bar  # noqa: PLC0415
+
+        with bar(total, label) as progress:
+            yield progress
+
+
+@contextmanager
+def _failing(code: Exit, what: str | None) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, BaseExceptionGroup) as error:
+        cause = root_cause(error)
+        if not isinstance(cause, OSError):
+            if cause is error:
+                raise
+            raise cause from None
+        raise CommandError(code, describe(cause, what)) from error
+
+
+def describe(error: OSError, what: str | None = None) -> str:
+    """Return `<what>: <errno text>`; without `what`, the path the error names."""
+    name = what if what is not None else error.filename
+    if isinstance(name, bytes):
+        name = os.fsdecode(name)
+    return f"{name}: {error_text(error)}" if name is not None else error_text(error)
+
+
+def error_text(error: OSError) -> str:
+    """Return the text of an error without its number and path."""
+    if error.strerror:
+        return error.strerror
+    if error.errno is not None:
+        return os.strerror(error.errno)
+    return str(error) or errno.errorcode[errno.EIO]
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the one error a person should hear of from a group: an interrupt before a told failure, that before the rest."""
+    leaves = list(_leaves(error))
+    for kind in (KeyboardInterrupt, SystemExit, CommandError, OutputClosed, OSError):
+        for leaf in leaves:
+            if isinstance(leaf, kind):
+                return leaf
+    return leaves[0]
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

@@ -1,0 +1,119 @@
+"""Trio shell. The `netfs` program: finds its commands through entry points, runs one, and turns every end into an exit code.
+
+Commands come from the entry-point group `netfs.commands`, so the client need not import the server or the trials to offer their
+commands. A command module that cannot be imported costs one line of warning. Owns no memory.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from importlib.metadata import EntryPoint, entry_points, version
+from types import FrameType
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from netfs.cli.host import CommandError, Exit, Host, OutputClosed, describe, root_cause
+
+__all__ = ["build", "main", "run"]
+
+GROUP = "netfs.commands"
+QUIET = Parameter(negative=(), show_default=False)
+
+
+def build(points: Iterable[EntryPoint]) -> tuple[App, Host]:
+    """Return the program with all commands of `points`; one that cannot be loaded is named on standard error and left out."""
+    app = App(
+        name="netfs",
+        help="A network filesystem on Trio: files over sockets or RDMA, encrypted end to end.",
+        version=version("netfs"),
+        help_format="plaintext",
+        default_parameter=QUIET,
+        backend="trio",
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,
+    )
+    app["--help"].group = app["--version"].group = app.meta.group_parameters = Group("Every command", sort_key=9)
+    host = Host(app)
+    for point in sorted(points, key=lambda point: point.name):
+        try:
+            point.load()(host)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one command, the others work
+            host.warn(f"the commands of {point.value} are not available: {type(error).__name__}: {error}")
+
+    def launch(
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        json: bool = False,
+        debug: Annotated[bool, Parameter(env_var="NETFS_DEBUG")] = False,
+    ) -> object:
+        """Run a command.
+
+        Args:
+            json: print the result as one JSON object.
+            debug: show a traceback when something fails.
+        """
+        host.json, host.debug = json, debug
+        return app(tokens)
+
+    app.meta.default(launch)
+    return app, host
+
+
+def run(app: App, host: Host, arguments: Sequence[str]) -> int:
+    """Run one command line. Returns: the exit code; every failure has been told in one line on standard error."""
+    try:
+        result = app.meta(arguments)
+        sys.stdout.flush()
+    except BaseException as error:  # noqa: BLE001 - the outermost frame: nothing may leave it but an exit code
+        if host.debug:
+            traceback.print_exc()
+        return _ended(host, root_cause(error))
+    return result if isinstance(result, int) else Exit.DONE
+
+
+def _ended(host: Host, error: BaseException) -> int:
+    match error:
+        case CommandError():
+            host.warn(str(error))
+            return error.code
+        case CycloptsError():
+            host.warn(f"{_one_line(error)}  (see: netfs --help)")
+            return Exit.USAGE
+        case KeyboardInterrupt():
+            return 128 + signal.SIGINT
+        case OutputClosed() | BrokenPipeError():
+            # What is still buffered has no reader either; give the interpreter's last flush somewhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+        case SystemExit():
+            return error.code if isinstance(error.code, int) else Exit.DONE if error.code is None else Exit.NO
+        case OSError():
+            host.warn(describe(error))
+            return Exit.LOCAL
+        case _:
+            host.warn(f"{type(error).__name__}: {_one_line(error)}  (NETFS_DEBUG=1 shows where)")
+            return Exit.NO
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    terminated = False
+
+    def terminate(_signum: int, _frame: FrameType | None) -> None:
+        # Trio turns an interrupt into an orderly end in which commands clean up; a plain SIGTERM would leave temporary files.
+        nonlocal terminated
+        terminated = True
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGTERM, terminate)
+    app, host = build(entry_points(group=GROUP))
+    code = run(app, host, sys.argv[1:])
+    sys.exit(128 + signal.SIGTERM if terminated and code == 128 + signal.SIGINT else code)
