@@ -1,0 +1,81 @@
+"""Sans-IO. The operations table: how a filesystem plugs into the request library.
+
+One `NetfsOps` object belongs to one inode. The library splits, issues, collects, retries and caches; the filesystem says how
+large a part may be and moves its bytes. Life of a subrequest:
+
+    await init_request(rreq)         once per request; may wait (load what the issue hooks need)
+    prepare_read(subreq)             may lower subreq.max_len (credits, rsize); at least one block stays
+    subreq.iter = memory, at most max_len bytes in at most `max_segs` segments
+    issue_read(subreq)               start the I/O and return at once; put the call in subreq.call
+    subreq.terminated(n, error, eof=…)   exactly once per issue, from the Trio thread, perhaps before issue_read returns
+
+The same with prepare_write and issue_write. A short transfer is issued again with `iter` at the rest; `subreq.start +
+subreq.transferred` is then the position and `subreq.iter.count` the length to move.
+
+Blocks. `block_size` is the unit that only moves whole (a crypto block; 1 for none). Every read and write request begins on a block
+boundary and ends on one, and no subrequest crosses anything but boundaries; what the caller did not ask for is a DISCARD gap in
+the iterator of a direct read, or staged memory in a write. Bytes of the last block behind i_size are zero in a write and ignored in
+a read. With blocks a read never asks beyond i_size rounded up; without, the server says where the file ends. After
+`netfs_request_ops` of Linux netfslib; where that table may sleep, the hook here is a coroutine. Owns no memory.
+"""
+
+from abc import ABC, abstractmethod
+
+from netfs.engine.request import IoRequest, IoSubrequest
+
+__all__ = ["NetfsOps"]
+
+
+class NetfsOps(ABC):
+    """What the request library asks of a filesystem, for one inode.
+
+    rsize, wsize: most bytes of one read or write subrequest, multiples of `block_size`. max_segs: most memory segments of one.
+    max_in_flight: most subrequests of one request under way at a time.
+    """
+
+    block_size: int = 1
+    rsize: int
+    wsize: int
+    max_segs: int
+    max_in_flight: int = 16
+
+    async def init_request(self, rreq: IoRequest) -> None:  # noqa: B027 (a hook that most filesystems leave empty)
+        """Prepare for a request before any of it is issued.
+
+        Raises: an error that becomes the request's. Cancellation: the request then never began.
+        """
+
+    def prepare_read(self, subreq: IoSubrequest) -> None:
+        """Lower `subreq.max_len` to what one read may take now; called again before each retry with what is left."""
+        if subreq.max_len > self.rsize:
+            subreq.max_len = self.rsize
+
+    @abstractmethod
+    def issue_read(self, subreq: IoSubrequest) -> None:
+        """Start reading `subreq.iter.count` bytes at `subreq.start + subreq.transferred` into `subreq.iter`."""
+
+    def prepare_write(self, subreq: IoSubrequest) -> None:
+        """Lower `subreq.max_len` to what one write may take now."""
+        if subreq.max_len > self.wsize:
+            subreq.max_len = self.wsize
+
+    @abstractmethod
+    def issue_write(self, subreq: IoSubrequest) -> None:
+        """Start writing `subreq.iter.count` bytes at `subreq.start + subreq.transferred` from `subreq.iter`.
+
+        Bytes written unstably carry the boot verifier of the reply in `subreq.verifier`, set before `terminated`.
+        """
+
+    @abstractmethod
+    async def commit(self, verifier: int) -> int:
+        """Make all writes terminated so far durable.
+
+        Args: verifier: of the boot that took the unstable writes, 0 when there were none.
+        Returns: the verifier of the boot that committed. Another than `verifier` says that writes may be lost: the library
+        writes again what it still has and calls commit once more; what it no longer has (direct writes) is reported as EIO.
+        Cancellation: may have happened.
+        """
+
+    @abstractmethod
+    async def resize(self, size: int) -> None:
+        """Set the file's size on the server; no other I/O of the inode is under way. Cancellation: may have happened."""

@@ -1,0 +1,143 @@
+"""Sans-IO. IoRequest and IoSubrequest: one read or write as the caller meant it, and its parts, each exactly one I/O below.
+
+A request is cut into subrequests (`split`), each is issued through the operations table (`ops`) and ends in exactly one
+`terminated`, which runs the collector (`read_collect`, `write_collect`). The collector takes results in file order and, when
+nothing is left, calls `wake` once. Nothing here waits. The memory under `iter` is the caller's (or the page cache's), lent to the
+request until `wake`; it is lent on to whoever a subrequest was issued to until `terminated`. Objects and flags after
+`netfs_io_request` and `netfs_io_subrequest` of Linux netfslib; flags are plain booleans because enum flags cost as much as a call.
+"""
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from iov.iov_iter import IovIter
+from transport.base import ClientCall
+
+if TYPE_CHECKING:
+    from netfs.engine.inode import NetfsInode
+
+__all__ = ["IoRequest", "IoSubrequest", "Origin", "Source", "Wake"]
+
+Wake = Callable[[], None]
+
+
+class Origin(enum.Enum):
+    """What started a request; the value is the kernel's two-letter code."""
+
+    READAHEAD = "RA"
+    READ_FOLIO = "RP"
+    READ_GAPS = "RG"
+    READ_FOR_WRITE = "RW"
+    DIO_READ = "DR"
+    WRITEBACK = "WB"
+    DIO_WRITE = "DW"
+
+
+class Source(enum.Enum):
+    """Where a subrequest's bytes come from or go to."""
+
+    FILL_WITH_ZEROES = "ZERO"
+    DOWNLOAD = "DOWN"
+    UPLOAD = "UPLD"
+
+
+@dataclass(slots=True, eq=False)
+class IoSubrequest:
+    """One part of a request, from prepare to its last termination.
+
+    start: file position. length: bytes of the whole part, also after a retry. iter: the memory of what is not transferred yet,
+    the callee's to consume. max_len: what the prepare hook lowers. transferred: bytes done over all issues. call: what to abandon
+    on cancellation, if the one who issued left something here. verifier: of unstably written bytes, 0 for none.
+    """
+
+    request: "IoRequest"
+    index: int
+    source: Source
+    start: int
+    length: int
+    iter: IovIter
+    max_len: int
+    transferred: int = 0
+    error: Exception | None = None
+    call: ClientCall | None = None
+    verifier: int = 0
+    retry_count: int = 0
+    in_progress: bool = False
+    made_progress: bool = False
+    hit_eof: bool = False
+    need_retry: bool = False
+    failed: bool = False
+
+    def terminated(self, transferred: int, error: Exception | None = None, *, eof: bool = False, retry: bool = False) -> None:
+        """End the current issue: it moved `transferred` bytes, and more will not come.
+
+        Called once per issue by the operations table, from the Trio thread, also from within `issue_read` or `issue_write`.
+        A further call for the same issue is ignored. From this call on the memory is no longer the callee's.
+
+        Args: transferred: bytes of this issue, a prefix of `iter` as it was issued. error: why not all came; ends the subrequest
+        unless `retry`. eof: the server's file ends behind these bytes. retry: the rest may succeed if issued again.
+        """
+        if not self.in_progress:
+            return
+        self.in_progress = False
+        self.call = None
+        if transferred:
+            self.transferred += transferred
+            self.made_progress = True
+        self.error = error
+        self.hit_eof = eof
+        self.need_retry = retry
+        request = self.request
+        request.in_flight -= 1
+        request.collect(self)
+
+
+@dataclass(slots=True, eq=False)
+class IoRequest:
+    """One read (rreq) or write (wreq).
+
+    start, length: the range in the file, rounded out to blocks where the file has them. iter: the memory for that range, never
+    moved by the engine. collect: the collector, run at each termination. issue: cuts and issues what may go now. wake: called
+    once, when nothing of the request is in flight or left to do; `transferred` and `error` are final then.
+
+    Flags: all_queued: everything was cut. paused: no further issue (a failure, or waiting for a retry). abandoned: the caller
+    was cancelled. issuing: `issue` is on the stack, so that a termination inside it does not enter it again.
+    """
+
+    origin: Origin
+    inode: "NetfsInode"
+    start: int
+    length: int
+    iter: IovIter
+    collect: Callable[[IoSubrequest], None]
+    wake: Wake
+    max_in_flight: int
+    debug_id: int
+    i_size: int
+    submitted: int = 0
+    transferred: int = 0
+    collected_to: int = 0
+    error: Exception | None = None
+    in_flight: int = 0
+    cursor: IovIter | None = None
+    subrequests: list[IoSubrequest] = field(default_factory=list)
+    nr_subrequests: int = 0
+    all_queued: bool = False
+    paused: bool = False
+    short_transfer: bool = False
+    abandoned: bool = False
+    issuing: bool = False
+    done: bool = False
+
+    def abandon(self) -> None:
+        """Ask that the request end early: nothing more is issued, what is in flight is asked to end. `wake` still follows.
+
+        No effect on a request that is done.
+        """
+        self.abandoned = True
+        self.paused = True
+        for subreq in tuple(self.subrequests):
+            if subreq.in_progress and subreq.call is not None:
+                subreq.call.abandon()
