@@ -1,0 +1,48 @@
+"""Sans-IO. The seam between the client and what its files are: plain ones, or the files of an encrypted volume.
+
+The client walks paths, opens and closes; a `Volume` gives each regular file its operations table and says what size the user sees.
+Owns no memory.
+"""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from netfs.engine.ops import NetfsOps
+from transport.messages import Attr, DirEntry, Handle
+
+if TYPE_CHECKING:
+    from netfs.fs.inode import Inode
+
+__all__ = ["FileOps", "Volume"]
+
+
+class FileOps(NetfsOps):
+    """The operations table of a file of a client."""
+
+    @abstractmethod
+    async def revalidate(self, attr: Attr) -> int:
+        """Learn the state of the file when it is opened; `attr` came with the server's answer to OPEN.
+
+        Nothing of the file is dirty or in flight unless another descriptor is at work on it.
+        Returns: the size the user sees, in bytes.
+        """
+
+
+class Volume(ABC):
+    """What kind of files an export holds."""
+
+    @abstractmethod
+    def file_ops(self, inode: "Inode") -> FileOps:
+        """Make the table of a file that was not open yet; `inode.handle` names it, `inode.sizes` are its sizes."""
+
+    @abstractmethod
+    async def created(self, handle: Handle) -> None:
+        """Give a regular file that was just created what it needs before it can be opened."""
+
+    @abstractmethod
+    async def file_size(self, handle: Handle, attr: Attr) -> int:
+        """Return the size the user sees of a regular file that is not open."""
+
+    @abstractmethod
+    def entry_size(self, entry: DirEntry) -> int:
+        """Return the size the user sees of a regular file in a listing."""
