@@ -1,0 +1,345 @@
+"""Sans-IO. `IovIter`: a direction, a cursor over lent memory, and the bytes left; what every layer passes to the next.
+
+    UBUF                one block               mem, off
+    IOVEC, KVEC         a list of blocks        views[idx], off
+    BVEC                a list of bvecs         node.bvecs[idx], off          (a chain of one node)
+    BVECQ               a chain of nodes        node.bvecs[idx], off          (grows while it is consumed)
+    DISCARD             nothing, swallows bytes
+
+The cursor fields are plain attributes, written by this package alone. Moving past the end is clamped; an iterator is never
+moved back: `copy()` it before, or save and restore its state. Views are checked where the iterator is made, so that nothing is
+copied before a bad one is found. `iov.walk` walks; copying, checksums and extraction are small steps on top.
+
+Ownership: the memory is the maker's; the iterator refers to it and a bytearray cannot be resized meanwhile (BufferError).
+Follows kernel.md 1: lib/iov_iter.c.
+"""
+
+import enum
+import itertools
+from collections.abc import Iterable
+
+from iov.address import address_of, overlap
+from iov.bvec import PAGE_SIZE, BioVec, Buffer, BvecNode, BvecQueue, byte_view
+
+__all__ = ["UIO_MAXIOV", "Direction", "IovIter", "IterType"]
+
+UIO_MAXIOV = 1024
+ALL_SEGS = 1 << 30
+PAGE_MASK = PAGE_SIZE - 1
+
+
+class IterType(enum.IntEnum):
+    """What kind of memory an iterator stands on."""
+
+    UBUF = 0
+    IOVEC = 1
+    KVEC = 2
+    BVEC = 3
+    DISCARD = 4
+    BVECQ = 5
+
+
+class Direction(enum.IntEnum):
+    """Which way data goes."""
+
+    DEST = 0  # a read: into the memory
+    SOURCE = 1  # a write: out of the memory
+
+
+_UBUF, _IOVEC, _KVEC, _BVEC, _DISCARD, _BVECQ = IterType
+_SOURCE = Direction.SOURCE
+
+
+class IovIter:
+    """A cursor over memory. Build one with a class method named after its type."""
+
+    __slots__ = ("count", "direction", "idx", "iter_type", "mem", "node", "off", "views")
+
+    iter_type: IterType
+    direction: Direction
+    count: int
+    mem: memoryview | None
+    views: list[memoryview] | None
+    node: BvecNode | None
+    idx: int
+    off: int
+
+    def __init__(
+        self,
+        iter_type: IterType,
+        direction: Direction,
+        count: int,
+        mem: memoryview | None = None,
+        views: list[memoryview] | None = None,
+        node: BvecNode | None = None,
+        idx: int = 0,
+        off: int = 0,
+    ) -> None:
+        self.iter_type = iter_type
+        self.direction = direction
+        self.count = count
+        self.mem = mem
+        self.views = views
+        self.node = node
+        self.idx = idx
+        self.off = off
+
+    @classmethod
+    def ubuf(cls, direction: Direction, buffer: Buffer) -> "IovIter":
+        """Stand on one block of the caller's memory.
+
+        Raises: TypeError for no buffer, or a read-only one as DEST; ValueError for a strided one.
+        """
+        view = byte_view(buffer)
+        if not direction and view.readonly:
+            raise TypeError("a read-only buffer cannot be a destination")
+        return cls(_UBUF, direction, len(view), view)
+
+    @classmethod
+    def iovec(cls, direction: Direction, buffers: Iterable[Buffer]) -> "IovIter":
+        """Stand on several blocks of the caller's memory, at most UIO_MAXIOV; one block makes a UBUF.
+
+        Raises: as `ubuf`; OSError(EINVAL) for too many; ValueError when destinations overlap.
+        """
+        views = [byte_view(buffer) for buffer in buffers]
+        if len(views) == 1:
+            return cls.ubuf(direction, views[0])
+        if len(views) > UIO_MAXIOV:
+            raise OSError(22, f"{len(views)} vectors, the limit is {UIO_MAXIOV}")
+        return cls(_IOVEC, direction, _check_views(direction, views), None, views)
+
+    @classmethod
+    def kvec(cls, direction: Direction, buffers: Iterable[Buffer]) -> "IovIter":
+        """Stand on several blocks of our own memory, which need no pin.
+
+        Raises: as `iovec`, but any number will do.
+        """
+        views = [byte_view(buffer) for buffer in buffers]
+        return cls(_KVEC, direction, _check_views(direction, views), None, views)
+
+    @classmethod
+    def bvec(cls, direction: Direction, bvecs: Iterable[BioVec], count: int | None = None) -> "IovIter":
+        """Stand on pieces of folios; `count` bytes of them, by default all.
+
+        Raises: TypeError for read-only memory as DEST; ValueError when destinations overlap or `count` is not in them.
+        """
+        node = BvecNode(list(bvecs))
+        _check_bvecs(direction, [node])
+        return cls(_BVEC, direction, _check_count(count, node.length), None, None, node)
+
+    @classmethod
+    def bvecq(cls, direction: Direction, queue: BvecQueue, count: int | None = None) -> "IovIter":
+        """Stand at the head of a chain; `count` bytes of it, by default all that is there now.
+
+        After the producer appended, `reexpand` makes the new bytes part of the iterator.
+        Raises: as `bvec`; ValueError for a circular chain, or a gap as SOURCE.
+        """
+        nodes = list(queue)
+        _check_bvecs(direction, nodes)
+        if queue.head is None:
+            queue.append_node(BvecNode([]))
+        return cls(_BVECQ, direction, _check_count(count, sum(node.length for node in nodes)), None, None, queue.head)
+
+    @classmethod
+    def discard(cls, count: int) -> "IovIter":
+        """Swallow `count` bytes. Raises: ValueError for a negative count."""
+        if count < 0:
+            raise ValueError("a negative count")
+        return cls(_DISCARD, Direction.DEST, count)
+
+    def copy(self) -> "IovIter":
+        """Return a second cursor over the same memory, at the same place."""
+        return IovIter(self.iter_type, self.direction, self.count, self.mem, self.views, self.node, self.idx, self.off)
+
+    @property
+    def user_backed(self) -> bool:
+        """True for memory of the caller, which can fault and has to be pinned for a device."""
+        return self.iter_type <= _IOVEC
+
+    @property
+    def nr_segs(self) -> int:
+        """Segments left, the current one included, as far as they are known; 1 for what has no segments."""
+        if self.views is not None:
+            return len(self.views) - self.idx
+        if self.node is None:
+            return 1
+        node, total = self.node, len(self.node.bvecs) - self.idx
+        while node.next is not None:
+            node = node.next
+            total += len(node.bvecs)
+        return total
+
+    def advance(self, length: int) -> None:
+        """Move forward; past the end means to the end.
+
+        Raises: ValueError for a negative length.
+        """
+        if length < 0:
+            raise ValueError("an iterator is not moved back; copy it before")
+        length = min(length, self.count)
+        if not self.count:
+            return
+        self.count -= length
+        if self.mem is not None:
+            self.off += length
+        elif self.views is not None:
+            self._advance_views(self.views, length)
+        elif self.node is not None:
+            self._advance_chain(self.node, length)
+
+    def _advance_views(self, views: list[memoryview], length: int) -> None:
+        idx, length = self.idx, length + self.off
+        while idx < len(views) and length >= len(views[idx]):
+            length -= len(views[idx])
+            idx += 1
+        self.idx, self.off = idx, length
+
+    def _advance_chain(self, node: BvecNode, length: int) -> None:
+        idx, length = self.idx, length + self.off
+        while True:
+            bvecs = node.bvecs
+            while idx < len(bvecs) and length >= bvecs[idx].length:
+                length -= bvecs[idx].length
+                idx += 1
+            if idx < len(bvecs) or node.next is None:
+                break
+            node, idx = node.next, 0
+        # At the very end the cursor stays on the last node, behind its last bvec, where an append will be found.
+        self.node, self.idx, self.off = node, idx, length
+
+    def truncate(self, length: int) -> None:
+        """Keep at most `length` of the bytes left."""
+        if length < 0:
+            raise ValueError("a negative length")
+        if length < self.count:
+            self.count = length
+
+    def reexpand(self, count: int) -> None:
+        """Set the bytes left, after a truncate or when a chain has grown.
+
+        Raises: ValueError when the memory behind the cursor is not that long.
+        """
+        if count < 0 or (count > self.count and count > self._behind()):
+            raise ValueError(f"{count} bytes are not behind the cursor")
+        self.count = count
+
+    def _behind(self) -> int:
+        if self.mem is not None:
+            return len(self.mem) - self.off
+        if self.views is not None:
+            return sum(map(len, self.views[self.idx :])) - self.off
+        node = self.node
+        if node is None:
+            return ALL_SEGS * PAGE_SIZE
+        total = sum(bvec.length for bvec in node.bvecs[self.idx :]) - self.off
+        while node.next is not None:
+            node = node.next
+            total += node.length
+        return total
+
+    def slice(self, max_size: int, max_segs: int = ALL_SEGS) -> "IovIter":
+        """Cut off the next piece, of at most `max_size` bytes in `max_segs` segments, and move past it.
+
+        Returns: an iterator of its own over that piece.
+        """
+        piece = self.copy()
+        piece.truncate(max_size)
+        if max_segs < ALL_SEGS and self.mem is None and piece.count:
+            piece.truncate(sum(length for _, length in _pieces(piece, max_segs)))
+        self.advance(piece.count)
+        return piece
+
+    def single_seg_count(self) -> int:
+        """Return the bytes left in the current segment."""
+        if self.count and self.nr_segs > 1:
+            for _, length in _pieces(self, 1):
+                return length
+        return self.count
+
+    def npages(self, max_pages: int = ALL_SEGS) -> int:
+        """Return how many pages the bytes left touch, each segment for itself, at most `max_pages`."""
+        if self.iter_type is _DISCARD:
+            return 0
+        total = 0
+        for start, length in _pieces(self, ALL_SEGS):
+            total += ((start & PAGE_MASK) + length + PAGE_MASK) // PAGE_SIZE
+            if total >= max_pages:
+                return max_pages
+        return total
+
+    def alignment(self) -> int:
+        """Return the bits set in any address or length of the bytes left; 0 when nothing is."""
+        bits = 0
+        for start, length in _pieces(self, ALL_SEGS):
+            bits |= start | length
+        return bits
+
+
+def _pieces(it: IovIter, max_segs: int) -> list[tuple[int, int]]:
+    """Return (address, or offset in the page-aligned memory of a bvec; length) of the segments left that are not empty."""
+    left, idx, off = it.count, it.idx, it.off
+    found: list[tuple[int, int]] = []
+    if it.mem is not None:
+        return [(address_of(it.mem) + off, left)] if left else []
+    if it.views is not None:
+        for view in it.views[idx:]:
+            length = min(len(view) - off, left)
+            if length > 0:
+                found.append((address_of(view) + off, length))
+                left -= length
+                if not left or len(found) >= max_segs:
+                    break
+            off = 0
+        return found
+    node = it.node
+    while node is not None and left and len(found) < max_segs:
+        for bvec in node.bvecs[idx:]:
+            length = min(bvec.length - off, left)
+            if length > 0:
+                found.append((bvec.off + off, length))
+                left -= length
+                if not left or len(found) >= max_segs:
+                    break
+            off = 0
+        node, idx = node.next, 0
+    return found
+
+
+def _check_views(direction: Direction, views: list[memoryview]) -> int:
+    if direction is not _SOURCE:
+        for view in views:
+            if view.readonly:
+                raise TypeError("a read-only buffer cannot be a destination")
+        if overlap(views):
+            raise ValueError("destination segments overlap")
+    return sum(map(len, views))
+
+
+def _check_bvecs(direction: Direction, nodes: list[BvecNode]) -> None:
+    spans: list[tuple[int, int, int]] = []
+    for node in nodes:
+        if node.gap:
+            if direction is _SOURCE:
+                raise ValueError("a gap holds nothing to copy from")
+            continue
+        for bvec in node.bvecs:
+            memory = bvec.memory
+            if bvec.off + bvec.length > len(memory):
+                raise ValueError("a bvec reaches past its memory")
+            if direction is not _SOURCE:
+                if memory.readonly:
+                    raise TypeError("a read-only buffer cannot be a destination")
+                spans.append((id(memory), bvec.off, bvec.length))
+    if len(spans) > 1:
+        spans.sort()
+        for (first, off, length), (second, start, _) in itertools.pairwise(spans):
+            if first == second and off + length > start:
+                raise ValueError("destination segments overlap")
+
+
+def _check_count(count: int | None, length: int) -> int:
+    if count is None:
+        return length
+    if not 0 <= count <= length:
+        raise ValueError(f"{count} bytes of memory that has {length}")
+    return count
