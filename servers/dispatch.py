@@ -1,0 +1,259 @@
+"""Sans-IO. From a request to the store and back to a reply: one row of a table per operation, errors become errnos.
+
+One dispatcher serves one connection. What the store can do without sleeping is answered at once, with no task; the rest is an
+awaitable that runs in `env.run_blocking`. An `OSError` is the reply's status; any other exception is a defect of ours: it is
+logged, answered EIO, and the server lives on.
+Memory: payload of a write lands in what the store lends, payload of a transaction in a pool of this dispatcher; both are given
+back exactly once, also when the awaitable is cancelled before its work began. What a read lends is the transport's to release.
+"""
+
+import errno
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+from iov.iov_iter import Direction, IovIter
+from iov.pool import BufferPool
+from iov.probe import Probe
+from servers.stores.base import Lent, Store
+from transport.base import Landing, Limits, Reply
+from transport.env import Env
+from transport.messages import (
+    Ack,
+    AttrReply,
+    AuxRead,
+    AuxWrite,
+    Body,
+    Commit,
+    Create,
+    DirEntry,
+    Getattr,
+    Lookup,
+    Mkdir,
+    Mount,
+    Open,
+    Ping,
+    Read,
+    Readdir,
+    ReaddirReply,
+    ReadReply,
+    RecordGet,
+    RecordReply,
+    Rename,
+    Request,
+    Rmdir,
+    Setattr,
+    Transact,
+    TransactReply,
+    Truncate,
+    Unlink,
+    Write,
+    WriteReply,
+)
+
+__all__ = ["Dispatcher"]
+
+log: Final = logging.getLogger(__name__)
+_LIMITS: Final = Limits()
+_STAGING_SLOT: Final = 1 << 16
+_STAGING_SLOTS: Final = 4
+_ENTRY_BYTES: Final = 144
+"""Most an encoded directory entry takes besides name, handle and record."""
+
+Answer = Reply | Awaitable[Reply]
+
+
+class Dispatcher:
+    """Do the requests of one connection on a store. limits: what the hello agreed on; longer reads are answered short."""
+
+    def __init__(self, store: Store, env: Env, probe: Probe, limits: Limits = _LIMITS) -> None:
+        self._store = store
+        self._env = env
+        self._probe = probe
+        self._limits = limits
+        self._staging = BufferPool(probe, _STAGING_SLOT, _STAGING_SLOTS)
+        self._table: dict[type[Any], Callable[[Any, Landing | None], Answer]] = {
+            Read: self._read,
+            AuxRead: self._read,
+            Write: self._write,
+            AuxWrite: self._write,
+            Transact: self._transact,
+        }
+        self._works: dict[type[Any], Callable[[Any], Body]] = {
+            Ping: lambda _: Ack(),
+            Mount: lambda _: store.root(),
+            Lookup: lambda r: store.lookup(r.parent, r.name),
+            Getattr: lambda r: AttrReply(store.getattr(r.handle)),
+            Setattr: lambda r: AttrReply(store.setattr(r)),
+            Create: lambda r: store.create(r.parent, r.name, r.mode, exclusive=r.exclusive),
+            Open: lambda r: AttrReply(store.open(r.handle, write=r.write)),
+            Commit: self._commit,
+            Truncate: lambda r: AttrReply(store.truncate(r.handle, r.size)),
+            Mkdir: lambda r: store.mkdir(r.parent, r.name, r.mode),
+            Readdir: self._readdir,
+            Unlink: lambda r: _ack(store.unlink(r.parent, r.name)),
+            Rmdir: lambda r: _ack(store.rmdir(r.parent, r.name)),
+            Rename: lambda r: _ack(store.rename(r.parent, r.name, r.new_parent, r.new_name)),
+            RecordGet: lambda r: RecordReply(*store.record_get(r.handle)),
+        }
+
+    def admit(self, request: Request, length: int) -> Landing | int:
+        """Pick memory for a request's payload. Returns: an errno for what may not carry one, or that the store refuses."""
+        try:
+            match request:
+                case Write(handle=handle, pos=pos):
+                    return self._store.write_landing(handle, pos, length)
+                case AuxWrite(handle=handle, pos=pos):
+                    return self._store.write_landing(handle, pos, length, aux=True)
+                case Transact():
+                    if length > self._limits.max_payload:
+                        return errno.EMSGSIZE
+                    lease = self._staging.get(length)
+                    return Landing(IovIter.ubuf(Direction.DEST, lease.view), lease.release)
+                case _:
+                    return errno.EINVAL
+        except Exception as error:  # noqa: BLE001 (one bad request does not end the connection)
+            return _status(error, request)
+
+    def handle(self, request: Request, landing: Landing | None) -> Answer:
+        """Do the request, at once if the store need not sleep."""
+        self._probe.requests += 1
+        kind = type(request)
+        special = self._table.get(kind)
+        if special is not None:
+            return special(request, landing)
+        _release(landing)
+        work = partial(self._do, self._works[kind], request)
+        return self._sleep(work, None) if self._store.blocking else work()
+
+    def closed(self) -> None:
+        """Give the staging memory back; asserts that all of it came home."""
+        self._staging.close()
+
+    # ---- payload
+
+    def _read(self, request: Read | AuxRead, landing: Landing | None) -> Answer:
+        _release(landing)
+        length = min(request.length, self._limits.max_payload)
+        try:
+            lent = self._store.try_read_source(request.handle, request.pos, length, aux=type(request) is AuxRead)
+        except Exception as error:  # noqa: BLE001
+            return Reply(_status(error, request))
+        if lent is None:
+            return self._sleep(partial(self._read_slowly, request, length), None)
+        return Reply(0, ReadReply(lent.eof), lent.source, lent.release)
+
+    def _read_slowly(self, request: Read | AuxRead, length: int) -> Reply:
+        try:
+            lent: Lent = self._store.read_source(request.handle, request.pos, length, aux=type(request) is AuxRead)
+        except Exception as error:  # noqa: BLE001
+            return Reply(_status(error, request))
+        return Reply(0, ReadReply(lent.eof), lent.source, lent.release)
+
+    def _write(self, request: Write | AuxWrite, landing: Landing | None) -> Answer:
+        aux = type(request) is AuxWrite
+        stable = isinstance(request, Write) and request.stable
+        try:
+            if landing is None:
+                landing = self._store.write_landing(request.handle, request.pos, 0, aux=aux)
+            count = self._store.try_write(request.handle, request.pos, landing, stable=stable, aux=aux)
+        except Exception as error:  # noqa: BLE001
+            return Reply(_status(error, request))
+        if count is None:
+            return self._sleep(partial(self._do, partial(self._write_slowly, landing, stable=stable, aux=aux), request), landing)
+        return Reply(0, WriteReply(count, self._store.verifier))
+
+    def _write_slowly(self, landing: Landing, request: Write | AuxWrite, *, stable: bool, aux: bool) -> Body:
+        count = self._store.write(request.handle, request.pos, landing, stable=stable, aux=aux)
+        return WriteReply(count, self._store.verifier)
+
+    def _transact(self, request: Transact, landing: Landing | None) -> Answer:
+        work = partial(self._do, partial(self._transact_now, landing), request)
+        if self._store.blocking:
+            return self._transact_slowly(work, landing)
+        reply = work()
+        _release(landing)
+        return reply
+
+    async def _transact_slowly(self, work: Callable[[], Reply], landing: Landing | None) -> Reply:
+        try:
+            return await self._sleep(work, None)
+        finally:
+            _release(landing)
+
+    def _transact_now(self, landing: Landing | None, request: Transact) -> Body:
+        payload = None
+        if landing is not None and landing.iter.mem is not None:
+            payload = IovIter.ubuf(Direction.SOURCE, landing.iter.mem)
+        return TransactReply(self._store.transact(request.asserts, request.verifier, request.steps, payload))
+
+    # ---- the rest
+
+    def _commit(self, request: Commit) -> Body:
+        self._store.commit(request.handle)
+        return WriteReply(0, self._store.verifier)
+
+    def _readdir(self, request: Readdir) -> Body:
+        if request.count < 1:
+            raise OSError(errno.EINVAL, "a listing of no entries")
+        most = self._limits.max_body // _ENTRY_BYTES
+        entries, eof = self._store.readdir(request.handle, request.cookie, min(request.count, most))
+        room = self._limits.max_body - _ENTRY_BYTES
+        for index, entry in enumerate(entries):
+            room -= _encoded_bytes(entry)
+            if room < 0 and index:
+                return ReaddirReply(entries[:index], eof=False)
+        return ReaddirReply(entries, eof)
+
+    def _do(self, work: Callable[[Any], Body], request: Request) -> Reply:
+        try:
+            return Reply(0, work(request))
+        except Exception as error:  # noqa: BLE001
+            return Reply(_status(error, request))
+
+    async def _sleep(self, work: Callable[[], Reply], landing: Landing | None) -> Reply:
+        """Run `work` where it may sleep.
+
+        Cancellation: before the work began, `landing` is released; later the work is waited for and has happened.
+        """
+        began = False
+        reply: Reply | None = None
+
+        def run() -> None:
+            nonlocal began, reply
+            began = True
+            reply = work()
+
+        try:
+            await self._env.run_blocking(run)
+        except BaseException:
+            if reply is not None and reply.release is not None:
+                reply.release()
+            if not began:
+                _release(landing)
+            raise
+        assert reply is not None
+        return reply
+
+
+def _ack(_: None) -> Ack:
+    return Ack()
+
+
+def _release(landing: Landing | None) -> None:
+    if landing is not None and landing.release is not None:
+        landing.release()
+
+
+def _encoded_bytes(entry: DirEntry) -> int:
+    name = entry.name
+    length = len(name) if name.isascii() else len(name.encode("utf-8", "surrogateescape"))
+    return _ENTRY_BYTES + length + len(entry.handle) + len(entry.record or b"")
+
+
+def _status(error: Exception, request: Request) -> int:
+    if isinstance(error, OSError) and error.errno is not None and 0 < error.errno < 1 << 15:
+        return error.errno
+    log.error("%s failed: %r", type(request).__name__, error, exc_info=error)
+    return errno.EIO
