@@ -1,7 +1,8 @@
 """Trio shell. What a command gets from the `netfs` program: its registration, its output, its progress bar and its way to fail.
 
-A command module offers `register(host)` through the entry-point group `netfs.commands`; it keeps heavy imports inside its commands,
-so that `netfs --help` stays quick. Text and `--json` go to standard output, everything else to standard error. Owns no memory.
+A command module offers `register(host)` through the entry-point group `netfs.commands`; it keeps heavy imports inside its
+commands, so that `netfs --help` stays quick. Text and `--json` go to standard output, everything else to standard error.
+Owns no memory.
 """
 
 import errno
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from cyclopts import App
 
+from netfs.cli.place import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["CommandError", "Exit", "Host", "OutputClosed", "Progress", "error_text", "root_cause"]
+__all__ = ["CommandError", "Exit", "Host", "OutputClosed", "Progress", "describe", "failing", "root_cause"]
 
 
 class Exit(IntEnum):
@@ -75,23 +78,32 @@ class Host:
         self.json = False
         self.debug = False
 
-    def command(self, fn: Callable[..., object], *, name: str, help: str, examples: Sequence[str] = ()) -> None:  # noqa: A002
+    def command(
+        self,
+        fn: Callable[..., object],
+        *,
+        name: str,
+        help: str | None = None,  # noqa: A002
+        usage: str | None = None,
+        examples: Sequence[str] = (),
+    ) -> None:
         """Add a subcommand.
 
         Args:
             fn: a plain or async function; its signature is the command line, the `Args:` of its docstring describe it, and an
                 int it returns is the exit code.
             name: the word to type.
-            help: one line.
+            help: what it does; the docstring of `fn` up to `Args:` when None.
+            usage: the line that shows the order of the arguments; made from the signature when None.
             examples: whole command lines, shown below the help.
         """
         shown = "\n".join(["Examples:", *(f"  {line}" for line in examples)]) if examples else None
-        self.app.command(fn, name=name, help=help, help_epilogue=shown)
+        self.app.command(fn, name=name, help=help, usage=f"Usage: {usage}" if usage else None, help_epilogue=shown)
 
     def emit(self, value: object, text: str | None = None) -> None:
         """Print the result: `value` as one line of JSON under --json, else `text` (nothing when None or empty)."""
         if self.json:
-            self.write(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+            self.write(json.dumps(value).encode() + b"\n")
         elif text:
             self.write(text.encode("utf-8", "surrogateescape") + (b"" if text.endswith("\n") else b"\n"))
 
@@ -113,23 +125,11 @@ class Host:
 
     def warn(self, message: str) -> None:
         """Say on standard error that something was left out; the command goes on."""
-        self.note(f"netfs: {message}")
+        self.note(f"netfs: {printable(message)}")
 
     def fail(self, code: int, message: str) -> NoReturn:
         """End the command with an exit code and one line on standard error, `netfs: <message>`."""
         raise CommandError(code, message)
-
-    @contextmanager
-    def local(self, what: str | None = None) -> Iterator[None]:
-        """Turn an OSError of the block into exit 4, told as a failure of `what` or of the path in the error."""
-        with _failing(Exit.LOCAL, what):
-            yield
-
-    @contextmanager
-    def remote(self, what: str | None = None) -> Iterator[None]:
-        """Turn an OSError of the block into exit 3, told as a failure of `what` or of the path in the error."""
-        with _failing(Exit.REMOTE, what):
-            yield
 
     @property
     def interactive(self) -> bool:
@@ -160,7 +160,8 @@ class Host:
 
 
 @contextmanager
-def _failing(code: Exit, what: str | None) -> Iterator[None]:
+def failing(code: Exit, what: str | None = None) -> Iterator[None]:
+    """Turn an OSError of the block into a CommandError with `code`, told as a failure of `what` or of the path in the error."""
     try:
         yield
     except (OSError, BaseExceptionGroup) as error:

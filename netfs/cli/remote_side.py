@@ -1,0 +1,131 @@
+"""Trio shell. A copy's side on a server, through the client filesystem, past its page cache: nothing is used twice.
+
+Buffers are the caller's, lent for the length of a call.
+"""
+
+import posixpath
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+from netfs.cli.host import CommandError, Exit, failing
+from netfs.cli.place import Place
+from netfs.cli.sides import PERMISSIONS, Item, Kind, Side, Sink, Source
+from transport.messages import Attr, FileType
+
+if TYPE_CHECKING:
+    from netfs.fs.client import Client
+    from netfs.fs.file import File
+
+__all__ = ["RemoteSide", "item_of"]
+
+KINDS = {FileType.FILE: Kind.FILE, FileType.DIRECTORY: Kind.DIRECTORY, FileType.SYMLINK: Kind.SYMLINK}
+
+
+def item_of(name: str, attr: Attr) -> Item:
+    """Return what a listing says of one name."""
+    return Item(name, KINDS.get(attr.type, Kind.OTHER), attr.mode & PERMISSIONS, attr.size)
+
+
+class RemoteSide(Side):
+    """Files of a server."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+
+    async def find(self, place: Place) -> Item | None:
+        with failing(Exit.REMOTE, str(place)):
+            try:
+                return item_of(place.name, await self._client.stat(place.path))
+            except FileNotFoundError:
+                return None
+
+    async def entries(self, place: Place) -> list[Item]:
+        with failing(Exit.REMOTE, str(place)):
+            found = await self._client.scandir(place.path)
+        for entry in found:
+            if not entry.name or "/" in entry.name or "\0" in entry.name or entry.name in {".", ".."}:
+                # Such a name would lead out of the folder that is copied to.
+                raise CommandError(Exit.REMOTE, f"{place}: the server listed {entry.name!r}, which is no file name")
+        return sorted((item_of(entry.name, entry.attr) for entry in found), key=lambda item: item.name)
+
+    async def make_directory(self, place: Place, mode: int) -> None:
+        with failing(Exit.REMOTE, str(place)):
+            try:
+                await self._client.mkdir(place.path, mode | stat.S_IRWXU)
+            except FileExistsError:
+                found = await self._client.stat(place.path)
+                if found.type is not FileType.DIRECTORY:
+                    raise
+
+    def source(self, place: Place) -> Source:
+        return _RemoteSource(self._client, place)
+
+    def sink(self, place: Place, mode: int, temporary: str) -> Sink:
+        return _RemoteSink(self._client, place, mode, temporary)
+
+
+class _Opened:
+    """A file that the first use opens."""
+
+    def __init__(self, client: "Client", place: Place, path: str, mode: str, create_mode: int) -> None:
+        self.client, self.place = client, place
+        self._path, self._mode, self._create_mode = path, mode, create_mode
+        self._file: File | None = None
+        self._first = trio.Lock()
+
+    async def file(self) -> "File":
+        if self._file is None:
+            async with self._first:
+                if self._file is None:
+                    self._file = await self.client.open(self._path, self._mode, direct=True, create_mode=self._create_mode)
+        return self._file
+
+    async def aclose(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            await file.aclose()
+
+
+class _RemoteSource(Source):
+    def __init__(self, client: "Client", place: Place) -> None:
+        self._opened = _Opened(client, place, place.path, "r", 0)
+
+    async def read_into(self, view: memoryview, pos: int) -> int:
+        with failing(Exit.REMOTE, str(self._opened.place)):
+            file = await self._opened.file()
+            return await file.preadv([view], pos) if len(view) > 0 else 0
+
+    async def aclose(self) -> None:
+        with failing(Exit.REMOTE, str(self._opened.place)):
+            await self._opened.aclose()
+
+
+class _RemoteSink(Sink):
+    def __init__(self, client: "Client", place: Place, mode: int, temporary: str) -> None:
+        self._temporary = posixpath.join(posixpath.dirname(place.path), temporary)
+        self._opened = _Opened(client, place, self._temporary, "x", mode)
+
+    async def write(self, view: memoryview, pos: int) -> None:
+        with failing(Exit.REMOTE, str(self._opened.place)):
+            file = await self._opened.file()
+            done = 0
+            while done < len(view):
+                done += await file.pwritev([view[done:]], pos + done)
+
+    async def commit(self) -> None:
+        opened = self._opened
+        with failing(Exit.REMOTE, str(opened.place)):
+            await opened.aclose()
+            await opened.client.rename(self._temporary, opened.place.path)
+
+    async def discard(self) -> None:
+        opened = self._opened
+        with failing(Exit.REMOTE, str(opened.place)):
+            try:
+                await opened.aclose()
+            finally:
+                with suppress(FileNotFoundError):
+                    await opened.client.unlink(self._temporary)

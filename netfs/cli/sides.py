@@ -1,0 +1,88 @@
+"""Sans-IO. The two sides a copy can have, behind one interface: this machine's files and a server's.
+
+A sink writes to a temporary name beside its target and renames at the end, so a copy that fails leaves nothing under the name.
+Every error leaves as a `CommandError` that knows which side failed. Buffers are the caller's, lent for the length of a call.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from netfs.cli.place import Place
+
+__all__ = ["PERMISSIONS", "Item", "Kind", "Side", "Sink", "Source"]
+
+PERMISSIONS: Final = 0o777
+"""What a copy keeps of a mode: a server must not be able to plant a set-user-id program."""
+
+
+class Kind(Enum):
+    """What a name stands for."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    OTHER = "special file"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A name and what a copy must know of it. mode: permission bits; size: bytes."""
+
+    name: str
+    kind: Kind
+    mode: int
+    size: int
+
+
+class Source(ABC):
+    """A file being read."""
+
+    @abstractmethod
+    async def read_into(self, view: memoryview, pos: int) -> int:
+        """Fill `view` from `pos`, short only at the end of the file. Returns: bytes."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Give the file back."""
+
+
+class Sink(ABC):
+    """A file being written under a temporary name."""
+
+    @abstractmethod
+    async def write(self, view: memoryview, pos: int) -> None:
+        """Write all of `view` at `pos`."""
+
+    @abstractmethod
+    async def commit(self) -> None:
+        """Give the finished file its name."""
+
+    @abstractmethod
+    async def discard(self) -> None:
+        """Remove the unfinished file; harmless after an unsuccessful commit."""
+
+
+class Side(ABC):
+    """Where files are copied from or to."""
+
+    @abstractmethod
+    async def find(self, place: Place) -> Item | None:
+        """Return what is there, None when nothing is; symlinks on this machine are followed."""
+
+    @abstractmethod
+    async def entries(self, place: Place) -> list[Item]:
+        """List a directory in order of names."""
+
+    @abstractmethod
+    async def make_directory(self, place: Place, mode: int) -> None:
+        """Create a directory; one that exists is as good."""
+
+    @abstractmethod
+    def source(self, place: Place) -> Source:
+        """Prepare to read a file; the first read opens it."""
+
+    @abstractmethod
+    def sink(self, place: Place, mode: int, temporary: str) -> Sink:
+        """Prepare to write a file with permissions `mode`; the first write creates it as `temporary` in the same folder."""

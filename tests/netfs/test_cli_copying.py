@@ -1,0 +1,231 @@
+"""The copy engine between folders of this machine, and between sides that fail where the test says."""
+
+import errno
+import math
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+import trio
+
+from netfs.cli import copying
+from netfs.cli.copying import Totals, copy_trees
+from netfs.cli.host import CommandError, Exit, Host, failing
+from netfs.cli.local_side import LocalSide
+from netfs.cli.main import build
+from netfs.cli.place import Place
+from netfs.cli.sides import Item, Kind, Side, Sink, Source
+
+PIECE = copying.PIECE
+
+
+def fresh_names() -> Callable[[], str]:
+    numbers: Iterator[int] = count()
+    return lambda: f".part-{next(numbers)}"
+
+
+def silent_host() -> Host:
+    return build([])[1]
+
+
+async def copy(source: Side, target: Side, origin: Path | str, final: Path | str, workers: int = 4) -> Totals:
+    place = Place(None, str(origin))
+    item = await source.find(place)
+    assert item is not None
+    with silent_host().progress(None, "") as progress:
+        jobs = [(place, item, Place(None, str(final)))]
+        return await copy_trees(jobs, source, target, workers=workers, progress=progress, fresh_name=fresh_names())
+
+
+def make_tree(root: Path) -> dict[str, bytes]:
+    """Fill `root` and return what a copy is to hold."""
+    contents = {
+        "empty": b"",
+        "one": b"x",
+        "piece": os.urandom(PIECE),
+        "pieces": os.urandom(2 * PIECE + 17),
+        "sub/deeper/file": b"deep",
+        "sub/größe\udcff": b"name",
+    }
+    for name, content in contents.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (root / "hollow").mkdir()
+    (root / "one").chmod(0o4751)
+    return contents
+
+
+def read_tree(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+async def test_a_tree_arrives_whole(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    contents = make_tree(tmp_path / "from")
+    (tmp_path / "from" / "link").symlink_to("one")
+    os.mkfifo(tmp_path / "from" / "pipe")
+    totals = await copy(LocalSide(), LocalSide(), tmp_path / "from", tmp_path / "to")
+    assert read_tree(tmp_path / "to") == contents
+    assert (tmp_path / "to" / "hollow").is_dir()
+    assert (tmp_path / "to" / "one").stat().st_mode & 0o7777 == 0o751  # no set-user-id from elsewhere
+    assert (totals.files, totals.bytes) == (len(contents), sum(map(len, contents.values())))
+    assert totals.directories == 4
+    assert [line.rpartition("/")[2] for line in totals.skipped] == [
+        "link: a symlink is not copied",
+        "pipe: a special file is not copied",
+    ]
+    assert totals.failed == []
+
+
+async def test_one_bad_file_does_not_stop_the_others(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    contents = make_tree(tmp_path / "from")
+    (tmp_path / "to" / "one" / "in the way").mkdir(parents=True)
+    totals = await copy(LocalSide(), LocalSide(), tmp_path / "from", tmp_path / "to")
+    (told,) = totals.failed
+    assert str(told) == f"{tmp_path}/to/one: Is a directory"
+    assert told.code == Exit.LOCAL
+    del contents["one"]
+    assert read_tree(tmp_path / "to") == contents
+    assert totals.files == len(contents)
+
+
+class ScriptedSide(Side):
+    """One file `big` of some pieces; `fail` is asked before each step and may raise or wait."""
+
+    def __init__(self, pieces: int, fail: Callable[[str, int], object]) -> None:
+        self.size = pieces * PIECE
+        self.fail = fail
+        self.named: set[str] = set()
+        self.unfinished: set[str] = set()
+        self.open = 0
+
+    async def step(self, name: str, pos: int = 0) -> None:
+        await trio.lowlevel.checkpoint()
+        with failing(Exit.REMOTE, "peer:/big"):
+            waiting = self.fail(name, pos)
+        if waiting is not None:
+            await trio.sleep(math.inf)
+
+    async def find(self, place: Place) -> Item | None:
+        await self.step("find")
+        return Item(place.name, Kind.FILE, 0o644, self.size)
+
+    async def entries(self, place: Place) -> list[Item]:
+        await self.step("entries")
+        return []
+
+    async def make_directory(self, place: Place, mode: int) -> None:
+        await self.step("make_directory")
+
+    def source(self, place: Place) -> Source:
+        return ScriptedSource(self)
+
+    def sink(self, place: Place, mode: int, temporary: str) -> Sink:
+        return ScriptedSink(self, place.path, temporary)
+
+
+class ScriptedSource(Source):
+    def __init__(self, side: ScriptedSide) -> None:
+        self.side = side
+        self.is_open = False
+
+    async def read_into(self, view: memoryview, pos: int) -> int:
+        self.side.open += not self.is_open
+        self.is_open = True
+        await self.side.step("read", pos)
+        return max(0, min(len(view), self.side.size - pos))
+
+    async def aclose(self) -> None:
+        self.side.open -= self.is_open
+        self.is_open = False
+
+
+class ScriptedSink(Sink):
+    def __init__(self, side: ScriptedSide, path: str, temporary: str) -> None:
+        self.side, self.path, self.temporary = side, path, temporary
+
+    async def write(self, view: memoryview, pos: int) -> None:
+        self.side.unfinished.add(self.temporary)
+        await self.side.step("write", pos)
+
+    async def commit(self) -> None:
+        await self.side.step("commit")
+        self.side.unfinished.discard(self.temporary)
+        self.side.named.add(self.path)
+
+    async def discard(self) -> None:
+        await self.side.step("discard")
+        self.side.unfinished.discard(self.temporary)
+
+
+def failing_at(step: str, code: int, pos: int = 0) -> Callable[[str, int], object]:
+    def fail(name: str, at: int) -> object:
+        if (name, at) == (step, pos):
+            raise OSError(code, os.strerror(code))
+        return None
+
+    return fail
+
+
+def never(_name: str, _pos: int) -> object:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("step", "pos"), [("read", 0), ("read", 2 * PIECE), ("write", 0), ("write", PIECE), ("write", 3 * PIECE), ("commit", 0)]
+)
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ECONNRESET])
+@pytest.mark.parametrize("workers", [1, 3])
+async def test_a_failed_copy_leaves_nothing(step: str, pos: int, code: int, workers: int) -> None:
+    fail = failing_at(step, code, pos)
+    source = ScriptedSide(4, fail if step == "read" else never)
+    target = ScriptedSide(4, fail if step != "read" else never)
+    told: list[BaseException] = []
+    try:
+        told += (await copy(source, target, "/big", "/copy", workers)).failed
+    except ExceptionGroup as group:
+        told += group.exceptions
+    (error,) = told
+    assert isinstance(error, CommandError)
+    assert (error.code, str(error)) == (Exit.REMOTE, f"peer:/big: {os.strerror(code)}")
+    assert (source.open, target.unfinished, target.named) == (0, set(), set())
+
+
+async def test_a_file_that_shrinks_is_not_taken_for_whole() -> None:
+    source, target = ScriptedSide(4, never), ScriptedSide(4, never)
+
+    def shrink(name: str, _pos: int) -> object:
+        if name == "write":
+            source.size = 3 * PIECE
+        return None
+
+    target.fail = shrink
+    totals = await copy(source, target, "/big", "/copy", workers=1)
+    assert [str(error) for error in totals.failed] == ["/big: became shorter while it was copied"]
+    assert (source.open, target.unfinished, target.named) == (0, set(), set())
+
+
+@pytest.mark.parametrize("step", ["read", "write", "commit"])
+async def test_a_cancelled_copy_leaves_nothing(step: str, autojump_clock: trio.testing.MockClock) -> None:
+    def wait(name: str, pos: int) -> object:
+        return name if (name, pos) in {(step, 0), (step, 2 * PIECE)} else None
+
+    source, target = ScriptedSide(4, wait), ScriptedSide(4, wait)
+    with trio.move_on_after(1) as scope:
+        await copy(source, target, "/big", "/copy", workers=2)
+    assert scope.cancelled_caught
+    assert (source.open, target.unfinished, target.named) == (0, set(), set())
+
+
+async def test_a_dead_peer_does_not_hold_the_clean_up(autojump_clock: trio.testing.MockClock) -> None:
+    def dead(name: str, _pos: int) -> object:
+        return name if name in {"commit", "discard"} else None
+
+    started = trio.current_time()
+    with trio.move_on_after(1):
+        await copy(ScriptedSide(1, never), ScriptedSide(1, dead), "/big", "/copy")
+    assert trio.current_time() - started == pytest.approx(1 + copying.DISCARD_DEADLINE_S)
