@@ -26,7 +26,7 @@ MAY_IMPORT: Final = {
 # Who may import a library that would otherwise spread: a folder ends in "/".
 LIBRARY_DOORS: Final = {
     "cryptography": ("crypto/", "transport/security.py"),
-    "msgpack": ("transport/messages.py",),
+    "msgpack": ("transport/codec.py",),
 }
 DATA_PATH: Final = ("iov/", "transport/", "crypto/content.py", "netfs/engine/", "netfs/cache/")
 KINDS: Final = ("Sans-IO.", "Trio shell.")

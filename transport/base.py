@@ -1,4 +1,4 @@
-"""Sans-IO. The contract between the client, a transport and a server's handler; one conformance suite holds every transport to it.
+"""Sans-IO. The contract between client, transport and a server's handler; one conformance suite holds every transport to it.
 
 Client side. `submit(request, done, source, dest)` lends `source` (payload that goes with the request) and `dest` (where the
 reply's payload is to land) to the transport and returns at once. `done(outcome)` is called exactly once, from the Trio thread,

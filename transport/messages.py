@@ -1,14 +1,17 @@
 """Sans-IO. Opcodes and message bodies: slots dataclasses inside, msgpack arrays on the wire, checked once at the edge.
 
 Payload is never inside a body. A request's payload (WRITE, AUX_WRITE, TRANSACT) and a reply's (READ, AUX_READ) follow the body in
-the frame. Owns no memory.
+the frame. The codec is `codec.py`. Owns no memory.
 """
 
 import enum
 from dataclasses import dataclass, field
-from typing import ClassVar, NewType
+from typing import ClassVar, Final, NewType
 
 __all__ = [
+    "IDEMPOTENT",
+    "REPLY_PAYLOAD",
+    "REQUEST_PAYLOAD",
     "Ack",
     "Attr",
     "AttrReply",
@@ -97,7 +100,10 @@ class StepKind(enum.IntEnum):
 
 @dataclass(slots=True)
 class Attr:
-    """Attributes of an object. Times in nanoseconds since 1970; size in bytes; change grows with every change of content or attributes."""
+    """Attributes of an object; times in nanoseconds since 1970, size in bytes.
+
+    change: grows with every change of content or attributes.
+    """
 
     ino: int
     type: FileType
@@ -251,7 +257,10 @@ class Mkdir:
 
 @dataclass(slots=True)
 class Readdir:
-    """List a directory with attributes and records behind `cookie` (0: from the start), at most `count` entries. Reply: ReaddirReply."""
+    """List at most `count` entries of a directory behind `cookie` (0: from the start), with attributes and records.
+
+    Reply: ReaddirReply.
+    """
 
     op: ClassVar[Op] = Op.READDIR
     handle: Handle
@@ -389,8 +398,17 @@ class TransactReply:
 
 
 Request = (
-    Ping | Mount | Lookup | Getattr | Setattr | Create | Open | Read | Write | Commit | Truncate | Mkdir | Readdir | Unlink | Rmdir | Rename
-    | AuxRead | AuxWrite | RecordGet | Transact
+    Ping | Mount | Lookup | Getattr | Setattr | Create | Open | Read | Write | Commit | Truncate | Mkdir | Readdir | Unlink
+    | Rmdir | Rename | AuxRead | AuxWrite | RecordGet | Transact
 )  # fmt: skip
 
 Body = Ack | EntryReply | AttrReply | ReadReply | WriteReply | ReaddirReply | RecordReply | TransactReply
+
+REQUEST_PAYLOAD: Final = frozenset({Op.WRITE, Op.AUX_WRITE, Op.TRANSACT})
+"""Operations whose request may carry payload."""
+
+REPLY_PAYLOAD: Final = frozenset({Op.READ, Op.AUX_READ})
+"""Operations whose reply may carry payload."""
+
+IDEMPOTENT: Final = frozenset(Op) - {Op.CREATE, Op.MKDIR, Op.UNLINK, Op.RMDIR, Op.RENAME, Op.TRANSACT}
+"""Operations that may be sent again when it is not known whether they happened."""

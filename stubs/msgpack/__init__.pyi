@@ -12,6 +12,21 @@ class ExtType:
     code: int
     data: bytes
 
+class Packer:
+    def __init__(
+        self,
+        *,
+        default: Callable[[object], object] | None = ...,
+        use_single_float: bool = ...,
+        autoreset: bool = ...,
+        use_bin_type: bool = ...,
+        strict_types: bool = ...,
+        datetime: bool = ...,
+        unicode_errors: str | None = ...,
+        buf_size: int = ...,
+    ) -> None: ...
+    def pack(self, obj: object, /) -> bytes: ...
+
 def packb(
     o: object,
     *,

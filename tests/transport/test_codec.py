@@ -1,0 +1,241 @@
+"""Every message goes through the codec unchanged, and nothing else comes out of it."""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transport.base import Limits
+from transport.codec import MAX_ASSERTS, MAX_HANDLE, MAX_STEPS, decode_reply, decode_request, encode_reply, encode_request
+from transport.errors import ProtocolError
+from transport.messages import (
+    Ack,
+    Attr,
+    AttrReply,
+    AuxRead,
+    AuxWrite,
+    Body,
+    Commit,
+    Create,
+    DirEntry,
+    EntryReply,
+    FileType,
+    Getattr,
+    Handle,
+    Lookup,
+    Mkdir,
+    Mount,
+    Op,
+    Open,
+    Ping,
+    Read,
+    Readdir,
+    ReaddirReply,
+    ReadReply,
+    RecordGet,
+    RecordReply,
+    Rename,
+    Request,
+    Rmdir,
+    Setattr,
+    Step,
+    StepKind,
+    Transact,
+    TransactReply,
+    Truncate,
+    Unlink,
+    Write,
+    WriteReply,
+)
+
+LIMITS = Limits()
+H = Handle(b"\x00handle\xff")
+LONG = Handle(b"h" * MAX_HANDLE)
+TOP = (1 << 63) - 1
+ATTR = Attr((1 << 64) - 1, FileType.DIRECTORY, 0o40755, 2, 1000, 1000, TOP, -5, 1 << 62, 0, 7)
+ODD_NAME = b"caf\xe9 \xc3\xa9".decode("utf-8", "surrogateescape")
+
+REQUESTS: list[Request] = [
+    Ping(),
+    Mount(),
+    Lookup(H, ODD_NAME),
+    Getattr(LONG),
+    Setattr(H),
+    Setattr(H, 0o600, 1, 2, -3, 4),
+    Create(H, "a", 0o640, True),
+    Open(H, True),
+    Open(H),
+    Read(H, 0, 0),
+    Read(LONG, TOP, TOP),
+    Write(H, TOP, True),
+    Write(H, 0),
+    Commit(H),
+    Truncate(H, TOP),
+    Mkdir(H, "d"),
+    Readdir(H, 5, 100),
+    Unlink(H, "x" * 300),
+    Rmdir(H, ""),
+    Rename(H, "a", LONG, ODD_NAME),
+    AuxRead(H, 1, 2),
+    AuxWrite(H, 9),
+    RecordGet(H),
+    Transact([], 0, []),
+    Transact(
+        [(H, 1), (LONG, TOP)], (1 << 64) - 1, [Step(StepKind.RECORD_PUT, H, record=b"r" * 999), Step(StepKind.AUX_WRITE, H, 3, 4)]
+    ),
+]
+REPLIES: list[tuple[Op, Body]] = [
+    (Op.PING, Ack()),
+    (Op.UNLINK, Ack()),
+    (Op.RMDIR, Ack()),
+    (Op.RENAME, Ack()),
+    (Op.MOUNT, EntryReply(H, ATTR)),
+    (Op.LOOKUP, EntryReply(H, ATTR)),
+    (Op.CREATE, EntryReply(H, ATTR)),
+    (Op.MKDIR, EntryReply(H, ATTR)),
+    (Op.GETATTR, AttrReply(ATTR)),
+    (Op.SETATTR, AttrReply(ATTR)),
+    (Op.OPEN, AttrReply(ATTR)),
+    (Op.TRUNCATE, AttrReply(ATTR)),
+    (Op.READ, ReadReply(True)),
+    (Op.AUX_READ, ReadReply(False)),
+    (Op.WRITE, WriteReply(TOP, (1 << 64) - 1)),
+    (Op.COMMIT, WriteReply(0, 1)),
+    (Op.AUX_WRITE, WriteReply(5, 9)),
+    (Op.READDIR, ReaddirReply([], False)),
+    (Op.READDIR, ReaddirReply([DirEntry(ODD_NAME, 1, H, ATTR), DirEntry("b", 2, LONG, ATTR, b"rec")], True)),
+    (Op.RECORD_GET, RecordReply(b"", 0)),
+    (Op.TRANSACT, TransactReply([1, TOP])),
+]
+
+
+def decode(op: Op, body: bytes) -> Request:
+    return decode_request(op, memoryview(body), LIMITS)
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_request_round_trip(request_: Request) -> None:
+    assert decode(request_.op, encode_request(request_)) == request_
+
+
+def test_every_operation_is_covered() -> None:
+    assert {request.op for request in REQUESTS} == set(Op) == {op for op, _ in REPLIES}
+
+
+@pytest.mark.parametrize(("op", "reply"), REPLIES)
+def test_reply_round_trip(op: Op, reply: Body) -> None:
+    assert decode_reply(op, memoryview(encode_reply(reply)), LIMITS) == reply
+
+
+def fields_of(message: Request | Body) -> list[Any]:
+    body = encode_request(message) if hasattr(message, "op") else encode_reply(message)  # type: ignore[arg-type]
+    values = msgpack.unpackb(body, use_list=False)
+    assert isinstance(values, tuple)
+    return list(values)
+
+
+WRONG: list[object] = [None, -1, 1 << 63, (1 << 64) - 1, True, 1.5, b"\xff" * (MAX_HANDLE + 1), b"", "text", (), {}, (1,), 5]
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_a_changed_field_is_decoded_as_meant_or_refused(request_: Request) -> None:
+    """Whatever a field is replaced with, decoding gives a message that encodes to the very same bytes, or a ProtocolError."""
+    original = fields_of(request_)
+    for index in range(len(original)):
+        for wrong in WRONG:
+            changed = [*original[:index], wrong, *original[index + 1 :]]
+            body = msgpack.packb(changed)
+            try:
+                decoded = decode(request_.op, body)
+            except ProtocolError:
+                continue
+            assert encode_request(decoded) == body
+
+
+@pytest.mark.parametrize(
+    ("op", "fields"),
+    [
+        (Op.READ, (b"h", True, 1)),
+        (Op.READ, (b"h", 1, -1)),
+        (Op.READ, (b"h", 1 << 63, 1)),
+        (Op.READ, (b"h" * 65, 1, 1)),
+        (Op.READ, ("h", 1, 1)),
+        (Op.WRITE, (b"h", 1, 1)),
+        (Op.WRITE, (b"h", 1, None)),
+        (Op.WRITE, (b"h", 1.0, False)),
+        (Op.LOOKUP, (b"h", "str")),
+        (Op.READ, (b"h", 1)),
+        (Op.READ, (b"h", 1, 1, 1)),
+        (Op.READ, 5),
+        (Op.PING, (1,)),
+        (Op.PING, None),
+        (Op.SETATTR, (b"h", 1 << 32, None, None, None, None)),
+        (Op.TRANSACT, ([(b"h",)], 0, [])),
+        (Op.TRANSACT, ([], 0, [(9, b"h", 0, 0, b"")])),
+        (Op.TRANSACT, ([], 1 << 63, 0)),
+        (Op.TRANSACT, ([(b"h", 1)] * (MAX_ASSERTS + 1), 0, [])),
+        (Op.TRANSACT, ([], 0, [(1, b"h", 0, 0, b"")] * (MAX_STEPS + 1))),
+    ],
+)
+def test_bad_request_is_refused(op: Op, fields: object) -> None:
+    with pytest.raises(ProtocolError):
+        decode(op, msgpack.packb(fields))
+
+
+@pytest.mark.parametrize(
+    ("op", "fields"),
+    [
+        (Op.READ, (1,)),
+        (Op.READ, ()),
+        (Op.WRITE, (1, 0)),
+        (Op.WRITE, (True, 1)),
+        (Op.WRITE, (1, 1 << 63, 0)),
+        (Op.COMMIT, (0, 0)),
+        (Op.GETATTR, ((1, 9, 0),)),
+    ],
+)
+def test_bad_reply_is_refused(op: Op, fields: object) -> None:
+    with pytest.raises(ProtocolError):
+        decode_reply(op, memoryview(msgpack.packb(fields)), LIMITS)
+
+
+BOMBS = [
+    b"",
+    b"\xdd\xff\xff\xff\xff",
+    b"\xc6\xff\xff\xff\xff",
+    b"\xdf\xff\xff\xff\xff",
+    b"\x91" * 3000,
+    b"\xc1",
+    b"\xc7\x05\x01",
+    b"\x93\xc4\x01h\x00\x00\x00",
+]
+
+
+@pytest.mark.parametrize("body", BOMBS)
+def test_what_is_not_msgpack_is_refused(body: bytes) -> None:
+    for op in Op:
+        with pytest.raises(ProtocolError):
+            decode(op, body)
+
+
+def test_a_body_over_the_limit_is_refused() -> None:
+    body = encode_request(Lookup(H, "n" * 5000))
+    with pytest.raises(ProtocolError, match="at most 4096"):
+        decode_request(Op.LOOKUP, memoryview(body), dataclasses.replace(LIMITS, max_body=4096))
+
+
+@given(st.sampled_from(Op), st.binary(max_size=60))
+def test_any_bytes_decode_or_are_refused(op: Op, body: bytes) -> None:
+    for decoder in (decode_request, decode_reply):
+        with contextlib.suppress(ProtocolError):
+            decoder(op, memoryview(body), LIMITS)
+
+
+@given(st.binary(max_size=300))
+def test_any_name_keeps_its_bytes(raw: bytes) -> None:
+    name = raw.decode("utf-8", "surrogateescape")
+    assert decode(Op.LOOKUP, encode_request(Lookup(H, name))) == Lookup(H, name)
