@@ -1,0 +1,238 @@
+"""Sans-IO. Seal and open content blocks between an iterator and a landing area; one AEAD call per block, no copy beside it.
+
+    area (page aligned)   |block 0 |block 1 |block 2 |tail|      block i at i·B, 16 bytes of tail behind the last
+    seal, ascending       |cccccccc|tttt                          the tag lands on block 1: lift it, then encrypt block 1
+    open, ascending       |cccccccc|tttt|cccc                     lay tag 0 over the start of block 1, decrypt, restore it
+
+A block that lies in one piece of the iterator goes straight from or to it; one in pieces, or wanted only in part, is staged (a
+streaming cipher context over the pieces is slower). Calls on different areas may run in different threads.
+The area must be memory that no peer can write while `open` runs: fence it first. The inner loops are the hot path of the package and are
+written for few bytecodes per block. Ownership: iterator memory and area are the caller's; stages are kept here for reuse.
+"""
+
+import struct
+from typing import Final
+
+from crypto.aead import NONCE_SIZE, TAG_SIZE, BadTag, wipe
+from crypto.errors import IntegrityError
+from crypto.keys import FileKey
+from crypto.layout import ENTRY_SIZE, SEGMENT_BLOCKS
+from iov.copy_iter import copy_from_iter, copy_to_iter, zero_iter
+from iov.extract import peek_segments
+from iov.iov_iter import IovIter, IterType
+
+__all__ = ["DATA", "HOLE", "ContentCipher", "entry_state"]
+
+HOLE: Final = 0
+DATA: Final = 1
+REKEY_SHIFT: Final = 2
+STATE_MASK: Final = 3
+
+ENTRY: Final = struct.Struct(f"<{NONCE_SIZE}s{TAG_SIZE}sI")
+AAD: Final = struct.Struct("<16sQIBB2x")
+AAD_INDEX_OFF: Final = 16
+put_index: Final = struct.Struct("<Q").pack_into
+each_nonce: Final = struct.Struct(f"{NONCE_SIZE}s").iter_unpack
+tag_at: Final = struct.Struct(f"{TAG_SIZE}s").unpack_from
+put_tag: Final = struct.Struct(f"{TAG_SIZE}s").pack_into
+
+
+def entry_state(word: int) -> tuple[int, int]:
+    """Split the last word of an entry. Returns: (HOLE, DATA or a value we do not speak; rekey number)."""
+    return word & STATE_MASK, word >> REKEY_SHIFT
+
+
+class ContentCipher:
+    """The blocks of one file, between plain iterators and ciphertext in landing areas."""
+
+    __slots__ = ("_blocks", "_slots", "_stages", "block_size", "key")
+
+    def __init__(self, key: FileKey) -> None:
+        self.key = key
+        self.block_size = 1 << key.log2bs
+        self._blocks: tuple[slice, ...] = ()
+        self._slots: tuple[slice, ...] = ()
+        self._stages: list[bytearray] = []
+
+    def seal(
+        self,
+        source: IovIter,
+        area: memoryview,
+        first_block: int,
+        nr_blocks: int,
+        nonces: bytes,
+        entries: bytearray | memoryview,
+        rekey: int = 0,
+    ) -> int:
+        """Encrypt blocks from `source` into `area` and write their tag entries.
+
+        `source` may end inside the last block; the rest of that block is zeros. `nonces`: 12 fresh bytes per block; `entries`: takes 32
+        bytes per block; `area`: nr_blocks blocks and a tail of 16 bytes.
+        Returns: bytes that had to be staged.
+        """
+        self._check(area, nr_blocks, entries)
+        if len(nonces) != nr_blocks * NONCE_SIZE or (nr_blocks - 1) * self.block_size >= source.count:
+            raise ValueError("a nonce for each block, and a byte of plaintext at least, are needed")
+        size, done, staged = self.block_size, 0, 0
+        parts: list[bytes] = []
+        while done < nr_blocks:
+            left = nr_blocks - done
+            seg = peek_segments(source, left * size, 1)[0]
+            run = len(seg) // size
+            if run:
+                self._seal_run(seg, area, first_block, done, run, nonces, rekey, parts)
+                source.advance(run * size)
+                done += run
+                continue
+            stage = self._take_stage()
+            got = copy_from_iter(stage, source)
+            if got < size:
+                wipe(memoryview(stage)[got:])
+            self._seal_run(memoryview(stage), area, first_block, done, 1, nonces, rekey, parts)
+            self._stages.append(stage)
+            done += 1
+            staged += got
+        memoryview(entries)[: nr_blocks * ENTRY_SIZE] = b"".join(parts)  # header: nonces and tags, no payload
+        return staged
+
+    def open(
+        self,
+        area: memoryview,
+        entries: bytes | bytearray | memoryview,
+        first_block: int,
+        nr_blocks: int,
+        dest: IovIter,
+        skip: int = 0,
+    ) -> int:
+        """Verify and decrypt blocks from `area` into `dest`, dropping the first `skip` bytes of the first block.
+
+        `entries`: the verified entries of these blocks. `dest` may end inside the last block. Blocks that are holes become zeros,
+        whatever the area holds.
+        Returns: bytes that had to be staged. Raises: IntegrityError; the blocks before the bad one are in `dest`, the part of
+        `dest` for it is zero, and the area is as it was, so that the caller may try again with newer entries.
+        """
+        self._check(area, nr_blocks, entries)
+        size, done, staged = self.block_size, 0, 0
+        if not 0 <= skip < size or dest.count + skip > nr_blocks * size:
+            raise ValueError("the destination does not lie in these blocks")
+        while done < nr_blocks and dest.count:
+            seg = None if skip or dest.count < size else self._whole_blocks(dest, nr_blocks - done)
+            if seg is not None:
+                run = len(seg) // size
+                self._open_run(area, entries, first_block, done, run, seg)
+                dest.advance(run * size)
+                done += run
+                continue
+            stage = self._take_stage()
+            view = memoryview(stage)
+            wanted = min(size - skip, dest.count)
+            try:
+                self._open_run(area, entries, first_block, done, 1, view)
+                copy_to_iter(view[skip : skip + wanted], dest)
+            except IntegrityError:
+                zero_iter(wanted, dest)
+                raise
+            finally:
+                wipe(view)
+                self._stages.append(stage)
+            skip = 0
+            done += 1
+            staged += wanted
+        return staged
+
+    def _seal_run(
+        self,
+        seg: memoryview,
+        area: memoryview,
+        first_block: int,
+        done: int,
+        run: int,
+        nonces: bytes,
+        rekey: int,
+        parts: list[bytes],
+    ) -> None:
+        """Encrypt `run` blocks that lie at the start of `seg` into the slots from `done` on."""
+        size, key = self.block_size, self.key
+        state = (DATA | rekey << REKEY_SHIFT).to_bytes(4, "little")
+        at = 0
+        while at < run:
+            block = first_block + done + at
+            n = min(run - at, SEGMENT_BLOCKS - block % SEGMENT_BLOCKS)
+            encrypt = key.subkey(rekey, block).encrypt_into
+            aad = bytearray(AAD.pack(key.file_id, block, rekey, key.suite, key.log2bs))
+            end = (done + at) * size
+            for (nonce,), source, slot in zip(
+                each_nonce(nonces[(done + at) * NONCE_SIZE : (done + at + n) * NONCE_SIZE]),
+                map(seg.__getitem__, self._blocks[at : at + n]),
+                map(area.__getitem__, self._slots[done + at : done + at + n]),
+                strict=True,
+            ):
+                put_index(aad, AAD_INDEX_OFF, block)
+                encrypt(nonce, source, aad, slot)
+                block += 1
+                end += size
+                parts += nonce, tag_at(area, end)[0], state
+            at += n
+
+    def _open_run(
+        self, area: memoryview, entries: bytes | bytearray | memoryview, first_block: int, done: int, run: int, out: memoryview
+    ) -> None:
+        """Decrypt `run` blocks from the slots from `done` on to the start of `out`."""
+        size, key = self.block_size, self.key
+        block = first_block + done
+        segment = word = -1
+        decrypt = None
+        aad = bytearray(AAD.size)
+        end = done * size
+        for (nonce, tag, state), slot, dest in zip(
+            ENTRY.iter_unpack(memoryview(entries)[done * ENTRY_SIZE : (done + run) * ENTRY_SIZE]),
+            map(area.__getitem__, self._slots[done : done + run]),
+            map(out.__getitem__, self._blocks[:run]),
+            strict=True,
+        ):
+            end += size
+            if state != word or block // SEGMENT_BLOCKS != segment:
+                if state == HOLE:
+                    wipe(dest)
+                    block += 1
+                    continue
+                kind, rekey = entry_state(state)
+                if kind != DATA:
+                    wipe(dest)
+                    raise IntegrityError("a block is in a state we do not speak", file_id=key.file_id, block_no=block)
+                word, segment = state, block // SEGMENT_BLOCKS
+                decrypt = key.subkey(rekey, block).decrypt_into
+                AAD.pack_into(aad, 0, key.file_id, block, rekey, key.suite, key.log2bs)
+            assert decrypt is not None
+            put_index(aad, AAD_INDEX_OFF, block)
+            (save,) = tag_at(area, end)
+            put_tag(area, end, tag)
+            try:
+                decrypt(nonce, slot, aad, dest)
+            except BadTag:
+                raise IntegrityError("a block is not what was written", file_id=key.file_id, block_no=block) from None
+            finally:
+                put_tag(area, end, save)
+            block += 1
+
+    def _whole_blocks(self, dest: IovIter, most: int) -> memoryview | None:
+        """Return the memory `dest` stands on if whole blocks lie there in one piece."""
+        if dest.iter_type is IterType.DISCARD:
+            return None
+        seg = peek_segments(dest, most * self.block_size, 1)[0]
+        whole = len(seg) >> self.key.log2bs << self.key.log2bs
+        return seg[:whole] if whole else None
+
+    def _take_stage(self) -> bytearray:
+        try:
+            return self._stages.pop()
+        except IndexError:
+            return bytearray(self.block_size)
+
+    def _check(self, area: memoryview, nr_blocks: int, entries: bytes | bytearray | memoryview) -> None:
+        if nr_blocks <= 0 or len(area) < nr_blocks * self.block_size + TAG_SIZE or len(entries) < nr_blocks * ENTRY_SIZE:
+            raise ValueError("area or entries are too small for the blocks")
+        if len(self._blocks) < nr_blocks:
+            size = self.block_size
+            self._slots = tuple(slice(at, at + size + TAG_SIZE) for at in range(0, nr_blocks * size, size))
+            self._blocks = tuple(slice(at, at + size) for at in range(0, nr_blocks * size, size))
