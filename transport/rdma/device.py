@@ -43,7 +43,20 @@ class AsyncEvent:
 class Device:
     """One adapter with one port; made by `MemoryFabric.add_device`."""
 
-    __slots__ = ("contexts", "counts", "fabric", "gid", "lid", "mrs", "name", "next_addr", "next_key", "next_qpn", "profile", "qps")
+    __slots__ = (
+        "contexts",
+        "counts",
+        "fabric",
+        "gid",
+        "lid",
+        "mrs",
+        "name",
+        "next_addr",
+        "next_key",
+        "next_qpn",
+        "profile",
+        "qps",
+    )
 
     def __init__(self, fabric: "MemoryFabric", name: str, number: int, profile: DeviceProfile = RXE) -> None:
         self.fabric = fabric

@@ -74,7 +74,9 @@ class MemoryFabric:
         self.now = max(self.now, now)
 
 
-def connect_pair(left: QP, right: QP, left_access: int = 0, right_access: int = 0, *, rd_atomic: int = 1, rnr_retry: int = 0) -> None:
+def connect_pair(
+    left: QP, right: QP, left_access: int = 0, right_access: int = 0, *, rd_atomic: int = 1, rnr_retry: int = 0
+) -> None:
     """Connect two RC queue pairs of one fabric, from RESET or INIT to RTS, as a connection manager would.
 
     Raises: VerbsError EINVAL when the state or a limit does not allow it.

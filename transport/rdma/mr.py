@@ -48,7 +48,8 @@ class MR:
     """A memory region; made by `PD.reg_mr` (valid until `dereg`) or `PD.alloc_mr` (fast registration by REG_MR requests)."""
 
     __slots__ = (
-        "access", "alive", "device", "fast", "iova", "length", "lkey", "max_segs", "nr_windows", "pd", "starts", "state", "views", "whole",
+        "access", "alive", "device", "fast", "iova", "length", "lkey", "max_segs", "nr_windows", "pd", "starts", "state", "views",
+        "whole",
     )  # fmt: skip
 
     def __init__(self, pd: "PD", fast: bool, max_segs: int = 0) -> None:

@@ -16,7 +16,8 @@ __all__ = ["CONNECTX", "PROFILES", "RXE", "SIW", "TINY", "DeviceProfile", "Seman
 class Semantics(enum.Enum):
     """Whose rules hold where the two families differ.
 
-    ROCE: a SEND or WRITE completes when the responder has acknowledged it; a QP is born in RESET; a missing receive is an RNR NAK.
+    ROCE: a SEND or WRITE completes when the responder has acknowledged it; a QP is born in RESET; a missing receive is an RNR
+    NAK.
     IWARP: it completes when its bytes are handed to the stream; a QP is born in INIT; the responder's complaint is a TERMINATE
     that ends the connection; a READ has one sge, whose region needs REMOTE_WRITE.
     """

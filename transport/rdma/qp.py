@@ -109,8 +109,8 @@ class QP:
     """A queue pair; made by `PD.create_qp`."""
 
     __slots__ = (
-        "alive", "attr", "cap", "device", "established", "op_sges", "pd", "qp_num", "qp_type", "recv_cq", "requester", "responder",
-        "rq", "send_cq", "sig_all", "state",
+        "alive", "attr", "cap", "device", "established", "op_sges", "pd", "qp_num", "qp_type", "recv_cq", "requester",
+        "responder", "rq", "send_cq", "sig_all", "state",
     )  # fmt: skip
 
     def __init__(self, pd: "PD", init: QPInit) -> None:
@@ -294,7 +294,14 @@ class QP:
             self.complete_recv(RecvWR(recv_id), WcStatus.WR_FLUSH_ERR)
 
     def complete_recv(
-        self, wr: RecvWR, status: int, opcode: int = WcOpcode.RECV, length: int = 0, flags: int = 0, imm: int = 0, solicited: bool = False
+        self,
+        wr: RecvWR,
+        status: int,
+        opcode: int = WcOpcode.RECV,
+        length: int = 0,
+        flags: int = 0,
+        imm: int = 0,
+        solicited: bool = False,
     ) -> None:
         """Complete a receive (the device's side); an error takes the queue pair to ERR."""
         self.recv_cq.push(WC(wr.wr_id, status, opcode, self.qp_num, length, flags, imm, 0, 0, self), solicited)

@@ -150,7 +150,7 @@ class Requester:
                     break
                 wr = todo.popleft()
                 status = HANDLERS[wr.opcode](self, wr)
-                if status == RNR or status == LOST:
+                if status in (RNR, LOST):
                     if self._wait(wr, status):
                         continue
                     break

@@ -1,0 +1,321 @@
+"""Trio shell. The client's end: registers exactly the bytes of a call, sends it, and gives the memory back fenced.
+
+A call ends when its reply was processed, its SEND has completed and every region of it is invalidated, whichever comes last:
+
+    WAITING --post--> SENT --reply--> FENCING --all regions invalid, SEND completed--> DONE
+       |                 \\--abandon: CANCEL to the server, which answers at once--/
+       \\--abandon: withdrawn
+
+The reply's SEND_WITH_INV ends one region, and a key that is not one of the call's own breaks the connection; LOCAL_INV ends the
+others. Sources are readable, destinations writable by the peer, never both, never more than the call's bytes. A server that does
+not answer a CANCEL in time has the connection broken under it, which fences everything.
+Regions and credits are bounded; a call that lacks one waits in order. Ownership: as `transport/base.py` says.
+"""
+
+import errno
+from collections import deque
+from typing import Final
+
+import trio
+from trio import lowlevel
+
+from iov.copy_iter import copy_to_iter
+from iov.extract import peek_segments
+from iov.iov_iter import IovIter, IterType
+from iov.probe import Probe
+from transport.base import Done, Limits, Outcome, Reply, Transport
+from transport.codec import decode_reply, encode_request
+from transport.env import Env
+from transport.errors import ProtocolError, TransportError
+from transport.framing import FrameKind
+from transport.messages import Op, Request
+from transport.rdma.device import Device
+from transport.rdma.enums import Access, Opcode, SendFlag
+from transport.rdma.mr import MR
+from transport.rdma.pump import End
+from transport.rdma.rw import dma_sges
+from transport.rdma.wire import CANCEL, INLINE_MAX, Chunk, Message, pack
+from transport.rdma.wr import WC, SendWR
+
+__all__ = ["ClientEnd", "RdmaTransport"]
+
+SIGNALED: Final = int(SendFlag.SIGNALED)
+READABLE: Final = int(Access.REMOTE_READ)
+WRITABLE: Final = int(Access.REMOTE_WRITE | Access.LOCAL_WRITE)
+ABANDON_GRACE_S: Final = 5.0
+"""How long a server may take to answer a CANCEL, which needs no work."""
+SINK_BYTES: Final = 64 << 10
+SENT_ID, FENCE_ID = 0, 1
+
+
+class _Call:
+    """One call; `open` counts what is missing until it is done: its SEND, its reply, its fence."""
+
+    __slots__ = ("abandoned", "body", "dest", "done", "end", "mrs", "op", "open", "outcome", "posted", "source", "xid")
+
+    def __init__(self, end: "ClientEnd", op: Op, body: bytes, done: Done, source: IovIter | None, dest: IovIter | None) -> None:
+        self.end = end
+        self.op = op
+        self.body = body
+        self.done = done
+        self.source = source if source is not None and source.count else None
+        self.dest = dest if dest is not None and dest.count else None
+        self.mrs: list[MR] = []
+        self.xid = 0
+        self.open = 0
+        self.posted = False
+        self.abandoned = False
+        self.outcome: Outcome | None = None
+
+    def abandon(self) -> None:
+        """See `ClientCall`."""
+        self.end.abandon(self)
+
+    def finish(self, outcome: Outcome) -> None:
+        """Tell the caller; the memory is the caller's from here on."""
+        done, self.done = self.done, _ignore
+        self.source = self.dest = None
+        done(outcome)
+
+
+def _ignore(_: Outcome) -> None:
+    """Stand in for a callback that was called."""
+
+
+class ClientEnd(End):
+    """The client's end of one connection."""
+
+    kinds = (FrameKind.REPLY,)
+
+    def __init__(self, device: Device, env: Env, probe: Probe, limits: Limits) -> None:
+        profile = device.profile
+        # A call may need two regions, and of requests REG_MR and LOCAL_INV for each, a SEND and a CANCEL.
+        self.credits = max(1, min(limits.credits, profile.max_qp_wr // 6, profile.max_cqe // 6 - 1))
+        nr_mrs = min(profile.max_mr, max(2 * self.credits, -(-limits.max_segs // profile.max_fast_reg_segs)))
+        super().__init__(device, env, probe, limits, self.credits + 2, 2 * self.credits + 2 * nr_mrs, nr_mrs)
+        self.waiting: deque[_Call] = deque()
+        self.calls: dict[int, _Call] = {}
+        self.deadlines: deque[tuple[float, _Call]] = deque()
+        self.next_xid = 1
+        self.sink: memoryview | None = None
+
+    # ---- out
+
+    def submit(self, call: _Call) -> None:
+        """Post a call, or queue it behind those that wait."""
+        if self.error is not None:
+            call.finish(TransportError(self.error.errno, str(self.error), retryable=True))
+            return
+        self.waiting.append(call)
+        self._start()
+
+    def _start(self) -> None:
+        waiting = self.waiting
+        while waiting and len(self.calls) < self.credits:
+            call = waiting[0]
+            source = self._pieces(call.source)
+            dest = self._pieces(call.dest)
+            need = self._regions(source) + self._regions(dest)
+            if need > min(self.mrs.size, self.max_chunks):
+                waiting.popleft()
+                call.finish(TransportError(errno.EMSGSIZE, "the payload has more segments than the device can register"))
+                continue
+            if need > self.mrs.available:
+                return
+            waiting.popleft()
+            self._post_call(call, source, dest)
+
+    def _pieces(self, it: IovIter | None) -> list[memoryview]:
+        """Return the memory to register; none for what goes inline. What is to be discarded lands in a sink again and again."""
+        if it is None or it.count <= INLINE_MAX:
+            return []
+        if it.iter_type is not IterType.DISCARD:
+            return peek_segments(it, it.count)
+        if self.sink is None:
+            self.sink = memoryview(bytearray(SINK_BYTES))
+        whole, rest = divmod(it.count, SINK_BYTES)
+        return [self.sink] * whole + ([self.sink[:rest]] if rest else [])
+
+    def _regions(self, views: list[memoryview]) -> int:
+        return -(-len(views) // self.mrs.max_segs)
+
+    def _register(self, call: _Call, views: list[memoryview], access: int, wrs: list[SendWR]) -> list[Chunk]:
+        chunks = []
+        most = self.mrs.max_segs
+        for start in range(0, len(views), most):
+            mr, key = self.mrs.take(views[start : start + most])
+            self.probe.map_calls += 1
+            call.mrs.append(mr)
+            wrs.append(SendWR(0, Opcode.REG_MR, (), 0, mr=mr, key=key, access=access))
+            chunks.append(Chunk(mr.iova, mr.length, key))
+        return chunks
+
+    def _post_call(self, call: _Call, source: list[memoryview], dest: list[memoryview]) -> None:
+        call.xid = xid = self.next_xid
+        self.next_xid += 1
+        self.calls[xid] = call
+        call.open = 2
+        call.posted = True
+        wrs: list[SendWR] = []
+        payload = call.source.count if call.source is not None else 0
+        source_chunks = self._register(call, source, READABLE, wrs)
+        dest_chunks = self._register(call, dest, WRITABLE, wrs)
+        inline = 0 if source_chunks else payload
+        head = pack(FrameKind.REQUEST, call.op, xid, 0, call.body, payload, inline, source_chunks, dest_chunks)
+        views = self.gather(head, peek_segments(call.source, inline) if inline and call.source is not None else ())
+        wrs.append(SendWR(xid << 1 | SENT_ID, Opcode.SEND, dma_sges(views), SIGNALED))
+        self.probe.messages += 1
+        self.post(wrs)
+
+    def abandon(self, call: _Call) -> None:
+        """See `ClientCall.abandon`."""
+        if call.done is _ignore or call.abandoned:
+            return
+        call.abandoned = True
+        if not call.posted:
+            self.waiting.remove(call)
+            call.finish(TransportError(errno.ECANCELED, "the call was withdrawn"))
+        elif call.outcome is None:
+            self.deadlines.append((self.env.now() + ABANDON_GRACE_S, call))
+            head = pack(CANCEL, call.op, call.xid, 0, b"")
+            self.probe.messages += 1
+            self.post([SendWR(0, Opcode.SEND, dma_sges([memoryview(head)]), SIGNALED)])
+            self.wake.set()
+
+    # ---- in
+
+    def on_sent(self, wc: WC) -> None:
+        """See `End`."""
+        call = self.calls.get(wc.wr_id >> 1)
+        if call is None:
+            return
+        if wc.wr_id & 1 == FENCE_ID:
+            self._release(call)
+        self._step(call)
+
+    def on_message(self, message: Message, invalidated: int | None) -> None:
+        """See `End`."""
+        call = self.calls.get(message.xid)
+        if call is None or call.outcome is not None or message.op is not call.op:
+            raise ProtocolError(f"bad message: a reply to call {message.xid}, which waits for none")
+        fenced: MR | None = None
+        if invalidated is not None:
+            fenced = next((mr for mr in call.mrs if mr.lkey == invalidated), None)
+            if fenced is None:
+                raise ProtocolError("bogus remote invalidation: the key is not the call's")
+        call.outcome = self._outcome(call, message)
+        if fenced is not None:
+            call.mrs.remove(fenced)
+            self.mrs.give_back(fenced)
+        if call.mrs:
+            call.open += 1
+            wrs = [SendWR(0, Opcode.LOCAL_INV, (), 0, invalidate_rkey=mr.lkey) for mr in call.mrs]
+            wrs[-1].wr_id = message.xid << 1 | FENCE_ID
+            wrs[-1].flags = SIGNALED
+            self.post(wrs)
+        self._step(call)
+
+    def _outcome(self, call: _Call, message: Message) -> Outcome:
+        if message.status:
+            if call.abandoned and message.status == errno.ECANCELED:
+                return TransportError(errno.ECANCELED, "the call was abandoned")
+            return Reply(message.status)
+        length = message.payload_length
+        if length > (call.dest.count if call.dest is not None else 0):
+            raise ProtocolError(f"bad message: a payload of {length} bytes for less memory")
+        body = decode_reply(call.op, message.body, self.limits)
+        if len(message.inline):
+            if call.dest is None or len(message.inline) != length:
+                raise ProtocolError("bad message: inline bytes that are not the payload")
+            copy_to_iter(message.inline, call.dest.copy())
+            self.probe.copied(length)
+        return Reply(0, body, received=length)
+
+    def _release(self, call: _Call) -> None:
+        for mr in call.mrs:
+            self.mrs.give_back(mr)
+        call.mrs.clear()
+
+    def _step(self, call: _Call) -> None:
+        call.open -= 1
+        if call.open == 0:
+            del self.calls[call.xid]
+            assert call.outcome is not None and not call.mrs
+            call.finish(call.outcome)
+            self._start()
+
+    def on_failed(self, error: TransportError) -> None:
+        """See `End`."""
+        calls = [*self.calls.values(), *self.waiting]
+        self.calls.clear()
+        self.waiting.clear()
+        for call in calls:
+            if call.abandoned:
+                call.finish(TransportError(errno.ECANCELED, "the call was abandoned"))
+            else:
+                call.finish(TransportError(error.errno, str(error), retryable=not call.posted))
+
+    def deadline(self) -> float | None:
+        """See `End`."""
+        while self.deadlines and self.deadlines[0][1].done is _ignore:
+            self.deadlines.popleft()
+        return self.deadlines[0][0] if self.deadlines else None
+
+    def on_deadline(self) -> None:
+        """See `End`."""
+        self.fail(TransportError(errno.ETIMEDOUT, "the server did not answer a cancelled call"))
+
+
+class RdmaTransport(Transport):
+    """The client's side of an RDMA connection."""
+
+    def __init__(self, end: ClientEnd) -> None:
+        self.end = end
+        self.limits = end.limits
+
+    def submit(self, request: Request, done: Done, source: IovIter | None = None, dest: IovIter | None = None) -> _Call:
+        """See `Transport`."""
+        call = _Call(self.end, request.op, encode_request(request), done, source, dest)
+        self.end.submit(call)
+        return call
+
+    async def call(self, request: Request, source: IovIter | None = None, dest: IovIter | None = None) -> Reply:
+        """See `Transport`."""
+        await lowlevel.checkpoint_if_cancelled()
+        task = lowlevel.current_task()
+        outcome: Outcome | None = None
+        parked = False
+
+        def done(result: Outcome) -> None:
+            nonlocal outcome
+            outcome = result
+            if parked:
+                lowlevel.reschedule(task)
+
+        call = self.submit(request, done, source, dest)
+        if outcome is None:
+            parked = True
+
+            def abort(_: object) -> lowlevel.Abort:
+                # The memory is lent until `done`, which a CANCEL makes soon: the wait goes on until then.
+                nonlocal parked
+                parked = False
+                call.abandon()
+                parked = outcome is None
+                return lowlevel.Abort.FAILED if parked else lowlevel.Abort.SUCCEEDED
+
+            await lowlevel.wait_task_rescheduled(abort)
+        else:
+            await lowlevel.cancel_shielded_checkpoint()
+        result: Outcome | None = outcome
+        assert result is not None
+        if isinstance(result, TransportError):
+            if result.errno == errno.ECANCELED:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            raise result
+        return result
+
+    async def aclose(self) -> None:
+        """See `Transport`."""
+        self.end.fail(TransportError(errno.ECONNABORTED, "the connection was closed"))
+        await lowlevel.checkpoint()

@@ -1,0 +1,63 @@
+"""Trio shell. An RDMA connection inside one process: a client's transport and a server's handler over one memory fabric.
+
+Memory moves once, from the client's registered bytes to the server's landing or back. The two ends have their own devices,
+contexts and probes; only the fabric is shared. Ownership: `transport/base.py`.
+"""
+
+import errno
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from iov.probe import Probe
+from transport.base import Handler, Limits
+from transport.env import Env
+from transport.errors import TransportError
+from transport.rdma.client import ClientEnd, RdmaTransport
+from transport.rdma.enums import Access
+from transport.rdma.memory_fabric import MemoryFabric, connect_pair
+from transport.rdma.profiles import RXE, DeviceProfile
+from transport.rdma.server import ServerEnd
+
+__all__ = ["rdma_memory_connection"]
+
+CLIENT_ACCESS = Access.REMOTE_READ | Access.REMOTE_WRITE
+DEFAULT_LIMITS = Limits()
+
+
+@asynccontextmanager
+async def rdma_memory_connection(
+    handler_factory: Callable[[str], Handler],
+    client_env: Env,
+    client_probe: Probe,
+    server_env: Env,
+    server_probe: Probe,
+    limits: Limits = DEFAULT_LIMITS,
+    profile: DeviceProfile = RXE,
+) -> AsyncIterator[RdmaTransport]:
+    """Connect a client to a handler.
+
+    Cancellation: the connection is broken, memory is fenced and given back. Leaving the block closes the connection; handlers
+    that still run are cancelled.
+    """
+    fabric = MemoryFabric(client_env.now())
+    server = ServerEnd(fabric.add_device("server", profile), server_env, server_probe, limits, handler_factory("rdma-memory"))
+    client = ClientEnd(fabric.add_device("client", profile), client_env, client_probe, limits)
+    connect_pair(client.qp, server.qp, CLIENT_ACCESS, 0, rd_atomic=min(16, profile.max_rd_atom))
+    client.peer, server.peer = server, client
+    server.start()
+    client.start()
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve)
+        nursery.start_soon(client.run)
+        try:
+            yield RdmaTransport(client)
+        except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery, which would wrap it in a group
+            failure = error
+        client.fail(TransportError(errno.ECONNABORTED, "the connection was closed"))
+    client.destroy()
+    server.destroy()
+    if failure is not None:
+        raise failure

@@ -1,0 +1,62 @@
+"""Sans-IO. A bounded pool of fast-registration regions; an empty pool is back-pressure for its user, never an error.
+
+A region taken is registered under a new key each life, so that a key of an earlier life matches nothing. The pool owns regions,
+not memory: the memory is lent from the REG_MR request until the region was invalidated.
+"""
+
+from collections.abc import Sequence
+
+from transport.rdma.mr import MR, inc_key
+from transport.rdma.pd import PD
+
+__all__ = ["MrPool"]
+
+MAX_SPAN = 1 << 32
+
+
+class MrPool:
+    """Up to `size` regions of `max_segs` segments each, allocated as they are first needed."""
+
+    __slots__ = ("bases", "free", "made", "max_segs", "pd", "size")
+
+    def __init__(self, pd: PD, size: int, max_segs: int) -> None:
+        self.pd = pd
+        self.size = size
+        self.max_segs = max_segs
+        self.free: list[MR] = []
+        self.made: list[MR] = []
+        self.bases: dict[MR, int] = {}
+
+    @property
+    def available(self) -> int:
+        """How many regions can be taken now."""
+        return len(self.free) + self.size - len(self.made)
+
+    @property
+    def leased(self) -> int:
+        """How many are out."""
+        return len(self.made) - len(self.free)
+
+    def take(self, views: Sequence[memoryview]) -> tuple[MR, int]:
+        """Take a region, staged over the views, and the key its REG_MR request is to give it."""
+        if self.free:
+            mr = self.free.pop()
+        else:
+            assert len(self.made) < self.size, "the caller asks `available` first"
+            mr = self.pd.alloc_mr(self.max_segs)
+            self.made.append(mr)
+            self.bases[mr] = self.pd.device.new_addr(MAX_SPAN)
+        mr.map_sg(views, self.bases[mr])
+        return mr, inc_key(mr.lkey)
+
+    def give_back(self, mr: MR) -> None:
+        """Take back a region that was invalidated."""
+        self.free.append(mr)
+
+    def destroy(self) -> None:
+        """Deregister every region, whatever its state: the memory is fenced when this returns."""
+        for mr in self.made:
+            mr.dereg()
+        self.made.clear()
+        self.free.clear()
+        self.bases.clear()

@@ -1,0 +1,350 @@
+"""Trio shell. The server's end: it alone reads and writes the client's memory, and it offers none of its own.
+
+A request with chunks is fetched by READ into the memory the handler admits before the handler runs; a reply's payload is stored
+by WRITE before the reply's SEND on the same queue pair, whose order makes the data visible first. The SEND ends the first
+chunk's key.
+A handler that answers at once costs no task. A CANCEL is answered at once: ECANCELED, unless the reply is on its way; what the
+handler still does is dropped. The queue pair has no remote permission: a stray WRITE of a client is refused by the device.
+Ownership: landings and reply sources as `transport/base.py` says.
+"""
+
+import errno
+import os
+from collections import deque
+from collections.abc import Awaitable
+from functools import partial
+from typing import Final
+
+import trio
+
+from iov.copy_iter import copy_to_iter
+from iov.extract import extract_segments
+from iov.iov_iter import Direction, IovIter
+from iov.pool import BufferPool, Lease
+from iov.probe import Probe
+from transport.base import FileRange, Handler, Landing, Limits, Reply
+from transport.codec import decode_request, encode_reply
+from transport.env import Env
+from transport.errors import ProtocolError, TransportError
+from transport.framing import FrameKind
+from transport.messages import Request
+from transport.rdma.device import Device
+from transport.rdma.enums import Access, Opcode, SendFlag
+from transport.rdma.mr import MR
+from transport.rdma.pump import End
+from transport.rdma.rw import dma_sges, plan
+from transport.rdma.sge import SGE
+from transport.rdma.wire import CANCEL, INLINE_MAX, Message, pack
+from transport.rdma.wr import WC, SendWR
+
+__all__ = ["ServerEnd"]
+
+SIGNALED: Final = int(SendFlag.SIGNALED)
+SINK: Final = int(Access.LOCAL_WRITE | Access.REMOTE_WRITE)
+REPLY_ID, READ_ID = 0, 1
+MAX_LEFT_OVER: Final = 64
+"""Cancelled calls whose handlers still run; beyond that a CANCEL is answered when one ends."""
+NO_WAIT: Final = getattr(os, "RWF_NOWAIT", None)
+
+
+class _Op:
+    """One request being served."""
+
+    __slots__ = (
+        "cancelled",
+        "dest",
+        "fetching",
+        "key",
+        "landing",
+        "lease",
+        "mrs",
+        "replied",
+        "reply",
+        "request",
+        "source",
+        "xid",
+    )
+
+    def __init__(self, message: Message, request: Request) -> None:
+        self.xid = message.xid
+        self.request = request
+        self.source = message.source
+        self.dest = message.dest
+        chunks = message.source or message.dest
+        self.key = chunks[0].rkey if chunks else None
+        self.landing: Landing | None = None
+        self.fetching = False
+        self.mrs: list[MR] = []
+        self.reply: Reply | None = None
+        self.lease: Lease | None = None
+        self.replied = False
+        self.cancelled = False
+
+    def release(self) -> None:
+        """Give back what the reply lent."""
+        reply, self.reply = self.reply, None
+        if reply is not None and reply.release is not None:
+            reply.release()
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.release()
+
+    def drop_landing(self) -> None:
+        """Give back memory that was not filled."""
+        landing, self.landing = self.landing, None
+        if landing is not None and landing.release is not None:
+            landing.release()
+
+
+class ServerEnd(End):
+    """The server's end of one connection; `serve` runs it."""
+
+    kinds = (FrameKind.REQUEST, CANCEL)
+
+    def __init__(self, device: Device, env: Env, probe: Probe, limits: Limits, handler: Handler) -> None:
+        profile = device.profile
+        nr_mrs = min(profile.max_mr, max(limits.credits, -(-limits.max_segs // profile.max_fast_reg_segs)))
+        nr_recvs = min(2 * limits.credits + 2, profile.max_qp_wr, profile.max_cqe - 1)
+        super().__init__(device, env, probe, limits, nr_recvs, 8 * limits.credits, nr_mrs)
+        self.iwarp = profile.iwarp
+        self.handler = handler
+        self.handlers: trio.Nursery | None = None
+        self.pool = BufferPool(probe, limits.max_payload, 8)
+        self.ops: dict[int, _Op] = {}
+        self.active = 0
+        self.starved: deque[_Op] = deque()
+        self.left_over = 0
+        self.late: deque[_Op] = deque()
+
+    async def serve(self) -> None:
+        """Serve the connection until it ends. Cancellation: the connection is broken, handlers are cancelled."""
+        try:
+            async with trio.open_nursery() as handlers:
+                self.handlers = handlers
+                await self.run()
+                handlers.cancel_scope.cancel()
+        finally:
+            self.handler.closed()
+            self.pool.close()
+
+    # ---- in
+
+    def on_message(self, message: Message, invalidated: int | None) -> None:
+        """See `End`."""
+        if invalidated is not None:
+            raise ProtocolError("the client invalidated memory of the server, which lends none")
+        if message.kind == CANCEL:
+            self._cancel(message.xid)
+            return
+        if message.xid in self.ops:
+            raise ProtocolError(f"bad message: call {message.xid} again")
+        if self.active >= self.limits.credits:
+            raise ProtocolError("the client uses more credits than it has")
+        length = message.payload_length
+        if length and not message.source and len(message.inline) != length:
+            raise ProtocolError("bad message: a payload that is neither inline nor in chunks")
+        op = _Op(message, decode_request(message.op, message.body, self.limits))
+        self.ops[op.xid] = op
+        self.active += 1
+        if length:
+            landing = self.handler.admit(op.request, length)
+            if isinstance(landing, int):
+                self._reply(op, Reply(landing))
+                return
+            op.landing = landing
+            if op.source:
+                op.fetching = True
+                self._fetch(op)
+                return
+            copy_to_iter(message.inline, landing.iter.copy())
+            self.probe.copied(length)
+        self._handle(op)
+
+    def _fetch(self, op: _Op) -> None:
+        """Start the READs of a request's payload; without a free region (iWARP needs one) it waits for one."""
+        assert op.landing is not None
+        length = sum(chunk.length for chunk in op.source)
+        views = extract_segments(op.landing.iter.copy(), length)
+        if self.iwarp:
+            wrs = self._registered_reads(op, views)
+            if wrs is None:
+                self.starved.append(op)
+                return
+        else:
+            wrs = plan(Opcode.READ, dma_sges(views), op.source, self.max_sge)
+        wrs[-1].flags = SIGNALED
+        wrs[-1].wr_id = op.xid << 1 | READ_ID
+        self.post(wrs)
+
+    def _registered_reads(self, op: _Op, views: list[memoryview]) -> list[SendWR] | None:
+        """Return REG_MR, READ and LOCAL_INV requests: an iWARP READ names its sink on the wire."""
+        most = self.mrs.max_segs
+        if -(-len(views) // most) > self.mrs.available:
+            return None
+        registrations: list[SendWR] = []
+        local: list[SGE] = []
+        for start in range(0, len(views), most):
+            mr, key = self.mrs.take(views[start : start + most])
+            self.probe.map_calls += 1
+            op.mrs.append(mr)
+            registrations.append(SendWR(0, Opcode.REG_MR, (), 0, mr=mr, key=key, access=SINK))
+            local.append(SGE(mr.iova, mr.length, key))
+        ends = [SendWR(0, Opcode.LOCAL_INV, (), 0, invalidate_rkey=sge.lkey) for sge in local]
+        return [*registrations, *plan(Opcode.READ, local, op.source, 1), *ends]
+
+    def on_sent(self, wc: WC) -> None:
+        """See `End`."""
+        op = self.ops.get(wc.wr_id >> 1)
+        if op is None:
+            return
+        if wc.wr_id & 1 == REPLY_ID:
+            del self.ops[op.xid]
+            op.release()
+            return
+        op.fetching = False
+        for mr in op.mrs:
+            self.mrs.give_back(mr)
+        op.mrs.clear()
+        if self.starved:
+            self._fetch(self.starved.popleft())
+        if op.cancelled:
+            op.drop_landing()
+            self._reply(op, Reply(errno.ECANCELED))
+        else:
+            self._handle(op)
+
+    def _cancel(self, xid: int) -> None:
+        """Answer a call that the client takes back, unless its answer is on the way."""
+        op = self.ops.get(xid)
+        if op is None or op.replied or op.cancelled:
+            return
+        op.cancelled = True
+        if op in self.starved:
+            self.starved.remove(op)
+            op.drop_landing()
+            self._reply(op, Reply(errno.ECANCELED))
+        elif op.fetching:
+            pass  # the READs in flight come first
+        elif self.left_over >= MAX_LEFT_OVER:
+            self.late.append(op)
+        else:
+            self._leave(op)
+
+    def _leave(self, op: _Op) -> None:
+        """Answer a cancelled call whose handler still runs; the handler's own answer will be dropped."""
+        self.left_over += 1
+        self._reply(op, Reply(errno.ECANCELED))
+
+    # ---- the handler
+
+    def _handle(self, op: _Op) -> None:
+        landing, op.landing = op.landing, None
+        result = self.handler.handle(op.request, landing)
+        if (isinstance(result, Reply) and not isinstance(result.source, FileRange)) or (
+            isinstance(result, Reply) and self._load_at_once(op, result)
+        ):
+            self._reply(op, result)
+        else:
+            assert self.handlers is not None
+            self.handlers.start_soon(self._finish_later, op, result)
+
+    async def _finish_later(self, op: _Op, pending: Reply | Awaitable[Reply]) -> None:
+        """Wait for a handler, and for the file range of its reply, then answer."""
+        reply = pending if isinstance(pending, Reply) else await pending
+        lease: Lease | None = None
+        if isinstance(reply.source, FileRange):
+            try:
+                lease = await self._load(reply)
+            except OSError as error:
+                if reply.release is not None:
+                    reply.release()
+                reply = Reply(error.errno or errno.EIO)
+        if self.error is None and not op.replied:
+            op.lease = lease
+            if op.cancelled:
+                self.late.remove(op)
+                reply = Reply(errno.ECANCELED, release=reply.release)
+            self._reply(op, reply)
+            return
+        if reply.release is not None:
+            reply.release()
+        if lease is not None:
+            lease.release()
+        if self.error is None:
+            self.left_over -= 1
+            if self.late:
+                self._leave(self.late.popleft())
+
+    def _load_at_once(self, op: _Op, reply: Reply) -> bool:
+        """Read the reply's file range if the page cache holds it; return whether it did."""
+        source = reply.source
+        assert isinstance(source, FileRange)
+        if NO_WAIT is None:
+            return False
+        lease = self.pool.get(source.length)
+        try:
+            done = os.preadv(source.fd, [lease.view], source.pos, NO_WAIT)
+        except OSError:
+            done = -1
+        if done < source.length:
+            lease.release()
+            return False
+        op.lease = lease
+        reply.source = IovIter.kvec(Direction.SOURCE, [lease.view])
+        return True
+
+    async def _load(self, reply: Reply) -> Lease:
+        """Read the reply's file range in a worker thread; at the end of the file it is shorter."""
+        source = reply.source
+        assert isinstance(source, FileRange)
+        lease = self.pool.get(source.length)
+        try:
+            done = await self.env.run_blocking(partial(os.preadv, source.fd, [lease.view], source.pos))
+        except BaseException:
+            lease.release()
+            raise
+        reply.source = IovIter.kvec(Direction.SOURCE, [lease.view[:done]])
+        return lease
+
+    # ---- out
+
+    def _reply(self, op: _Op, reply: Reply) -> None:
+        """Post a reply, the WRITEs of its payload in front of it."""
+        source = reply.source
+        views: list[memoryview] = []
+        if isinstance(source, IovIter) and source.count:
+            views = extract_segments(source.copy(), source.count)
+        op.reply = reply
+        op.replied = True
+        self.active -= 1
+        length = sum(map(len, views))
+        inline = length if not op.dest and length <= INLINE_MAX else 0
+        wrs: list[SendWR] = []
+        if length and not inline and length <= sum(chunk.length for chunk in op.dest):
+            wrs = plan(Opcode.WRITE, dma_sges(views), op.dest, self.max_sge)
+        body = b"" if reply.status or reply.body is None else encode_reply(reply.body)
+        head = pack(FrameKind.REPLY, op.request.op, op.xid, reply.status, body, length, inline)
+        message = self.gather(head, views if inline else [])
+        send = SendWR(op.xid << 1 | REPLY_ID, Opcode.SEND, dma_sges(message), SIGNALED)
+        if op.key is not None:
+            send.opcode = Opcode.SEND_WITH_INV
+            send.invalidate_rkey = op.key
+        self.probe.messages += 1
+        wrs.append(send)
+        self.post(wrs)
+
+    def deadline(self) -> float | None:
+        """See `End`."""
+        return None
+
+    def on_deadline(self) -> None:
+        """See `End`."""
+
+    def on_failed(self, error: TransportError) -> None:
+        """See `End`."""
+        for op in self.ops.values():
+            op.drop_landing()
+            op.release()
+        self.ops.clear()
+        if self.handlers is not None:
+            self.handlers.cancel_scope.cancel()
