@@ -16,11 +16,16 @@ from iov.iov_iter import IovIter
 from transport.base import ClientCall
 
 if TYPE_CHECKING:
+    from netfs.cache.folio import Folio
     from netfs.engine.inode import NetfsInode
 
 __all__ = ["IoRequest", "IoSubrequest", "Origin", "Source", "Wake"]
 
 Wake = Callable[[], None]
+
+
+def _nobody() -> None:
+    """Wake nobody: a request that no task waits for."""
 
 
 class Origin(enum.Enum):
@@ -91,7 +96,7 @@ class IoSubrequest:
         self.need_retry = retry
         request = self.request
         request.in_flight -= 1
-        request.collect(self)
+        request.terminated(self)
 
 
 @dataclass(slots=True, eq=False)
@@ -99,11 +104,15 @@ class IoRequest:
     """One read (rreq) or write (wreq).
 
     start, length: the range in the file, rounded out to blocks where the file has them. iter: the memory for that range, never
-    moved by the engine. collect: the collector, run at each termination. issue: cuts and issues what may go now. wake: called
-    once, when nothing of the request is in flight or left to do; `transferred` and `error` are final then.
+    moved by the engine. i_size: as it was at the start. terminated: judges the end of each issue and runs the collector.
+    progress: told of each subrequest the collector took; None for direct I/O. wake: called once, when nothing of the request is
+    in flight or left to do; `transferred` (a contiguous prefix) and `error` are final then. verifier: boot verifier common to all
+    unstable writes of the request. folios: those the request fills or cleans, in file order, the page cache's.
+    sequential: one subrequest at a time, so that a failure leaves no hole before data.
 
-    Flags: all_queued: everything was cut. paused: no further issue (a failure, or waiting for a retry). abandoned: the caller
-    was cancelled. issuing: `issue` is on the stack, so that a termination inside it does not enter it again.
+    Flags: all_queued: everything was cut. paused: no further issue (a failure, or waiting for a retry). short_transfer: later data
+    no longer counts. abandoned: the caller was cancelled. advancing: the collector is on the stack, so that a termination inside it
+    does not enter it again.
     """
 
     origin: Origin
@@ -111,14 +120,12 @@ class IoRequest:
     start: int
     length: int
     iter: IovIter
-    collect: Callable[[IoSubrequest], None]
-    wake: Wake
-    max_in_flight: int
-    debug_id: int
     i_size: int
+    terminated: Callable[[IoSubrequest], None]
+    progress: Callable[["IoRequest", IoSubrequest], None] | None = None
+    wake: Wake = _nobody
     submitted: int = 0
     transferred: int = 0
-    collected_to: int = 0
     error: Exception | None = None
     in_flight: int = 0
     cursor: IovIter | None = None
@@ -128,8 +135,11 @@ class IoRequest:
     paused: bool = False
     short_transfer: bool = False
     abandoned: bool = False
-    issuing: bool = False
+    advancing: bool = False
     done: bool = False
+    verifier: int = 0
+    folios: list["Folio"] = field(default_factory=list)
+    sequential: bool = False
 
     def abandon(self) -> None:
         """Ask that the request end early: nothing more is issued, what is in flight is asked to end. `wake` still follows.

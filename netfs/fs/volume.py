@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from netfs.engine.ops import NetfsOps
-from transport.messages import Attr, DirEntry, Handle
+from transport.messages import Attr, DirEntry, EntryReply, Handle
 
 if TYPE_CHECKING:
     from netfs.fs.inode import Inode
@@ -36,8 +36,8 @@ class Volume(ABC):
         """Make the table of a file that was not open yet; `inode.handle` names it, `inode.sizes` are its sizes."""
 
     @abstractmethod
-    async def created(self, handle: Handle) -> None:
-        """Give a regular file that was just created what it needs before it can be opened."""
+    async def created(self, entry: EntryReply) -> None:
+        """Give a regular file what it needs before it can be opened; called after each CREATE, also when the file was there."""
 
     @abstractmethod
     async def file_size(self, handle: Handle, attr: Attr) -> int:

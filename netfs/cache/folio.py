@@ -1,0 +1,141 @@
+"""Sans-IO. Folio: a piece of a file in memory, with its state.
+
+    memory   |----------------------- size ------------------------|
+    valid            |##########################|                      bytes that are right (all of them: uptodate)
+    dirty                  |DDDDDDDD|                                   newer than the server's, within valid
+    unstable             |UUUUUU|                                       at the server, but not yet committed, within valid
+
+A folio that was written before it was read is valid only where it was written (a *streaming write*); a write that does not touch
+the valid range has to fill the gap first, so each state is one range. Bytes of an uptodate folio behind the end of the file are zero.
+After struct folio and netfs_folio of Linux; here a folio that is clean keeps its partial validity. The memory is the page cache's.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from iov.copy_iter import zero_iter
+from iov.iov_iter import Direction, IovIter
+from netfs.cache.waiters import WakeList
+
+if TYPE_CHECKING:
+    from netfs.cache.pagecache import Mapping
+
+__all__ = ["Folio"]
+
+
+@dataclass(slots=True, eq=False)
+class Folio:
+    """`size` bytes of a file at `pos`. Offsets of ranges count from `pos`; a range that ends where it begins is empty.
+
+    locked: being filled. writeback: being sent. pins: readers or writers that wait for it and will look at it again. verifier: of
+    the boot that took the unstable bytes.
+    """
+
+    mapping: "Mapping"
+    pos: int
+    memory: memoryview
+    size: int
+    valid_from: int = 0
+    valid_to: int = 0
+    dirty_from: int = 0
+    dirty_to: int = 0
+    unstable_from: int = 0
+    unstable_to: int = 0
+    verifier: int = 0
+    locked: bool = False
+    writeback: bool = False
+    pins: int = 0
+    waiters: WakeList = field(default_factory=WakeList)
+
+    @property
+    def uptodate(self) -> bool:
+        """All bytes are right."""
+        return self.valid_to == self.size and not self.valid_from
+
+    @property
+    def dirty(self) -> bool:
+        """Some bytes are newer than the server's."""
+        return self.dirty_to > self.dirty_from
+
+    @property
+    def unstable(self) -> bool:
+        """Some bytes may still be lost by the server."""
+        return self.unstable_to > self.unstable_from
+
+    @property
+    def evictable(self) -> bool:
+        """Nothing is lost when the folio goes, and nobody is at work on it."""
+        return not (
+            self.locked or self.writeback or self.pins or self.dirty_to > self.dirty_from or self.unstable_to > self.unstable_from
+        )
+
+    def holds(self, off: int, end: int) -> bool:
+        """All of [off, end) is right."""
+        return self.valid_from <= off and end <= self.valid_to
+
+    def touches(self, off: int, end: int) -> bool:
+        """[off, end) overlaps or continues the valid range, or there is none."""
+        return self.valid_from == self.valid_to or (off <= self.valid_to and end >= self.valid_from)
+
+    def filled(self) -> None:
+        """All bytes are right now."""
+        self.valid_from, self.valid_to = 0, self.size
+
+    def wrote(self, off: int, end: int) -> None:
+        """New bytes are in [off, end), which touches the valid range; marks them valid and dirty."""
+        assert self.touches(off, end), "a write that leaves a gap"
+        if self.valid_from == self.valid_to:
+            self.valid_from, self.valid_to = off, end
+        else:
+            self.valid_from, self.valid_to = min(self.valid_from, off), max(self.valid_to, end)
+        self.make_dirty(off, end)
+
+    def make_dirty(self, off: int, end: int) -> None:
+        """Mark valid bytes dirty; what lies between two dirty ranges is dirty too."""
+        if self.dirty_to > self.dirty_from:
+            off, end = min(self.dirty_from, off), max(self.dirty_to, end)
+        assert self.valid_from <= off <= end <= self.valid_to, "dirty bytes that are not valid"
+        self.dirty_from, self.dirty_to = off, end
+
+    def make_unstable(self, off: int, end: int, verifier: int) -> None:
+        """The server has [off, end) but may lose it; another boot than before makes all of it suspect."""
+        if self.unstable_to > self.unstable_from:
+            off, end = min(self.unstable_from, off), max(self.unstable_to, end)
+            if verifier != self.verifier:
+                verifier = -1
+        self.unstable_from, self.unstable_to = off, end
+        self.verifier = verifier
+
+    def zero(self, off: int, end: int) -> None:
+        """Clear bytes of the memory."""
+        zero_iter(end - off, IovIter.ubuf(Direction.DEST, self.memory[off:end]))
+
+    def zero_rest(self) -> None:
+        """Nothing but zeros is outside the valid range: make all of it valid."""
+        self.zero(0, self.valid_from)
+        self.zero(self.valid_to, self.size)
+        self.filled()
+
+    def cleaned(self) -> None:
+        """Nothing is dirty any more."""
+        self.dirty_from = self.dirty_to = 0
+
+    def committed(self) -> None:
+        """Nothing is unstable any more."""
+        self.unstable_from = self.unstable_to = self.verifier = 0
+
+    def cut(self, off: int) -> None:
+        """The file ends at `off` now: the rest is zero and nothing of it is dirty."""
+        self.zero(off, self.size)
+        if self.valid_to != self.size or self.valid_from >= off:
+            self.valid_to = min(self.valid_to, off)
+            self.valid_from = min(self.valid_from, self.valid_to)
+        self.dirty_to = min(self.dirty_to, off)
+        self.dirty_from = min(self.dirty_from, self.dirty_to)
+        self.unstable_to = min(self.unstable_to, off)
+        self.unstable_from = min(self.unstable_from, self.unstable_to)
+
+    def unlock(self) -> None:
+        """End being filled; whoever waits looks at `valid` again."""
+        self.locked = False
+        self.waiters.wake_all()

@@ -1,0 +1,196 @@
+"""Trio shell. Buffered reads: from the page cache, which is filled by readahead, by single folios and by the gaps of partly valid ones.
+
+A reader that finds nothing starts a readahead request and waits for the first folio of it; folios become readable one by one as the
+collector passes them, and nobody waits for the rest. A readahead failure is nobody's error: the reader that needs the folio reads it
+alone and is told. One copy, folio to caller. Folios are lent to a request while `locked`. After read/buffered_read.c of Linux netfslib.
+"""
+
+import contextlib
+
+import trio
+
+from iov.bvec import BioVec
+from iov.copy_iter import copy_to_iter, zero_iter
+from iov.iov_iter import Direction, IovIter
+from netfs.cache.folio import Folio
+from netfs.engine.collect import advance
+from netfs.engine.inode import NetfsInode
+from netfs.engine.park import run_request
+from netfs.engine.read_collect import read_terminated
+from netfs.engine.readahead import Readahead
+from netfs.engine.request import IoRequest, IoSubrequest, Origin
+from netfs.engine.writeback import make_room, wait_for_folio
+
+__all__ = ["buffered_read", "cached_view", "fill_gaps"]
+
+
+def cached_view(inode: NetfsInode, pos: int, length: int) -> memoryview | None:
+    """Return the bytes at `pos`, clipped to the file, if one folio holds them all. The view is good until the next checkpoint."""
+    mapping = inode.mapping
+    folio = mapping.folios.get(pos // mapping.folio_size)
+    if folio is None or folio.locked:
+        return None
+    off = pos - folio.pos
+    end = off + min(length, inode.sizes.i_size - pos)
+    if not (off < end and folio.valid_from <= off and end <= folio.valid_to):
+        return None
+    inode.cache.touch(folio)
+    return folio.memory[off:end]
+
+
+async def buffered_read(inode: NetfsInode, it: IovIter, pos: int, ahead: Readahead) -> int:
+    """Read at `pos` into `it`, which is moved by what came.
+
+    Returns: bytes, 0 at the end of the file; fewer than asked only there or where a later part failed.
+    Raises: the error of the first part. Cancellation: no effect but that `it` may hold data.
+    """
+    await trio.lowlevel.checkpoint()
+    mapping = inode.mapping
+    start = pos
+    try:
+        while it.count:
+            end = min(pos + it.count, inode.sizes.i_size)
+            if end <= pos:
+                break
+            folio = mapping.folios.get(pos // mapping.folio_size)
+            if folio is not None and not folio.locked:
+                off = pos - folio.pos
+                upto = min(folio.size, end - folio.pos)
+                if folio.holds(off, upto):
+                    inode.cache.touch(folio)
+                    inode.probe.copied(copy_to_iter(folio.memory[off:upto], it))
+                    pos = folio.pos + upto
+                    continue
+            await _fill(inode, folio, pos, end, ahead)
+    except Exception:
+        if pos == start:
+            raise
+    wanted = ahead.consumed(pos)
+    if wanted and ahead.ahead_to < inode.sizes.i_size:
+        with contextlib.suppress(Exception):
+            await _read_ahead(inode, ahead.ahead_to, wanted, ahead)
+    return pos - start
+
+
+async def fill_gaps(inode: NetfsInode, folio: Folio) -> None:
+    """Read what is not valid of a folio; it may be dirty between the gaps.
+
+    Raises: the read's error; the folio is then as before. Cancellation: as before.
+    """
+    assert not (folio.locked or folio.writeback)
+    folio.locked = True
+    folio.pins += 1
+    try:
+        if folio.valid_from == folio.valid_to:
+            folio.valid_from = folio.valid_to = 0
+        await _read_gap(inode, folio, 0, folio.valid_from)
+        await _read_gap(inode, folio, folio.valid_to, folio.size)
+        folio.filled()
+    finally:
+        folio.pins -= 1
+        folio.unlock()
+
+
+async def _read_gap(inode: NetfsInode, folio: Folio, off: int, end: int) -> None:
+    if off == end:
+        return
+    it = IovIter.bvec(Direction.DEST, [BioVec(folio.memory, off, end - off)])
+    rreq = IoRequest(Origin.READ_GAPS, inode, folio.pos + off, end - off, it, inode.sizes.i_size, read_terminated, _clear_tail)
+    inode.probe.requests += 1
+    await inode.ops.init_request(rreq)
+    await run_request(rreq)
+    if rreq.error is not None:
+        raise rreq.error
+
+
+async def _fill(inode: NetfsInode, folio: Folio | None, pos: int, end: int, ahead: Readahead) -> None:
+    """Bring the folio at `pos` closer to being readable; the caller looks again."""
+    if folio is None:
+        first = await _read_ahead(inode, pos, ahead.missed(pos, end), ahead)
+        if first is None:
+            await make_room(inode.cache)
+            return
+        folio = first
+        if folio.locked:
+            await wait_for_folio(folio)
+        if folio.valid_to or folio.locked or _gone(inode, folio):
+            return
+    if folio.locked:
+        await wait_for_folio(folio)
+    elif folio.writeback:
+        # Its gaps may be filled, but a folio is lent to one request at a time.
+        await wait_for_folio(folio)
+    else:
+        await fill_gaps(inode, folio)
+
+
+def _gone(inode: NetfsInode, folio: Folio) -> bool:
+    return inode.mapping.folios.get(folio.pos // folio.size) is not folio
+
+
+async def _read_ahead(inode: NetfsInode, pos: int, end: int, ahead: Readahead) -> Folio | None:
+    """Start filling the folios from `pos` on that are not there, up to `end`, the first that is there or the end of the file.
+
+    Returns: the first folio, None when there was no room for any.
+    """
+    mapping = inode.mapping
+    size = mapping.folio_size
+    index = pos // size
+    last = (min(end, inode.sizes.i_size) - 1) // size
+    folios: list[Folio] = []
+    while index <= last and index not in mapping.folios:
+        folio = inode.cache.add(mapping, index)
+        if folio is None:
+            break
+        folio.locked = True
+        folios.append(folio)
+        index += 1
+    ahead.reached(index * size)
+    if not folios:
+        return None
+    it = IovIter.bvec(Direction.DEST, [BioVec(folio.memory, 0, size) for folio in folios])
+    rreq = IoRequest(Origin.READAHEAD, inode, folios[0].pos, it.count, it, inode.sizes.i_size, read_terminated, _folios_filled)
+    rreq.folios = list(folios)
+    rreq.wake = lambda: _unlock_rest(rreq)
+    inode.probe.requests += 1
+    # The first is kept whatever happens, so that one who waits for it sees the failure and reads it alone.
+    folios[0].pins += 1
+    try:
+        await inode.ops.init_request(rreq)
+    except BaseException:
+        rreq.wake()
+        raise
+    else:
+        advance(rreq)
+    finally:
+        folios[0].pins -= 1
+    return folios[0]
+
+
+def _clear_tail(rreq: IoRequest, front: IoSubrequest) -> None:
+    """The file ended inside this part: what is behind its end is zero."""
+    if front.failed or front.transferred == front.length:
+        return
+    it = rreq.iter.copy()
+    it.advance(front.start + front.transferred - rreq.start)
+    zero_iter(front.length - front.transferred, it)
+
+
+def _folios_filled(rreq: IoRequest, front: IoSubrequest) -> None:
+    """Unlock the folios the collector has passed; after a failure they stay as they are."""
+    if rreq.error is not None or front.failed:
+        return
+    _clear_tail(rreq, front)
+    end = front.start + front.length
+    while rreq.folios and rreq.folios[0].pos + rreq.folios[0].size <= end:
+        folio = rreq.folios.pop(0)
+        folio.filled()
+        folio.unlock()
+
+
+def _unlock_rest(rreq: IoRequest) -> None:
+    for folio in rreq.folios:
+        folio.unlock()
+        if not folio.pins:
+            rreq.inode.cache.drop(folio)
+    rreq.folios.clear()

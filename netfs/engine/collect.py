@@ -1,0 +1,51 @@
+"""Sans-IO. Move a request on: take finished subrequests, issue again what wants it, issue what is next, and see when all is done.
+
+`advance` is entered at the start and at every termination, but never twice: a termination that comes while it runs only leaves its
+verdict, which the running loop sees. Subrequests are taken from the front only, so what counts is a contiguous prefix: after the
+first short one later data is not counted. A failure stops issuing; what is in flight is waited for and dropped. There is no moment at
+which the last subrequest is queued but its collector could miss it (the ALL_QUEUED races of netfslib's history). Owns no memory.
+"""
+
+from netfs.engine.request import IoRequest
+from netfs.engine.retry import reissue
+from netfs.engine.split import launch, next_part
+
+__all__ = ["advance"]
+
+
+def advance(rreq: IoRequest) -> None:
+    """Do all that can be done now; wakes the owner, once, when nothing is in flight or left to do."""
+    if rreq.advancing or rreq.done:
+        return
+    rreq.advancing = True
+    subreqs = rreq.subrequests
+    while True:
+        if subreqs and not subreqs[0].in_progress:
+            if subreqs[0].need_retry and rreq.error is None and not rreq.abandoned:
+                if rreq.in_flight:
+                    break  # a retry begins when all is quiet
+                reissue(rreq)
+            else:
+                _take_front(rreq)
+        elif rreq.paused or rreq.all_queued or rreq.in_flight >= rreq.inode.ops.max_in_flight or (subreqs and rreq.sequential):
+            break
+        else:
+            launch(next_part(rreq))
+    rreq.advancing = False
+    if not (rreq.in_flight or subreqs):
+        rreq.done = True
+        rreq.wake()
+
+
+def _take_front(rreq: IoRequest) -> None:
+    front = rreq.subrequests.pop(0)
+    if front.failed and rreq.error is None:
+        rreq.error = front.error
+    if not rreq.short_transfer:
+        rreq.transferred += front.transferred
+        if front.transferred < front.length:
+            rreq.short_transfer = True
+            if rreq.progress is None:
+                rreq.all_queued = True  # direct I/O ends at the first gap
+    if rreq.progress is not None:
+        rreq.progress(rreq, front)

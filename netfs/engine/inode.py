@@ -1,0 +1,86 @@
+"""Sans-IO. NetfsInode: what the request library keeps for one file.
+
+After `netfs_inode` of Linux netfslib. Owns no memory; the folios belong to the page cache.
+"""
+
+import errno
+
+from iov.pool import BufferPool
+from iov.probe import Probe
+from netfs.cache.pagecache import Mapping, PageCache
+from netfs.cache.waiters import WakeList
+from netfs.engine.locking import IoLock
+from netfs.engine.ops import NetfsOps
+from netfs.engine.sizes import FileSizes
+
+__all__ = ["ErrorSequence", "NetfsInode"]
+
+
+class ErrorSequence:
+    """The last error of a write nobody waited for; each descriptor is told once. After errseq_t of Linux."""
+
+    __slots__ = ("count", "error", "told")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.told = 0
+        self.error: Exception | None = None
+
+    def record(self, error: Exception) -> None:
+        """Remember an error."""
+        self.count += 1
+        self.error = error
+
+    def sample(self) -> int:
+        """Return the mark of a new descriptor: an error that nobody has been told yet lies before it."""
+        return self.count if self.told == self.count else self.count - 1
+
+    def check(self, mark: int) -> tuple[Exception | None, int]:
+        """Return the error behind a descriptor's mark, if any, and its new mark."""
+        if mark == self.count:
+            return None, mark
+        self.told = self.count
+        return self.error, self.count
+
+
+class NetfsInode:
+    """One file: its table, sizes, lock, folios, and what of its data the server has not made durable.
+
+    ops is set once, by the filesystem, before any I/O. uncommitted: something was written since the last commit. direct_verifier: of
+    the boot that took unstable direct writes since then, 0 for none.
+    """
+
+    __slots__ = (
+        "cache", "direct_verifier", "lock", "mapping", "modified", "ops", "pool", "probe", "sizes", "uncommitted", "wb_error", "wb_lock",
+        "wb_waiters",
+    )  # fmt: skip
+
+    ops: NetfsOps
+    mapping: Mapping
+
+    def __init__(self, cache: PageCache, pool: BufferPool, probe: Probe) -> None:
+        self.cache = cache
+        self.pool = pool
+        self.probe = probe
+        self.sizes = FileSizes()
+        self.lock = IoLock()
+        self.wb_error = ErrorSequence()
+        self.wb_lock = False
+        self.wb_waiters = WakeList()
+        self.uncommitted = False
+        self.direct_verifier = 0
+        self.modified = 0
+
+    def set_ops(self, ops: NetfsOps) -> None:
+        """Plug the filesystem in."""
+        self.ops = ops
+        self.mapping = self.cache.mapping(self, ops.block_size)
+
+    def wrote_direct(self, verifier: int) -> None:
+        """Note direct writes taken by the boot `verifier`. They are not kept: an earlier boot's may be lost, which is an error."""
+        self.uncommitted = True
+        self.modified += 1
+        if verifier and self.direct_verifier and verifier != self.direct_verifier:
+            self.wb_error.record(OSError(errno.EIO, "the server restarted and may have lost direct writes"))
+        if verifier:
+            self.direct_verifier = verifier

@@ -1,0 +1,93 @@
+"""Sans-IO. Cut a request into subrequests and issue one.
+
+        rreq  |<------------------------------ length ------------------------------->|
+              |  subreq 0  |  subreq 1  |  subreq 2  |    cursor: memory not cut yet   |
+                                                     ^ start + submitted
+
+A part is what the prepare hook allows, rounded down to whole blocks, and at most `max_segs` segments of memory where it is sent
+from there (with blocks it goes through the cipher's own memory). Reads into the page cache do not ask the server for what lies
+behind the zero point. After the slicing loop of Linux netfslib. Owns no memory.
+"""
+
+from iov.copy_iter import zero_iter
+from iov.iov_iter import IovIter
+from netfs.engine.request import IoRequest, IoSubrequest, Origin, Source
+
+__all__ = ["allowed", "cut_memory", "launch", "next_part"]
+
+_WRITES = frozenset({Origin.DIO_WRITE, Origin.WRITEBACK})
+_DIO_READ = Origin.DIO_READ
+_UPLOAD = Source.UPLOAD
+_DOWNLOAD = Source.DOWNLOAD
+_ZERO = Source.FILL_WITH_ZEROES
+
+
+def next_part(rreq: IoRequest) -> IoSubrequest:
+    """Cut off the next subrequest and queue it; the last one sets `all_queued`."""
+    start = rreq.start + rreq.submitted
+    left = rreq.length - rreq.submitted
+    source = _DOWNLOAD
+    if rreq.origin in _WRITES:
+        source = _UPLOAD
+    elif rreq.origin is not _DIO_READ:
+        source, left = _where_from(rreq, start, left)
+    cursor = rreq.cursor
+    if cursor is None:
+        cursor = rreq.cursor = rreq.iter.copy()
+    subreq = IoSubrequest(rreq, rreq.nr_subrequests, source, start, 0, cursor, left)
+    subreq.iter = cut_memory(rreq, cursor, allowed(subreq, left))
+    subreq.length = length = subreq.iter.count
+    assert length, "a subrequest without bytes"
+    rreq.nr_subrequests += 1
+    rreq.subrequests.append(subreq)
+    rreq.submitted += length
+    rreq.all_queued = rreq.submitted == rreq.length
+    return subreq
+
+
+def launch(subreq: IoSubrequest) -> None:
+    """Issue a queued subrequest; it may terminate before this returns."""
+    rreq = subreq.request
+    inode = rreq.inode
+    subreq.in_progress = True
+    rreq.in_flight += 1
+    inode.probe.subrequests += 1
+    if subreq.source is _DOWNLOAD:
+        inode.ops.issue_read(subreq)
+    elif subreq.source is _UPLOAD:
+        inode.ops.issue_write(subreq)
+    else:
+        subreq.terminated(zero_iter(subreq.iter.count, subreq.iter))
+
+
+def allowed(subreq: IoSubrequest, left: int) -> int:
+    """Ask the prepare hook how many of `left` bytes may go in one issue; whole blocks, at least one."""
+    if subreq.source is _ZERO:
+        return left
+    ops = subreq.request.inode.ops
+    subreq.max_len = left
+    if subreq.source is _UPLOAD:
+        ops.prepare_write(subreq)
+    else:
+        ops.prepare_read(subreq)
+    length = subreq.max_len
+    if length >= left:
+        return left
+    block = ops.block_size
+    return max(length - length % block, block) if block > 1 else length
+
+
+def cut_memory(rreq: IoRequest, cursor: IovIter, length: int) -> IovIter:
+    """Take `length` bytes, or fewer when they lie in too many segments, off the cursor; the last piece is the cursor itself."""
+    ops = rreq.inode.ops
+    if cursor.mem is None and ops.block_size == 1 and cursor.nr_segs > ops.max_segs:
+        return cursor.slice(length, ops.max_segs)
+    return cursor if length == cursor.count else cursor.slice(length)
+
+
+def _where_from(rreq: IoRequest, start: int, left: int) -> tuple[Source, int]:
+    limit = min(rreq.inode.sizes.zero_point, rreq.i_size)
+    limit += -limit % rreq.inode.ops.block_size
+    if start >= limit:
+        return _ZERO, left
+    return _DOWNLOAD, min(left, limit - start)

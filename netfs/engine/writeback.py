@@ -1,0 +1,281 @@
+"""Trio shell. Writeback: dirty folios to the server, unstable data to its disk, and writers held back while too much is held.
+
+Requests are issued here and end by callback: a folio is *writeback* until its bytes are on the server, then *unstable* until a
+commit answers with the boot verifier that took them. If the verifier has changed, the server may have lost what it took: the
+folios are dirty again and are written once more. Direct writes are not kept, so for them a changed verifier is EIO, told once to
+each descriptor. A failed write drops its folios and is recorded the same way. A writer sends what fills a batch and goes on;
+only above the cache's dirty limit does it wait. One task at a time starts writeback of an inode. After fs/netfs/write_issue.c of
+Linux; the folios are the page cache's and are lent to the requests.
+"""
+
+import errno
+
+import trio
+
+from iov.bvec import BioVec
+from iov.iov_iter import Direction, IovIter
+from netfs.cache.folio import Folio
+from netfs.cache.pagecache import PageCache
+from netfs.engine.collect import advance
+from netfs.engine.inode import NetfsInode
+from netfs.engine.park import park
+from netfs.engine.request import IoRequest, IoSubrequest, Origin
+from netfs.engine.write_collect import write_terminated
+
+__all__ = [
+    "END_OF_TIME", "balance_dirty", "drop_range", "flush_range", "fsync", "make_room", "resize", "start_writeback", "wait_for_folio",
+]  # fmt: skip
+
+END_OF_TIME = 1 << 63
+COMMIT_TRIES = 3
+
+
+async def wait_for_folio(folio: Folio) -> None:
+    """Wait until something about the folio changes; it is not evicted meanwhile. Cancellation: no effect."""
+    folio.pins += 1
+    try:
+        await park(folio.waiters)
+    finally:
+        folio.pins -= 1
+
+
+async def start_writeback(inode: NetfsInode, start: int, end: int) -> None:
+    """Send the dirty folios that overlap [start, end); does not wait for them.
+
+    Checkpoints only when another task is starting writeback of the inode, or the filesystem's `init_request` waits.
+    """
+    await _wb_begin(inode)
+    try:
+        await _send_dirty(inode, start, end)
+    finally:
+        _wb_end(inode)
+
+
+async def flush_range(inode: NetfsInode, start: int, end: int) -> None:
+    """Send the dirty folios that overlap [start, end) and wait until all of them are on the server or have failed."""
+    await start_writeback(inode, start, end)
+    await _wait_writeback(inode, start, end)
+
+
+async def drop_range(inode: NetfsInode, start: int, end: int) -> None:
+    """Forget the folios that overlap [start, end), except dirty ones; waits for those in use."""
+    for folio in inode.mapping.range(start, end):
+        while folio.locked or folio.writeback:
+            await wait_for_folio(folio)
+        if inode.mapping.folios.get(folio.pos // folio.size) is folio and not folio.dirty:
+            if folio.unstable:
+                # No longer kept, so a restart of the server is an error from now on, as it is for a direct write.
+                inode.wrote_direct(folio.verifier)
+            inode.cache.drop(folio)
+
+
+async def fsync(inode: NetfsInode) -> None:
+    """Make everything written so far durable; what failed on the way is in `inode.wb_error`.
+
+    Raises: the error of the commit itself; what it covers stays uncommitted.
+    Cancellation: may have happened; nothing is forgotten.
+    """
+    for _ in range(COMMIT_TRIES):
+        await flush_range(inode, 0, END_OF_TIME)
+        if not inode.uncommitted or await _commit(inode):
+            return
+    inode.wb_error.record(OSError(errno.EIO, "the server restarts faster than it takes the data"))
+
+
+async def balance_dirty(inode: NetfsInode) -> None:
+    """Hold a writer back while more than the dirty limit is held."""
+    cache = inode.cache
+    while cache.held_bytes > cache.dirty_limit:
+        await _relieve(cache)
+
+
+async def make_room(cache: PageCache) -> None:
+    """Wait until a folio may have become free; called when the cache could evict none."""
+    if cache.holders:
+        await _relieve(cache)
+    elif (busy := cache.busy_folio()) is not None:
+        await wait_for_folio(busy)
+    else:
+        # All are pinned by tasks that are about to run.
+        await trio.lowlevel.checkpoint()
+
+
+async def resize(inode: NetfsInode, size: int) -> None:
+    """Set the file's size here and on the server; the caller holds the inode's lock exclusively.
+
+    Raises: the server's error; nothing changed then. Cancellation: may have happened on the server.
+    """
+    await _wb_begin(inode)
+    try:
+        await _send_dirty(inode, 0, size)
+        await _wait_writeback(inode, 0, END_OF_TIME)
+        for folio in inode.mapping.range(size, END_OF_TIME):
+            while folio.locked:
+                await wait_for_folio(folio)
+        await inode.ops.resize(size)
+        inode.modified += 1
+        inode.uncommitted = True
+        for folio in inode.mapping.range(size, END_OF_TIME):
+            if folio.pos >= size:
+                inode.cache.drop(folio)
+            else:
+                folio.cut(size - folio.pos)
+                inode.cache.update(folio)
+        inode.sizes.resized(size)
+    finally:
+        _wb_end(inode)
+
+
+async def _wb_begin(inode: NetfsInode) -> None:
+    while inode.wb_lock:
+        await park(inode.wb_waiters)
+    inode.wb_lock = True
+
+
+def _wb_end(inode: NetfsInode) -> None:
+    inode.wb_lock = False
+    inode.wb_waiters.wake_all()
+
+
+async def _wait_writeback(inode: NetfsInode, start: int, end: int) -> None:
+    if inode.mapping.writeback:
+        for folio in inode.mapping.range(start, end):
+            while folio.writeback:
+                await wait_for_folio(folio)
+
+
+async def _send_dirty(inode: NetfsInode, start: int, end: int) -> None:
+    mapping = inode.mapping
+    if len(mapping.dirty) == mapping.writeback:
+        return
+    size = mapping.folio_size
+    run: list[Folio] = []
+    for index in sorted(index for index in mapping.dirty if index * size < end and (index + 1) * size > start):
+        folio = mapping.dirty.get(index)
+        if folio is None or folio.writeback:
+            continue
+        if run and not _continues(run[-1], folio):
+            await _send_run(inode, run)
+            run = []
+        # Marked at once: the next init_request may wait, and nobody may change the folio from here on.
+        folio.writeback = True
+        mapping.writeback += 1
+        run.append(folio)
+    if run:
+        await _send_run(inode, run)
+
+
+def _continues(before: Folio, folio: Folio) -> bool:
+    return before.dirty_to == before.size and not folio.dirty_from and folio.pos == before.pos + before.size
+
+
+async def _send_run(inode: NetfsInode, run: list[Folio]) -> None:
+    """Make one request of folios whose dirty ranges lie end to end, whole blocks of them, and let it go."""
+    block = inode.ops.block_size
+    first, last = run[0], run[-1]
+    head = first.dirty_from - first.dirty_from % block
+    tail = last.dirty_to + -last.dirty_to % block
+    bvecs = [BioVec(folio.memory, 0, folio.size) for folio in run]
+    bvecs[-1].length = tail
+    bvecs[0].off = head
+    bvecs[0].length -= head
+    it = IovIter.bvec(Direction.SOURCE, bvecs)
+    wreq = IoRequest(
+        Origin.WRITEBACK, inode, first.pos + head, it.count, it, inode.sizes.i_size, write_terminated, _folios_written
+    )  # fmt: skip
+    wreq.folios = run
+    wreq.wake = lambda: _run_ended(wreq)
+    inode.probe.requests += 1
+    try:
+        await inode.ops.init_request(wreq)
+    except Exception as error:  # noqa: BLE001 (it is recorded, for the write, fsync or close that follows)
+        wreq.error = error
+        wreq.wake()
+        return
+    except BaseException:
+        for folio in run:
+            _end_writeback(folio)
+        raise
+    advance(wreq)
+
+
+def _folios_written(wreq: IoRequest, front: IoSubrequest) -> None:
+    """Clean the folios whose dirty bytes are all on the server."""
+    good = wreq.start + wreq.transferred
+    inode = wreq.inode
+    while wreq.folios:
+        folio = wreq.folios[0]
+        end = folio.pos + folio.dirty_to
+        if end > good:
+            return
+        del wreq.folios[0]
+        inode.uncommitted = True
+        inode.modified += 1
+        if wreq.verifier:
+            folio.make_unstable(folio.dirty_from, folio.dirty_to, wreq.verifier)
+        folio.cleaned()
+        inode.sizes.wrote_server(end)
+        _end_writeback(folio)
+
+
+def _run_ended(wreq: IoRequest) -> None:
+    """Drop the folios that did not get there; their error is told at the next write, fsync or close."""
+    if not wreq.folios:
+        return
+    wreq.inode.wb_error.record(wreq.error or OSError(errno.EIO, "writeback ended early"))
+    for folio in wreq.folios:
+        folio.cleaned()
+        _end_writeback(folio)
+        wreq.inode.cache.drop(folio)
+
+
+def _end_writeback(folio: Folio) -> None:
+    folio.writeback = False
+    folio.mapping.writeback -= 1
+    folio.mapping.cache.update(folio)
+    folio.waiters.wake_all()
+
+
+async def _commit(inode: NetfsInode) -> bool:
+    """Commit what is on the server. Returns: false when some of it has to be written again."""
+    await _wb_begin(inode)
+    try:
+        # Nothing is on its way during the commit, so that what is unstable now is what the answer is about.
+        await _wait_writeback(inode, 0, END_OF_TIME)
+        direct, inode.direct_verifier = inode.direct_verifier, 0
+        unstable = list(inode.mapping.unstable.values())
+        inode.uncommitted = False
+        try:
+            verifier = await inode.ops.commit(direct or (unstable[0].verifier if unstable else 0))
+        except BaseException:
+            inode.uncommitted = True
+            inode.direct_verifier = inode.direct_verifier or direct
+            raise
+        if direct and direct != verifier:
+            inode.wb_error.record(OSError(errno.EIO, "the server restarted and may have lost direct writes"))
+        return _settle(inode, verifier)
+    finally:
+        _wb_end(inode)
+
+
+def _settle(inode: NetfsInode, verifier: int) -> bool:
+    kept = True
+    for folio in list(inode.mapping.unstable.values()):
+        if folio.verifier != verifier:
+            folio.make_dirty(folio.unstable_from, folio.unstable_to)
+            kept = False
+        folio.committed()
+        inode.cache.update(folio)
+    return kept
+
+
+async def _relieve(cache: PageCache) -> None:
+    """Write back and commit the file that has been holding memory for longest."""
+    inode = next(iter(cache.holders)).host
+    try:
+        await fsync(inode)
+    except Exception as error:  # noqa: BLE001 (whoever needs the room is not the one to be told)
+        inode.wb_error.record(error)
+        for folio in list(inode.mapping.unstable.values()):
+            folio.committed()
+            inode.cache.update(folio)

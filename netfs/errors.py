@@ -1,0 +1,53 @@
+"""Sans-IO. The public edge of errors: whatever a layer below reports becomes one plain `OSError` with errno and path.
+
+Only here are the errors of the transport, of the cipher and of the server translated; `retryable` and what a connection error is
+are looked at nowhere else. Owns no memory.
+"""
+
+import errno
+import os
+from typing import Final
+
+from transport.errors import HelloMismatch, TransportError
+
+__all__ = ["NotReachable", "status_error", "translate"]
+
+# errno as it arises below -> errno as the user sees it.
+EDGE_ERRNO: Final = {
+    errno.ENODATA: errno.EIO,  # a read that ended nowhere
+    errno.EPROTO: errno.EPROTO,
+    errno.ECANCELED: errno.EINTR,
+}
+
+
+class NotReachable(ConnectionError):
+    """The other side is not there, is not ours, or went away."""
+
+
+def status_error(status: int) -> OSError:
+    """Make the error for a status a server answered with."""
+    return OSError(status, os.strerror(status))
+
+
+def translate(error: Exception, path: str | None) -> OSError:
+    """Return the error to raise to the user for one from below.
+
+    An `OSError` keeps its errno, and with it its subclass (FileNotFoundError and so on). A transport error is a `NotReachable`, which is
+    a ConnectionError; anything else that carries an errno (a failed verification: EBADMSG) an OSError with that errno and its text.
+    """
+    if isinstance(error, NotReachable):
+        return error
+    if isinstance(error, TransportError):
+        return NotReachable(error.errno, _text(error), path)
+    code = getattr(error, "errno", None)
+    if not isinstance(code, int):
+        return OSError(errno.EIO, _text(error), path)
+    code = EDGE_ERRNO.get(code, code)
+    if isinstance(error, OSError):
+        text = error.strerror or os.strerror(code)
+        return OSError(code, text, path if path is not None else error.filename)
+    return OSError(code, _text(error), path)
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,299 @@
+"""Trio shell. File: an open descriptor, with a position, buffered or direct.
+
+The caller's buffers are lent from a call to its return, also when it is cancelled. `read` returns `bytes` and pays one copy for it;
+everything else moves data straight between the caller's memory and the folio or the transport.
+"""
+
+import errno
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from iov.bvec import Buffer
+from iov.iov_iter import Direction, IovIter
+from netfs.engine.buffered_read import buffered_read, cached_view
+from netfs.engine.buffered_write import buffered_write
+from netfs.engine.direct import direct_read, direct_write
+from netfs.engine.park import acquire_exclusive
+from netfs.engine.readahead import MAX_WINDOW, Readahead
+from netfs.engine.writeback import fsync, resize
+from netfs.errors import translate
+from netfs.fs.calls import ask
+from netfs.fs.inode import Inode
+from transport.messages import Attr, AttrReply, Getattr
+
+if TYPE_CHECKING:
+    from netfs.fs.client import Client
+
+__all__ = ["File", "OpenMode", "parse_mode"]
+
+MAX_POS: Final = (1 << 63) - 1
+READ_ALL_CHUNK: Final = 1 << 20
+_DEST = Direction.DEST
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMode:
+    """What an open mode asks for."""
+
+    read: bool
+    write: bool
+    append: bool
+    create: bool
+    exclusive: bool
+    truncate: bool
+
+
+_MODES: Final = {
+    "r": OpenMode(read=True, write=False, append=False, create=False, exclusive=False, truncate=False),
+    "w": OpenMode(read=False, write=True, append=False, create=True, exclusive=False, truncate=True),
+    "a": OpenMode(read=False, write=True, append=True, create=True, exclusive=False, truncate=False),
+    "x": OpenMode(read=False, write=True, append=False, create=True, exclusive=True, truncate=False),
+}
+
+
+def parse_mode(mode: str) -> OpenMode:
+    """Read a mode as Python's `open` knows it, always binary: r, w, a or x, perhaps with + and b. Raises: ValueError."""
+    letters = mode.replace("b", "", 1)
+    base = _MODES.get(letters[:1])
+    if base is None or letters[1:] not in {"", "+"}:
+        raise ValueError(f"not an open mode: {mode!r}")
+    return replace(base, read=True, write=True) if letters[1:] else base
+
+
+class File:
+    """An open file. Use it as an async context manager, or call `aclose`."""
+
+    def __init__(self, client: "Client", inode: Inode, path: str, mode: OpenMode, *, direct: bool) -> None:
+        self.path = path
+        self.direct = direct
+        self._client = client
+        self._inode = inode
+        self._mode = mode
+        self._pos = 0
+        self._closed = False
+        self._error_mark = inode.wb_error.sample()
+        self._ahead = Readahead(limit=min(MAX_WINDOW, inode.cache.budget // 4))
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file, as far as this client knows."""
+        return self._inode.sizes.i_size
+
+    @property
+    def closed(self) -> bool:
+        """True after `aclose`."""
+        return self._closed
+
+    async def read(self, n: int = -1, pos: int | None = None) -> bytes:
+        """Read up to `n` bytes, all that is left for -1, at `pos` or at the descriptor's position, which moves.
+
+        Returns: fewer bytes than asked only at the end of the file, or before a part that cannot be read.
+        Raises: OSError. Cancellation: no effect.
+        """
+        at = self._pos if pos is None else pos
+        if n < 0:
+            data = await self._read_all(at)
+        else:
+            data = await self._read_bytes(n, at)
+        if pos is None:
+            self._pos = at + len(data)
+        return data
+
+    async def _read_bytes(self, n: int, pos: int) -> bytes:
+        if not self.direct:
+            self._check_read(pos)
+            if cached_view(self._inode, pos, n) is not None:
+                await trio.lowlevel.checkpoint()
+                self._check_read(pos)
+                view = cached_view(self._inode, pos, n)
+                if view is not None:
+                    self._inode.probe.copied(len(view))
+                    return bytes(view)  # door: File.read returns bytes, straight out of the folio
+            n = max(0, min(n, self.size - pos))
+        buffer = memoryview(bytearray(n))
+        done = await self.read_iter(IovIter.ubuf(_DEST, buffer), pos)
+        self._inode.probe.copied(done)
+        return bytes(buffer[:done])  # door: File.read returns bytes
+
+    async def _read_all(self, pos: int) -> bytes:
+        buffer = io.BytesIO()
+        while data := await self._read_bytes(max(READ_ALL_CHUNK, self.size - pos), pos):
+            if len(data) >= self.size - pos and not buffer.tell():
+                rest = await self._read_bytes(1, pos + len(data))
+                if not rest:
+                    return data
+                data += rest
+            buffer.write(data)
+            pos += len(data)
+        return buffer.getvalue()
+
+    async def write(self, data: Buffer, pos: int | None = None) -> int:
+        """Write all of `data` at `pos`, or at the descriptor's position, which moves; at the end in append mode.
+
+        Returns: len(data). Raises: OSError; a prefix may have been written, and the position has moved past it.
+        Cancellation: a prefix may have been written.
+        """
+        it = IovIter.ubuf(Direction.SOURCE, data)
+        total = it.count
+        at = self._pos if pos is None else pos
+        if not total:
+            await self.write_iter(it, at)
+        while it.count:
+            done = await self.write_iter(it, at)
+            at = self._inode.sizes.i_size if self._mode.append else at + done
+            if pos is None:
+                self._pos = at
+        return total
+
+    async def preadv(self, buffers: Iterable[Buffer], pos: int) -> int:
+        """Read at `pos` into writable buffers, in order. Returns, raises, cancellation: as `read_iter`."""
+        return await self.read_iter(IovIter.iovec(_DEST, buffers), pos)
+
+    async def pwritev(self, buffers: Iterable[Buffer], pos: int) -> int:
+        """Write buffers at `pos`, in order. Returns, raises, cancellation: as `write_iter`."""
+        return await self.write_iter(IovIter.iovec(Direction.SOURCE, buffers), pos)
+
+    async def read_iter(self, it: IovIter, pos: int) -> int:
+        """Read at `pos` into an iterator, which is moved by what came.
+
+        Returns: bytes; 0 at the end of the file; fewer than asked only there or where a later part failed.
+        Raises: OSError of the first part; ValueError for a SOURCE iterator. Cancellation: no effect but on the memory.
+        Ownership: the memory is lent until this returns or raises.
+        """
+        if it.direction is not _DEST:
+            raise ValueError("a read needs an iterator that is a destination")
+        self._check_read(pos)
+        if it.count > MAX_POS - pos:
+            it.truncate(MAX_POS - pos)
+        try:
+            if self.direct:
+                return await direct_read(self._inode, it, pos)
+            return await buffered_read(self._inode, it, pos, self._ahead)
+        except Exception as error:
+            raise translate(error, self.path) from error
+
+    async def write_iter(self, it: IovIter, pos: int) -> int:
+        """Write an iterator at `pos`, at the end in append mode; it is moved by what was written.
+
+        Returns: bytes; direct: exactly these reached the server. Fewer than asked where a later part failed.
+        Raises: OSError of the first part, or one that an earlier buffered write left behind, once.
+        Cancellation: a prefix may have been written.
+        Ownership: the memory is lent until this returns or raises.
+        """
+        if it.direction is _DEST:
+            raise ValueError("a write needs an iterator that is a source")
+        self._check_write(pos)
+        if it.count > MAX_POS - pos:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), self.path)
+        append = self._mode.append
+        try:
+            if self.direct:
+                return await direct_write(self._inode, it, pos, append=append)
+            self._raise_late_error()
+            return await buffered_write(self._inode, it, pos, append=append)
+        except Exception as error:
+            raise translate(error, self.path) from error
+
+    async def fsync(self) -> None:
+        """Make everything written to the file durable on the server.
+
+        Raises: OSError, also of an earlier write that nobody waited for, once for each descriptor.
+        Cancellation: may have happened.
+        """
+        self._check_open()
+        await trio.lowlevel.checkpoint()
+        try:
+            await fsync(self._inode)
+            self._raise_late_error()
+        except Exception as error:
+            raise translate(error, self.path) from error
+
+    async def truncate(self, size: int | None = None) -> int:
+        """Cut or extend the file to `size` bytes, by default to the position. Returns: the size. Cancellation: may have happened."""
+        size = self._pos if size is None else size
+        self._check_write(size)
+        await trio.lowlevel.checkpoint()
+        try:
+            await acquire_exclusive(self._inode.lock)
+            try:
+                await resize(self._inode, size)
+            finally:
+                self._inode.lock.release_exclusive()
+        except Exception as error:
+            raise translate(error, self.path) from error
+        return size
+
+    async def stat(self) -> Attr:
+        """Return the attributes, with the size as this client sees it."""
+        self._check_open()
+        try:
+            attr = (await ask(self._client.transport, Getattr(self._inode.handle), AttrReply)).attr
+        except Exception as error:
+            raise translate(error, self.path) from error
+        attr.size = self.size
+        return attr
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Set the position. Returns: the new one. Raises: OSError(EINVAL) for one before the start."""
+        self._check_open()
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._pos, io.SEEK_END: self.size}.get(whence)
+        if base is None or not 0 <= base + offset <= MAX_POS:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self.path)
+        self._pos = base + offset
+        return self._pos
+
+    def tell(self) -> int:
+        """Return the position."""
+        self._check_open()
+        return self._pos
+
+    async def aclose(self) -> None:
+        """Close the descriptor; what was written through it is durable when this returns. Idempotent.
+
+        Raises: OSError, also of an earlier write that nobody waited for; the descriptor is closed all the same.
+        Cancellation: the descriptor is closed; what is not yet sent stays in the client until it closes.
+        """
+        if self._closed:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            if self._mode.write:
+                await self.fsync()
+            else:
+                await trio.lowlevel.checkpoint()
+        finally:
+            self._closed = True
+            self._client.put_inode(self._inode)
+
+    async def __aenter__(self) -> "File":
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        await self.aclose()
+
+    def _raise_late_error(self) -> None:
+        error, self._error_mark = self._inode.wb_error.check(self._error_mark)
+        if error is not None:
+            raise error
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise OSError(errno.EBADF, "the file is closed", self.path)
+
+    def _check_read(self, pos: int) -> None:
+        if self._closed or not self._mode.read:
+            raise OSError(errno.EBADF, "the file is closed" if self._closed else "the file is not open for reading", self.path)
+        if not 0 <= pos <= MAX_POS:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self.path)
+
+    def _check_write(self, pos: int) -> None:
+        if self._closed or not self._mode.write:
+            raise OSError(errno.EBADF, "the file is closed" if self._closed else "the file is not open for writing", self.path)
+        if not 0 <= pos <= MAX_POS:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self.path)

@@ -1,0 +1,38 @@
+"""Sans-IO. Paths of the mounted filesystem: absolute or relative to its root, `/` between names, no way above the root.
+
+Owns no memory.
+"""
+
+import errno
+import os
+
+__all__ = ["NAME_MAX", "child", "names_of", "split_last"]
+
+NAME_MAX = 255
+
+
+def names_of(path: str) -> list[str]:
+    """Return the names of a path's components; `.` and empty ones vanish.
+
+    Raises: OSError(EINVAL) for `..` and for bytes no name may have, ENAMETOOLONG.
+    """
+    names = [name for name in path.split("/") if name not in {"", "."}]
+    for name in names:
+        if name == ".." or "\0" in name:
+            raise OSError(errno.EINVAL, "not a path of this filesystem", path)
+        if len(name.encode("utf-8", "surrogateescape")) > NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
+    return names
+
+
+def split_last(path: str) -> tuple[list[str], str]:
+    """Return the names of the parent and the last name. Raises: OSError(EBUSY) for the root, else as `names_of`."""
+    names = names_of(path)
+    if not names:
+        raise OSError(errno.EBUSY, "the root cannot be changed", path)
+    return names[:-1], names[-1]
+
+
+def child(parent: str, name: str) -> str:
+    """Return the path of an entry of a directory."""
+    return f"{parent.rstrip('/')}/{name}"
