@@ -16,6 +16,8 @@ import mmap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from iov.device_memory import Memory, ReleasedMemory
+
 __all__ = ["PAGE_SIZE", "BioVec", "Buffer", "BvecNode", "BvecQueue", "MemType", "byte_view"]
 
 PAGE_SIZE = 4096
@@ -40,7 +42,7 @@ class MemType(enum.IntEnum):
 class BioVec:
     """`length` bytes at `off` of `memory`, which starts on a page boundary of the emulated machine."""
 
-    memory: memoryview
+    memory: Memory
     off: int
     length: int
 
@@ -85,7 +87,8 @@ class BvecNode:
             self.length += bvec.length
 
     def release(self) -> None:
-        """Give the node's memory back; later calls do nothing."""
+        """Give the node's memory back; later calls do nothing, and an iterator that still stands here is refused."""
+        self.bvecs[:] = [BioVec(ReleasedMemory(bvec.off + bvec.length), bvec.off, bvec.length) for bvec in self.bvecs]
         callback, self.on_release = self.on_release, None
         if callback is not None:
             callback()

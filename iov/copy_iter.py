@@ -6,7 +6,7 @@ Owns no memory. Follows kernel.md 1.3: copy_to_iter, copy_from_iter, iov_iter_ze
 
 from iov.bvec import PAGE_SIZE, Buffer, byte_view
 from iov.iov_iter import Direction, IovIter, IterType
-from iov.walk import take
+from iov.walk import reachable, take
 
 __all__ = ["copy_from_iter", "copy_from_iter_full", "copy_to_iter", "copy_to_iter_full", "zero_iter"]
 
@@ -16,13 +16,16 @@ _ZEROS = memoryview(bytes(64 * PAGE_SIZE))
 
 
 def copy_to_iter(src: Buffer, it: IovIter) -> int:
-    """Copy `src` into the iterator's memory. Returns: bytes copied, less than asked when the iterator ends first."""
+    """Copy `src` into the iterator's memory. Returns: bytes copied, less when the iterator ends or faults first."""
     if it.direction is _SOURCE:
         return 0
     view = byte_view(src)
     length = len(view)
     if length > it.count:
         length = it.count
+        view = view[:length]
+    if it.faults is not None:
+        length = reachable(it, length)
         view = view[:length]
     mem = it.mem
     if mem is not None:
@@ -43,13 +46,16 @@ def copy_to_iter(src: Buffer, it: IovIter) -> int:
 
 
 def copy_from_iter(dst: Buffer, it: IovIter) -> int:
-    """Copy out of the iterator's memory until `dst` is full. Returns: bytes copied, less when the iterator ends first."""
+    """Copy out of the iterator's memory until `dst` is full. Returns: bytes copied, less when it ends or faults first."""
     if it.direction is not _SOURCE:
         return 0
     view = byte_view(dst)
     length = len(view)
     if length > it.count:
         length = it.count
+        view = view[:length]
+    if it.faults is not None:
+        length = reachable(it, length)
         view = view[:length]
     mem = it.mem
     if mem is not None:
@@ -68,19 +74,19 @@ def copy_from_iter(dst: Buffer, it: IovIter) -> int:
 
 def copy_to_iter_full(src: Buffer, it: IovIter) -> bool:
     """Copy all of `src`, or say no and leave the iterator where it was; memory passed on the way may have been written."""
-    before = it.copy()
+    before = it.save_state()
     if copy_to_iter(src, it) == len(byte_view(src)):
         return True
-    _put_back(it, before)
+    it.restore_state(before)
     return False
 
 
 def copy_from_iter_full(dst: Buffer, it: IovIter) -> bool:
     """Fill all of `dst`, or say no and leave the iterator where it was; `dst` may have been written."""
-    before = it.copy()
+    before = it.save_state()
     if copy_from_iter(dst, it) == len(byte_view(dst)):
         return True
-    _put_back(it, before)
+    it.restore_state(before)
     return False
 
 
@@ -97,13 +103,13 @@ def zero_iter(length: int, it: IovIter) -> int:
     if it.iter_type is _DISCARD:
         it.count -= length
         return length
+    if it.faults is not None:
+        length = reachable(it, length)
+    done = 0
     for piece in take(it, length):
         size = len(piece)
+        done += size
         for start in range(0, size, len(_ZEROS)):
             end = min(start + len(_ZEROS), size)
             piece[start:end] = _ZEROS[: end - start]
-    return length
-
-
-def _put_back(it: IovIter, before: IovIter) -> None:
-    it.node, it.idx, it.off, it.count = before.node, before.idx, before.off, before.count
+    return done

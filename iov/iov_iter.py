@@ -3,25 +3,33 @@
     UBUF                one block               mem, off
     IOVEC, KVEC         a list of blocks        views[idx], off
     BVEC                a list of bvecs         node.bvecs[idx], off          (a chain of one node)
-    BVECQ               a chain of nodes        node.bvecs[idx], off          (grows while it is consumed)
+    FOLIOQ, BVECQ       a chain of nodes        node.bvecs[idx], off          (grows while it is consumed)
+    XARRAY              a page-cache index      xarray at position idx + off
     DISCARD             nothing, swallows bytes
 
 The cursor fields are plain attributes, written by this package alone. Moving past the end is clamped; an iterator is never
 moved back: `copy()` it before, or save and restore its state. Views are checked where the iterator is made, so that nothing is
-copied before a bad one is found. `iov.walk` walks; copying, checksums and extraction are small steps on top.
+copied before a bad one is found. `iov.walk` walks; copying, checksums and extraction are small steps on top. A piece given to a
+step is as long as the memory is contiguous: unlike the kernel's, it may span pages, since nothing is mapped page by page here.
 
 Ownership: the memory is the maker's; the iterator refers to it and a bytearray cannot be resized meanwhile (BufferError).
 Follows kernel.md 1: lib/iov_iter.c.
 """
 
 import enum
+import errno
 import itertools
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from iov.address import address_of, overlap
 from iov.bvec import PAGE_SIZE, BioVec, Buffer, BvecNode, BvecQueue, byte_view
+from iov.debug import debugging
+from iov.device_memory import ReleasedMemory
+from iov.fault import FaultModel
+from iov.folio import FolioQueue, XArray
 
-__all__ = ["UIO_MAXIOV", "Direction", "IovIter", "IterType"]
+__all__ = ["ALL_SEGS", "UIO_MAXIOV", "Direction", "IovIter", "IterState", "IterType"]
 
 UIO_MAXIOV = 1024
 ALL_SEGS = 1 << 30
@@ -35,8 +43,10 @@ class IterType(enum.IntEnum):
     IOVEC = 1
     KVEC = 2
     BVEC = 3
-    DISCARD = 4
-    BVECQ = 5
+    FOLIOQ = 4
+    XARRAY = 5
+    DISCARD = 6
+    BVECQ = 7
 
 
 class Direction(enum.IntEnum):
@@ -46,14 +56,25 @@ class Direction(enum.IntEnum):
     SOURCE = 1  # a write: out of the memory
 
 
-_UBUF, _IOVEC, _KVEC, _BVEC, _DISCARD, _BVECQ = IterType
+_UBUF, _IOVEC, _KVEC, _BVEC, _FOLIOQ, _XARRAY, _DISCARD, _BVECQ = IterType
 _SOURCE = Direction.SOURCE
+
+
+@dataclass(frozen=True, slots=True)
+class IterState:
+    """Where an iterator stood; good for `restore_state` of that iterator and its copies."""
+
+    node: BvecNode | None
+    idx: int
+    off: int
+    count: int
+    backing: object
 
 
 class IovIter:
     """A cursor over memory. Build one with a class method named after its type."""
 
-    __slots__ = ("count", "direction", "idx", "iter_type", "mem", "node", "off", "views")
+    __slots__ = ("count", "direction", "faults", "idx", "iter_type", "mem", "node", "off", "views", "xarray")
 
     iter_type: IterType
     direction: Direction
@@ -63,6 +84,8 @@ class IovIter:
     node: BvecNode | None
     idx: int
     off: int
+    xarray: XArray | None
+    faults: FaultModel | None
 
     def __init__(
         self,
@@ -74,6 +97,8 @@ class IovIter:
         node: BvecNode | None = None,
         idx: int = 0,
         off: int = 0,
+        xarray: XArray | None = None,
+        faults: FaultModel | None = None,
     ) -> None:
         self.iter_type = iter_type
         self.direction = direction
@@ -83,6 +108,8 @@ class IovIter:
         self.node = node
         self.idx = idx
         self.off = off
+        self.xarray = xarray
+        self.faults = faults
 
     @classmethod
     def ubuf(cls, direction: Direction, buffer: Buffer) -> "IovIter":
@@ -105,7 +132,7 @@ class IovIter:
         if len(views) == 1:
             return cls.ubuf(direction, views[0])
         if len(views) > UIO_MAXIOV:
-            raise OSError(22, f"{len(views)} vectors, the limit is {UIO_MAXIOV}")
+            raise OSError(errno.EINVAL, f"{len(views)} vectors, the limit is {UIO_MAXIOV}")
         return cls(_IOVEC, direction, _check_views(direction, views), None, views)
 
     @classmethod
@@ -134,11 +161,29 @@ class IovIter:
         After the producer appended, `reexpand` makes the new bytes part of the iterator.
         Raises: as `bvec`; ValueError for a circular chain, or a gap as SOURCE.
         """
+        return cls._chain(_BVECQ, direction, queue, count)
+
+    @classmethod
+    def folioq(cls, direction: Direction, queue: FolioQueue, count: int | None = None) -> "IovIter":
+        """Stand at the head of a queue of whole folios; otherwise as `bvecq`."""
+        return cls._chain(_FOLIOQ, direction, queue, count)
+
+    @classmethod
+    def _chain(cls, iter_type: IterType, direction: Direction, queue: BvecQueue, count: int | None) -> "IovIter":
         nodes = list(queue)
         _check_bvecs(direction, nodes)
-        if queue.head is None:
-            queue.append_node(BvecNode([]))
-        return cls(_BVECQ, direction, _check_count(count, sum(node.length for node in nodes)), None, None, queue.head)
+        head = queue.head if queue.head is not None else queue.append_node(BvecNode([]))
+        return cls(iter_type, direction, _check_count(count, sum(node.length for node in nodes)), None, None, head)
+
+    @classmethod
+    def xarray_range(cls, direction: Direction, xarray: XArray, pos: int, count: int) -> "IovIter":
+        """Stand at file position `pos` of a page-cache index; where it has no folio when looked at, the walk ends short.
+
+        Raises: ValueError for a negative position or count.
+        """
+        if pos < 0 or count < 0:
+            raise ValueError("a negative position or count")
+        return cls(_XARRAY, direction, count, None, None, None, pos, 0, xarray)
 
     @classmethod
     def discard(cls, count: int) -> "IovIter":
@@ -149,7 +194,36 @@ class IovIter:
 
     def copy(self) -> "IovIter":
         """Return a second cursor over the same memory, at the same place."""
-        return IovIter(self.iter_type, self.direction, self.count, self.mem, self.views, self.node, self.idx, self.off)
+        return IovIter(
+            self.iter_type,
+            self.direction,
+            self.count,
+            self.mem,
+            self.views,
+            self.node,
+            self.idx,
+            self.off,
+            self.xarray,
+            self.faults,
+        )
+
+    def save_state(self) -> IterState:
+        """Return where the iterator stands."""
+        return IterState(self.node, self.idx, self.off, self.count, self._backing())
+
+    def restore_state(self, state: IterState) -> None:
+        """Go back to where this iterator, or a copy of it, stood.
+
+        Raises: ValueError when the state is of an iterator over other memory.
+        """
+        if state.backing is not self._backing() or _tail(state.node) is not _tail(self.node):
+            raise ValueError("the state is of an iterator over other memory")
+        self.node, self.idx, self.off, self.count = state.node, state.idx, state.off, state.count
+
+    def _backing(self) -> object:
+        if self.mem is not None:
+            return self.mem
+        return self.views if self.views is not None else self.xarray
 
     @property
     def user_backed(self) -> bool:
@@ -172,15 +246,18 @@ class IovIter:
     def advance(self, length: int) -> None:
         """Move forward; past the end means to the end.
 
-        Raises: ValueError for a negative length.
+        Raises: ValueError for a negative length, and in debug mode for one past the end.
         """
         if length < 0:
-            raise ValueError("an iterator is not moved back; copy it before")
-        length = min(length, self.count)
+            raise ValueError("an iterator is not moved back: copy it before")
+        if length > self.count:
+            if debugging():
+                raise ValueError(f"moved {length} bytes forward where {self.count} are left")
+            length = self.count
         if not self.count:
             return
         self.count -= length
-        if self.mem is not None:
+        if self.mem is not None or self.xarray is not None:
             self.off += length
         elif self.views is not None:
             self._advance_views(self.views, length)
@@ -268,11 +345,29 @@ class IovIter:
         return total
 
     def alignment(self) -> int:
-        """Return the bits set in any address or length of the bytes left; 0 when nothing is."""
+        """Return the bits set in any address, or offset in a folio, or length of the bytes left; 0 when nothing is left."""
         bits = 0
         for start, length in _pieces(self, ALL_SEGS):
             bits |= start | length
         return bits
+
+    def gap_alignment(self) -> int:
+        """Return the bits set in any address where two segments of an IOVEC meet; 0 for a UBUF.
+
+        Raises: ValueError for the other types, whose segments have no such gaps.
+        """
+        if not self.user_backed:
+            raise ValueError(f"{self.iter_type.name} has no gap alignment")
+        bits = 0
+        for (before, length), (start, _) in itertools.pairwise(_pieces(self, ALL_SEGS)):
+            bits |= (before + length) | start
+        return bits
+
+
+def _tail(node: BvecNode | None) -> BvecNode | None:
+    while node is not None and node.next is not None:
+        node = node.next
+    return node
 
 
 def _pieces(it: IovIter, max_segs: int) -> list[tuple[int, int]]:
@@ -281,6 +376,8 @@ def _pieces(it: IovIter, max_segs: int) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     if it.mem is not None:
         return [(address_of(it.mem) + off, left)] if left else []
+    if it.xarray is not None:
+        return [(idx + off, left)] if left else []
     if it.views is not None:
         for view in it.views[idx:]:
             length = min(len(view) - off, left)
@@ -324,6 +421,8 @@ def _check_bvecs(direction: Direction, nodes: list[BvecNode]) -> None:
             continue
         for bvec in node.bvecs:
             memory = bvec.memory
+            if isinstance(memory, ReleasedMemory):
+                raise ValueError("use after release: a node of the chain was released")
             if bvec.off + bvec.length > len(memory):
                 raise ValueError("a bvec reaches past its memory")
             if direction is not _SOURCE:

@@ -10,12 +10,14 @@ Ownership: the pool owns the mappings; a lease lends one until `release()`; `clo
 import mmap
 
 from iov.bvec import PAGE_SIZE
+from iov.debug import debugging
 from iov.probe import Probe
 
 __all__ = ["BufferPool", "Lease"]
 
 TAIL_SLACK = PAGE_SIZE
 MAX_KEPT_LARGE = 8
+POISON = b"\xdb"
 
 
 class Lease:
@@ -37,10 +39,13 @@ class Lease:
         return self._memory[: len(self.view) + length]
 
     def release(self) -> None:
-        """Give the slot back. Raises: ValueError the second time."""
+        """Give the slot back; in debug mode the view is dead and the memory overwritten. Raises: ValueError the second time."""
         memory, self._memory = self._memory, None
         if memory is None:
             raise ValueError("the lease was given back before")
+        if debugging():
+            memory[: len(self.view)] = POISON * len(self.view)
+            self.view.release()
         self._pool.put_back(memory)
 
 

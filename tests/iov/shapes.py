@@ -5,6 +5,7 @@ import mmap
 from collections.abc import Callable, Sequence
 
 from iov.bvec import PAGE_SIZE, BioVec, BvecQueue
+from iov.folio import Folio, FolioQueue, XArray
 from iov.iov_iter import Direction, IovIter
 
 Cuts = Sequence[int]
@@ -13,7 +14,7 @@ Maker = Callable[[Direction, memoryview, Cuts], IovIter]
 
 def block(length: int) -> memoryview:
     """Page-aligned, zeroed memory."""
-    return memoryview(mmap.mmap(-1, max(length, 1)))[:length]
+    return memoryview(mmap.mmap(-1, -(-max(length, 1) // PAGE_SIZE) * PAGE_SIZE))[:length]
 
 
 def pattern(length: int) -> bytes:
@@ -62,6 +63,31 @@ def bvecq(direction: Direction, memory: memoryview, cuts: Cuts) -> IovIter:
     return IovIter.bvecq(direction, queue)
 
 
-MAKERS: dict[str, Maker] = {"ubuf": ubuf, "iovec": iovec, "kvec": kvec, "bvec": bvec, "scattered": scattered, "bvecq": bvecq}
+def folioq(direction: Direction, memory: memoryview, cuts: Cuts) -> IovIter:
+    """A queue of one-page folios, five to a node, entered so that the memory is the bytes of the iterator."""
+    queue = FolioQueue(5)
+    for start in range(0, len(memory), PAGE_SIZE):
+        queue.append_folio(Folio(memory[start : start + PAGE_SIZE]))
+    return IovIter.folioq(direction, queue)
 
-PAGES = PAGE_SIZE
+
+def xarray(direction: Direction, memory: memoryview, cuts: Cuts) -> IovIter:
+    """A page-cache index of one-page folios from page 3 on; memory that ends in a page is padded by its mapping."""
+    index = XArray()
+    whole = -(-len(memory) // PAGE_SIZE) * PAGE_SIZE
+    padded = memory if whole == len(memory) else memoryview(memory.obj)
+    for start in range(0, whole, PAGE_SIZE):
+        index.store(3 + start // PAGE_SIZE, Folio(padded[start : start + PAGE_SIZE]))
+    return IovIter.xarray_range(direction, index, 3 * PAGE_SIZE, len(memory))
+
+
+MAKERS: dict[str, Maker] = {
+    "ubuf": ubuf,
+    "iovec": iovec,
+    "kvec": kvec,
+    "bvec": bvec,
+    "scattered": scattered,
+    "bvecq": bvecq,
+    "folioq": folioq,
+    "xarray": xarray,
+}
