@@ -3,17 +3,12 @@
 Owns no memory.
 """
 
-import posixpath
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from netfs.cli.dialing import KeyFile, connected, remote_place
 from netfs.cli.host import Exit, Host, failing
-from netfs.cli.place import Place
-
-if TYPE_CHECKING:
-    from netfs.fs.client import Client
 
 __all__ = ["register"]
 
@@ -63,11 +58,8 @@ def register(host: Host) -> None:
         places = [remote_place(text) for text in (url, *more)]
         for place in places:
             async with connected(place, None) as client:
-                if parents:
-                    await make_path(client, place)
-                else:
-                    with failing(Exit.REMOTE, str(place)):
-                        await client.mkdir(place.path)
+                with failing(Exit.REMOTE, str(place)):
+                    await client.mkdir(place.path, parents=parents, exist_ok=parents)
         host.emit({"created": [str(place) for place in places]})
 
     host.command(
@@ -82,18 +74,3 @@ def register(host: Host) -> None:
         usage="netfs mkdir [OPTIONS] URL...",
         examples=["netfs mkdir netfs://127.0.0.1:7777/backup", "netfs mkdir -p netfs://127.0.0.1:7777/a/b/c"],
     )
-
-
-async def make_path(client: "Client", place: Place) -> None:
-    """Create a directory and its parents; those that exist already are as good."""
-    from transport.messages import FileType  # noqa: PLC0415
-
-    names = place.path.strip("/").split("/")
-    for depth in range(1, len(names) + 1):
-        path = "/" + posixpath.join(*names[:depth])
-        with failing(Exit.REMOTE, str(Place(place.endpoint, path))):
-            try:
-                await client.mkdir(path)
-            except FileExistsError:
-                if (await client.stat(path)).type is not FileType.DIRECTORY:
-                    raise

@@ -24,12 +24,7 @@ __all__ = ["Totals", "copy_trees"]
 PIECE = 4 << 20
 QUEUED_PIECES = 64
 DISCARD_DEADLINE_S = 5.0
-NOTHING_GOES_ON = frozenset(
-    {
-        errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EDQUOT, errno.ENOSPC, errno.EPIPE,
-        errno.EPROTO, errno.EROFS, errno.ETIMEDOUT,
-    }
-)  # fmt: skip
+TARGET_IS_FULL = frozenset({errno.EDQUOT, errno.ENOSPC, errno.EROFS})
 
 
 @dataclass(slots=True)
@@ -142,7 +137,7 @@ class _Engine:
     def record(self, error: CommandError) -> None:
         """Keep the error of one file; pass on one that no other file would escape."""
         cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno in NOTHING_GOES_ON:
+        if isinstance(cause, ConnectionError) or (isinstance(cause, OSError) and cause.errno in TARGET_IS_FULL):
             raise error
         self.totals.failed.append(error)
 

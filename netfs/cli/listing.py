@@ -46,7 +46,7 @@ def register(host: Host) -> None:
             with failing(Exit.REMOTE, str(place)):
                 attr = await client.stat(place.path)
                 if attr.type is FileType.DIRECTORY:
-                    found = [(entry.name, entry.attr) for entry in await client.scandir(place.path)]
+                    found = [(entry.name, entry.attr) async for entry in client.scandir(place.path)]
                 else:
                     found = [(place.name, attr)]
         found.sort(key=lambda each: each[0])

@@ -44,7 +44,7 @@ class RemoteSide(Side):
 
     async def entries(self, place: Place) -> list[Item]:
         with failing(Exit.REMOTE, str(place)):
-            found = await self._client.scandir(place.path)
+            found = [entry async for entry in self._client.scandir(place.path)]
         for entry in found:
             if not entry.name or "/" in entry.name or "\0" in entry.name or entry.name in {".", ".."}:
                 # Such a name would lead out of the folder that is copied to.
@@ -53,12 +53,7 @@ class RemoteSide(Side):
 
     async def make_directory(self, place: Place, mode: int) -> None:
         with failing(Exit.REMOTE, str(place)):
-            try:
-                await self._client.mkdir(place.path, mode | stat.S_IRWXU)
-            except FileExistsError:
-                found = await self._client.stat(place.path)
-                if found.type is not FileType.DIRECTORY:
-                    raise
+            await self._client.mkdir(place.path, mode | stat.S_IRWXU, exist_ok=True)
 
     def source(self, place: Place) -> Source:
         return _RemoteSource(self._client, place)
