@@ -6,8 +6,8 @@
     unstable             |UUUUUU|                                       at the server, but not yet committed, within valid
 
 A folio that was written before it was read is valid only where it was written (a *streaming write*); a write that does not touch
-the valid range has to fill the gap first, so each state is one range. Bytes of an uptodate folio behind the end of the file are zero.
-After struct folio and netfs_folio of Linux; here a folio that is clean keeps its partial validity. The memory is the page cache's.
+the valid range has to fill the gap first, so each state is one range. Bytes of an uptodate folio behind the end of the file are
+zero. After struct folio and netfs_folio of Linux; here a clean folio keeps its partial validity. The memory is the page cache's.
 """
 
 from dataclasses import dataclass, field

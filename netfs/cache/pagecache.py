@@ -2,7 +2,8 @@
 
 Clean folios go in the order of their last use when room is needed; dirty ones, those on their way to the server and those not
 yet committed stay, and are counted as *held*: a writer that finds more than `dirty_limit` held has to write back first. Memory of
-folios is kept for the next folio of its size. The cache owns the memory; a folio lends it to a request while `locked` or `writeback`.
+folios is kept for the next folio of its size. The cache owns the memory; a folio lends it to a request while `locked` or
+`writeback`.
 """
 
 import mmap

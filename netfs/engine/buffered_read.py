@@ -1,8 +1,9 @@
-"""Trio shell. Buffered reads: from the page cache, which is filled by readahead, by single folios and by the gaps of partly valid ones.
+"""Trio shell. Buffered reads: from the page cache, filled by readahead, or in the gaps of folios that are partly valid.
 
-A reader that finds nothing starts a readahead request and waits for the first folio of it; folios become readable one by one as the
-collector passes them, and nobody waits for the rest. A readahead failure is nobody's error: the reader that needs the folio reads it
-alone and is told. One copy, folio to caller. Folios are lent to a request while `locked`. After read/buffered_read.c of Linux netfslib.
+A reader that finds nothing starts a readahead request and waits for the first folio of it; folios become readable one by one as
+the collector passes them, and nobody waits for the rest. A readahead failure is nobody's error: the reader that needs the folio
+reads it alone and is told. One copy, folio to caller. Folios are lent to a request while `locked`. After fs/netfs/buffered_read.c
+of Linux.
 """
 
 import contextlib

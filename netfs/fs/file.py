@@ -122,16 +122,11 @@ class File:
         return bytes(buffer[:done])  # door: File.read returns bytes
 
     async def _read_all(self, pos: int) -> bytes:
-        buffer = io.BytesIO()
-        while data := await self._read_bytes(max(READ_ALL_CHUNK, self.size - pos), pos):
-            if len(data) >= self.size - pos and not buffer.tell():
-                rest = await self._read_bytes(1, pos + len(data))
-                if not rest:
-                    return data
-                data += rest
-            buffer.write(data)
-            pos += len(data)
-        return buffer.getvalue()
+        data = await self._read_bytes(max(self.size - pos, 1), pos)
+        # The end is where a read says so: the file may have grown, or be larger than its size said.
+        while data and (rest := await self._read_bytes(READ_ALL_CHUNK, pos + len(data))):
+            data += rest
+        return data
 
     async def write(self, data: Buffer, pos: int | None = None) -> int:
         """Write all of `data` at `pos`, or at the descriptor's position, which moves; at the end in append mode.

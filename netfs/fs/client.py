@@ -1,0 +1,385 @@
+"""Trio shell. Client: a mounted export. Paths are walked one LOOKUP per component; files are opened, listed, renamed and removed.
+
+The client owns the page cache, the pool of staging memory and the inodes its descriptors share. When its context ends it sends
+what is still dirty, waits for everything in flight and insists that nothing is lent any more.
+"""
+
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import trio
+
+from iov.pool import BufferPool
+from iov.probe import Probe
+from netfs.cache.pagecache import PageCache
+from netfs.engine.park import acquire_exclusive
+from netfs.engine.writeback import END_OF_TIME, drop_range, flush_range, fsync, resize
+from netfs.errors import translate
+from netfs.fs.calls import ask
+from netfs.fs.connect import connect
+from netfs.fs.dentry import DentryCache
+from netfs.fs.file import File, parse_mode
+from netfs.fs.inode import Inode
+from netfs.fs.path import child, names_of, split_last
+from netfs.fs.plain import PlainVolume
+from netfs.fs.url import parse_url
+from netfs.fs.volume import Volume
+from transport.base import Transport
+from transport.env import Env, system_env
+from transport.messages import (
+    Ack, Attr, AttrReply, Create, EntryReply, FileType, Getattr, Handle, Lookup, Mkdir, Mount, Open, Readdir, ReaddirReply, Rename,
+    Rmdir, Unlink,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from crypto.keys import VolumeKey
+
+__all__ = ["Client", "Entry", "open_client"]
+
+T = TypeVar("T")
+MAX_IDLE_INODES: Final = 1024
+MAX_DENTRIES: Final = 4096
+STAGE_SLOT: Final = 1 << 18
+MAX_STAGES: Final = 8
+CLOSE_TIMEOUT_S: Final = 30
+DEFAULT_CACHE_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A name in a directory, with the attributes of what it names; `path` is the whole path."""
+
+    name: str
+    path: str
+    attr: Attr
+
+    @property
+    def is_dir(self) -> bool:
+        """True for a directory."""
+        return self.attr.type is FileType.DIRECTORY
+
+
+class Client:
+    """A mounted export; made by `open_client`."""
+
+    def __init__(
+        self, transport: Transport, volume: Volume, env: Env, probe: Probe, cache: PageCache, top: Sequence[str] = ()
+    ) -> None:  # fmt: skip
+        self.transport = transport
+        self.env = env
+        self.probe = probe
+        self._volume = volume
+        self._cache = cache
+        self._pool = BufferPool(probe, STAGE_SLOT, MAX_STAGES)
+        self._dentries = DentryCache(MAX_DENTRIES)
+        self._inodes: dict[Handle, Inode] = {}
+        self._idle: OrderedDict[Handle, Inode] = OrderedDict()
+        self._root: Handle | None = None
+        self._top = top
+        self._closed = False
+
+    async def open(self, path: str, mode: str = "r", *, direct: bool = False, create_mode: int = 0o644) -> File:
+        """Open a regular file. mode: r, w, a or x, perhaps with +, as Python's open; bytes always. direct: past the page cache.
+
+        Raises: OSError (FileNotFoundError, IsADirectoryError, FileExistsError, …); ValueError for a mode that is none.
+        Cancellation: not open; a file may have been created.
+        """
+        how = parse_mode(mode)
+
+        async def found() -> EntryReply:
+            names, name = split_last(path)
+            parent = await self._directory(names)
+            if not how.create:
+                return await ask(self.transport, Lookup(parent, name), EntryReply)
+            entry = await ask(self.transport, Create(parent, name, create_mode, how.exclusive), EntryReply)
+            await self._volume.created(entry)
+            return entry
+
+        try:
+            entry = await self._fresh(found)
+            inode = self._get_inode(entry.handle, path)
+            try:
+                await self._revalidate(inode, write=how.write)
+                if how.truncate and inode.sizes.i_size:
+                    await acquire_exclusive(inode.lock)
+                    try:
+                        await resize(inode, 0)
+                    finally:
+                        inode.lock.release_exclusive()
+            except BaseException:
+                self.put_inode(inode)
+                raise
+        except Exception as error:
+            raise translate(error, path) from error
+        return File(self, inode, path, how, direct=direct)
+
+    async def stat(self, path: str) -> Attr:
+        """Return the attributes of what a path names; the size is the one a reader sees. Cancellation: no effect."""
+
+        async def found() -> Attr:
+            names = names_of(path)
+            if not names:
+                return (await ask(self.transport, Getattr(await self._root_handle()), AttrReply)).attr
+            entry = await ask(self.transport, Lookup(await self._directory(names[:-1]), names[-1]), EntryReply)
+            attr = entry.attr
+            if attr.type is FileType.FILE:
+                inode = self._inodes.get(entry.handle)
+                live = inode is not None and inode.opens
+                attr.size = inode.sizes.i_size if inode and live else await self._volume.file_size(entry.handle, attr)
+            return attr
+
+        return await self._translated(found, path)
+
+    async def exists(self, path: str) -> bool:
+        """Say whether a path names something. Raises: OSError when that cannot be learnt. Cancellation: no effect."""
+        try:
+            await self.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    async def scandir(self, path: str = "/") -> AsyncIterator[Entry]:
+        """Yield the entries of a directory with their attributes, in the server's order. Cancellation: no effect."""
+
+        async def directory() -> Handle:
+            return await self._directory(names_of(path))
+
+        handle = await self._translated(directory, path)
+        cookie, eof = 0, False
+        while not eof:
+            try:
+                page = await ask(self.transport, Readdir(handle, cookie), ReaddirReply)
+            except Exception as error:
+                raise translate(error, path) from error
+            eof = page.eof or not page.entries
+            for entry in page.entries:
+                cookie = entry.cookie
+                if entry.attr.type is FileType.FILE:
+                    entry.attr.size = self._volume.entry_size(entry)
+                yield Entry(entry.name, child(path, entry.name), entry.attr)
+
+    async def listdir(self, path: str = "/") -> list[str]:
+        """Return the names in a directory, sorted. Cancellation: no effect."""
+        return sorted([entry.name async for entry in self.scandir(path)])
+
+    async def mkdir(self, path: str, mode: int = 0o755, *, parents: bool = False, exist_ok: bool = False) -> None:
+        """Make a directory, with `parents` also the ones above it. Raises: OSError. Cancellation: may have happened."""
+        if parents:
+            names = names_of(path)
+            for depth in range(1, len(names)):
+                await self.mkdir("/".join(names[:depth]), exist_ok=True)
+
+        async def made() -> EntryReply:
+            names, name = split_last(path)
+            parent = await self._directory(names)
+            return await ask(self.transport, Mkdir(parent, name, mode), EntryReply)
+
+        try:
+            await self._translated(made, path)
+        except FileExistsError:
+            if not exist_ok or (await self.stat(path)).type is not FileType.DIRECTORY:
+                raise
+
+    async def unlink(self, path: str) -> None:
+        """Remove a name that is not a directory. Open descriptors are not kept working. Cancellation: may have happened."""
+
+        async def removed() -> Ack:
+            names, name = split_last(path)
+            return await ask(self.transport, Unlink(await self._directory(names), name), Ack)
+
+        await self._translated(removed, path)
+
+    async def rmdir(self, path: str) -> None:
+        """Remove an empty directory. Cancellation: may have happened."""
+
+        async def removed() -> Ack:
+            names, name = split_last(path)
+            parent = await self._directory(names)
+            self._dentries.forget(parent, name)
+            return await ask(self.transport, Rmdir(parent, name), Ack)
+
+        await self._translated(removed, path)
+
+    async def rename(self, path: str, new_path: str) -> None:
+        """Rename as POSIX does: what had the new name is replaced. Cancellation: may have happened."""
+
+        async def renamed() -> Ack:
+            names, name = split_last(path)
+            new_names, new_name = split_last(new_path)
+            parent, new_parent = await self._directory(names), await self._directory(new_names)
+            self._dentries.forget(parent, name)
+            self._dentries.forget(new_parent, new_name)
+            return await ask(self.transport, Rename(parent, name, new_parent, new_name), Ack)
+
+        await self._translated(renamed, path)
+
+    async def truncate(self, path: str, size: int) -> None:
+        """Cut or extend a file to `size` bytes. Cancellation: may have happened."""
+        async with await self.open(path, "r+") as file:
+            await file.truncate(size)
+
+    async def rmtree(self, path: str) -> None:
+        """Remove a directory and all below it, as far as it gets. Cancellation: some of it may be gone."""
+        names = [entry async for entry in self.scandir(path)]
+        for entry in names:
+            if entry.is_dir:
+                await self.rmtree(entry.path)
+            else:
+                await self.unlink(entry.path)
+        await self.rmdir(path)
+
+    def drop_caches(self) -> None:
+        """Forget every clean folio and every name, as far as nobody is at work on them."""
+        self._dentries.clear()
+        for inode in self._inodes.values():
+            for folio in tuple(inode.mapping.folios.values()):
+                if folio.evictable:
+                    self._cache.drop(folio)
+
+    async def aclose(self) -> None:
+        """Send what is dirty, wait for what is in flight and close the connection. Idempotent.
+
+        Raises: OSError when data that no descriptor is left to tell of did not reach the server.
+        Cancellation: dirty data is lost; everything is given back all the same.
+        """
+        if self._closed:
+            await trio.lowlevel.checkpoint()
+            return
+        self._closed = True
+        failed: Exception | None = None
+        try:
+            for inode in tuple(self._inodes.values()):
+                mark = inode.wb_error.sample()
+                try:
+                    await fsync(inode)
+                except Exception as error:  # noqa: BLE001 (the other files are still to be sent)
+                    inode.wb_error.record(error)
+                late, _ = inode.wb_error.check(mark)
+                failed = failed or (late and translate(late, inode.path))
+        finally:
+            with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                await self.transport.aclose()
+        self._pool.close()
+        if failed is not None:
+            raise failed
+
+    def put_inode(self, inode: Inode) -> None:
+        """Give back a descriptor's share of an inode; idle ones are kept with their folios, up to a bound."""
+        inode.opens -= 1
+        if inode.opens:
+            return
+        self._idle[inode.handle] = inode
+        for handle, idle in list(self._idle.items()):
+            if len(self._idle) <= MAX_IDLE_INODES:
+                return
+            if all(folio.evictable for folio in idle.mapping.folios.values()) and not idle.uncommitted:
+                for folio in tuple(idle.mapping.folios.values()):
+                    self._cache.drop(folio)
+                del self._idle[handle], self._inodes[handle]
+
+    def _get_inode(self, handle: Handle, path: str) -> Inode:
+        inode = self._inodes.get(handle)
+        if inode is None:
+            inode = self._inodes[handle] = Inode(handle, path, self._cache, self._pool, self.probe)
+            inode.plug(self._volume.file_ops(inode))
+        self._idle.pop(handle, None)
+        inode.path = path
+        inode.opens += 1
+        return inode
+
+    async def _revalidate(self, inode: Inode, *, write: bool) -> None:
+        if inode.mapping.dirty:
+            await flush_range(inode, 0, END_OF_TIME)
+        modified = inode.modified
+        attr = (await ask(self.transport, Open(inode.handle, write), AttrReply)).attr
+        size = await inode.file_ops.revalidate(attr)
+        if inode.opened(attr, size, modified):
+            await drop_range(inode, 0, END_OF_TIME)
+
+    async def _root_handle(self) -> Handle:
+        if self._root is None:
+            root = (await ask(self.transport, Mount(), EntryReply)).handle
+            for name in self._top:
+                root = (await ask(self.transport, Lookup(root, name), EntryReply)).handle
+            self._root = root
+        return self._root
+
+    async def _directory(self, names: list[str]) -> Handle:
+        """Walk to a directory; names known are not asked for again."""
+        handle = await self._root_handle()
+        for name in names:
+            known = self._dentries.get(handle, name)
+            if known is None:
+                known = (await ask(self.transport, Lookup(handle, name), EntryReply)).handle
+                self._dentries.put(handle, name, known)
+            handle = known
+        return handle
+
+    async def _fresh(self, action: Callable[[], Awaitable[T]]) -> T:
+        """Do something that walks a path; once more without remembered names if they may have misled it."""
+        if self._closed:
+            raise OSError(errno.EBADF, "the client is closed")
+        try:
+            return await action()
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ESTALE} or not self._dentries:
+                raise
+        self._dentries.clear()
+        return await action()
+
+    async def _translated(self, action: Callable[[], Awaitable[T]], path: str) -> T:
+        try:
+            return await self._fresh(action)
+        except Exception as error:
+            raise translate(error, path) from error
+
+
+def _volume(transport: Transport, keys: "VolumeKey | None", env: Env, probe: Probe, rsize: int, wsize: int) -> Volume:
+    if keys is None:
+        return PlainVolume(transport, rsize, wsize)
+    # The cipher's library is only loaded by those who need it.
+    from netfs.fs.encrypted import EncryptedVolume  # noqa: PLC0415
+
+    return EncryptedVolume(transport, keys, env, probe, rsize, wsize)
+
+
+@asynccontextmanager
+async def open_client(
+    target: str | Transport,
+    *,
+    keys: "VolumeKey | None" = None,
+    env: Env | None = None,
+    probe: Probe | None = None,
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
+    rsize: int = 1 << 20,
+    wsize: int = 1 << 20,
+) -> AsyncIterator[Client]:
+    """Mount an export.
+
+    Args: target: a URL (`netfs://host:port/path`, `netfs+unix:///socket:/path`), whose path becomes the client's root, or a connected
+    transport; either is closed in the end. keys: of an encrypted volume, None for plain files. cache_bytes: budget of the page cache. rsize, wsize: most bytes of one read or write.
+    Raises: OSError when the server cannot be reached or is none.
+    Cancellation: not mounted; inside the block, dirty data of files that were not closed is lost.
+    """
+    env = env or system_env()
+    probe = probe or Probe()
+    top: list[str] = []
+    if isinstance(target, str):
+        url = parse_url(target)
+        top = names_of(url.path)
+        try:
+            transport = await connect(url, env, probe)
+        except Exception as error:
+            raise translate(error, url.peer) from error
+    else:
+        transport = target
+    client = Client(transport, _volume(transport, keys, env, probe, rsize, wsize), env, probe, PageCache(cache_bytes), top)
+    try:
+        yield client
+    finally:
+        await client.aclose()

@@ -1,0 +1,65 @@
+"""Trio shell. From a URL to a connected transport.
+
+This version has no channel security, so it connects to UNIX sockets and to loopback addresses only. The transport owns its socket.
+"""
+
+import errno
+import ipaddress
+import socket
+
+import trio
+
+from iov.probe import Probe
+from netfs.errors import NotReachable
+from netfs.fs.url import Url
+from transport.base import Transport
+from transport.env import Env
+
+__all__ = ["connect"]
+
+
+async def connect(url: Url, env: Env, probe: Probe) -> Transport:
+    """Connect and agree on limits.
+
+    Raises: NotReachable, TransportError, one line with the peer. Cancellation: nothing is left open.
+    """
+    try:
+        sock = await (_connect_unix(url.socket) if url.socket else _connect_loopback(url))
+    except OSError as error:
+        raise NotReachable(error.errno or errno.ECONNREFUSED, error.strerror or str(error), url.peer) from error
+    # The stream transport brings msgpack with it, which a client that is handed a transport may not need.
+    from transport.link import SocketStream  # noqa: PLC0415
+    from transport.stream import connect_stream  # noqa: PLC0415
+
+    return await connect_stream(SocketStream(sock), env, probe)
+
+
+async def _connect_unix(path: str) -> trio.socket.SocketType:
+    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        await sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _connect_loopback(url: Url) -> trio.socket.SocketType:
+    found = await trio.socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+    last: OSError | None = None
+    for family, kind, protocol, _, address in found:
+        if not ipaddress.ip_address(address[0]).is_loopback:
+            raise OSError(errno.EPERM, "only loopback addresses are connected to, as connections are not yet encrypted")
+        sock = trio.socket.socket(family, kind, protocol)
+        try:
+            await sock.connect(address)
+        except OSError as error:
+            sock.close()
+            last = error
+            continue
+        except BaseException:
+            sock.close()
+            raise
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)  # noqa: FBT003
+        return sock
+    raise last or OSError(errno.EHOSTUNREACH, "no address")

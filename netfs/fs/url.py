@@ -1,0 +1,59 @@
+"""Sans-IO. URLs of exports: `netfs://host[:port]/path` and `netfs+unix:///socket:/path`.
+
+The path begins at the export's root. Owns no memory.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+__all__ = ["DEFAULT_PORT", "SCHEMES", "Url", "parse_url"]
+
+DEFAULT_PORT: Final = 6309
+SCHEMES: Final = ("netfs", "netfs+unix")
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """Where a server listens, and a path in its export.
+
+    host, port: of a TCP server. socket: path of a UNIX socket, then host is empty. path: absolute, "/" for the root.
+    """
+
+    host: str
+    port: int
+    socket: str
+    path: str
+
+    @property
+    def peer(self) -> str:
+        """The server's address, for people."""
+        return self.socket or f"{self.host}:{self.port}"
+
+    @property
+    def base(self) -> str:
+        """The URL of the export's root."""
+        if self.socket:
+            return f"netfs+unix://{self.socket}:/"
+        return f"netfs://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"
+
+
+def parse_url(text: str) -> Url:
+    """Read a URL. Raises: ValueError, one line that says what is wrong."""
+    parts = urlsplit(text)
+    if parts.scheme not in SCHEMES:
+        raise ValueError(f"not a URL of an export: {text!r} (it begins with {' or '.join(f'{name}://' for name in SCHEMES)})")
+    if parts.query or parts.fragment or parts.username:
+        raise ValueError(f"a URL of an export has no user, query or fragment: {text!r}")
+    if parts.scheme == "netfs+unix":
+        socket, _, path = unquote(parts.path).partition(":")
+        if parts.netloc or not socket.startswith("/"):
+            raise ValueError(f"a UNIX socket is given as netfs+unix:///socket:/path, not {text!r}")
+        return Url("", 0, socket, path or "/")
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"not a port: {text!r}") from None
+    if not parts.hostname:
+        raise ValueError(f"no host in {text!r}")
+    return Url(parts.hostname, DEFAULT_PORT if port is None else port, "", unquote(parts.path) or "/")
