@@ -256,7 +256,7 @@ class MemoryStore(Store):
         if replaced is moved:
             return
         if replaced is not None:
-            _check_replacement(moved, replaced, new_name)
+            _check_replacement(moved, replaced, source, new_name)
             self._forget(replaced)
         source.drop(name)
         target.put(new_name, moved)
@@ -371,7 +371,9 @@ class MemoryStore(Store):
         inode.change += 1
 
 
-def _check_replacement(moved: _Inode, replaced: _Inode, name: str) -> None:
+def _check_replacement(moved: _Inode, replaced: _Inode, source: _Directory, name: str) -> None:
+    if isinstance(replaced, _Directory) and _is_within(source, replaced):
+        raise fail(errno.ENOTEMPTY, name)
     if isinstance(moved, _Directory):
         if not isinstance(replaced, _Directory):
             raise fail(errno.ENOTDIR, name)

@@ -1,0 +1,251 @@
+"""Trio shell. `.netfs/` at the root of a real folder: aux streams and records by handle, the journal, the lock, the boot count.
+
+    .netfs/lock             one server at a time
+    .netfs/boot             how often a server was started here; the verifier of unstable writes
+    .netfs/journal          see journal.py
+    .netfs/aux/<handle>     the aux stream
+    .netfs/records/<handle> generation and record
+
+Nothing here is reachable by name through the store. A file of a name that no live file has is left by a crash between two
+steps of a removal and harms nobody, because a handle is never given out again. Owns no payload memory.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from servers.stores.base import RECORD_MAX
+from servers.stores.descriptors import Descriptor, Descriptors
+from servers.stores.journal import Entry, Journal, write_all
+from servers.stores.syscalls import list_names, open_beneath
+from transport.messages import Handle, StepKind
+
+__all__ = ["SIDECAR_NAME", "Sidecar"]
+
+SIDECAR_NAME: Final = b".netfs"
+_GENERATION: Final = struct.Struct("<Q")
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
+_KEEP: Final = os.O_RDWR | os.O_CREAT
+
+
+class Sidecar:
+    """What is kept beside the files of a folder. Missing on a folder that was only ever served read-only.
+
+    lock: held for anything that must not see half a transaction.
+    """
+
+    def __init__(self, root_fd: int, *, read_only: bool, durable: bool, capacity: int) -> None:
+        self.lock = threading.RLock()
+        self.verifier = 1
+        self._durable = durable
+        self._aux: Descriptors[Handle] = Descriptors(capacity)
+        self._fds: list[int] = []
+        self._journal: Journal | None = None
+        self._unfinished = False
+        self._recorded: set[bytes] = set()
+        try:
+            self._open(root_fd, read_only=read_only)
+        except BaseException:
+            self._close_fds()
+            raise
+
+    def _open(self, root_fd: int, *, read_only: bool) -> None:
+        if read_only:
+            try:
+                home = self._keep(open_beneath(root_fd, SIDECAR_NAME, _DIRECTORY))
+                self._aux_dir = self._keep(open_beneath(home, b"aux", _DIRECTORY))
+                self._record_dir = self._keep(open_beneath(home, b"records", _DIRECTORY))
+            except FileNotFoundError:
+                self._aux_dir = self._record_dir = -1
+                return
+            journal = Journal(open_beneath(home, b"journal", os.O_RDONLY), durable=False)
+            unfinished = journal.read()
+            journal.close()
+            if unfinished:
+                raise OSError(errno.EROFS, "a transaction was cut short here; serve the folder writable once to finish it")
+        else:
+            home = self._keep(self._make_directory(root_fd, SIDECAR_NAME))
+            self._take_lock(home)
+            self._aux_dir = self._keep(self._make_directory(home, b"aux"))
+            self._record_dir = self._keep(self._make_directory(home, b"records"))
+            self.verifier = self._count_boot(home)
+            self._journal = Journal(open_beneath(home, b"journal", _KEEP, 0o600), durable=self._durable)
+            self._unfinished = bool(self._journal.read())
+            self._sync(home)
+        self._recorded = {name for name, _ in list_names(self._record_dir, 0)}
+
+    # ---- aux
+
+    def aux(self, handle: Handle, *, create: bool) -> Descriptor | None:
+        """Pin the aux stream of a file; None if it has none and none is to be made."""
+        held = self._aux.pin(handle)
+        if held is not None or self._aux_dir < 0:
+            return held
+        writable = self._journal is not None
+        flags = os.O_RDWR if writable else os.O_RDONLY
+        name = _name(handle)
+        try:
+            fd = open_beneath(self._aux_dir, name, flags)
+        except FileNotFoundError:
+            if not create:
+                return None
+            fd = open_beneath(self._aux_dir, name, _KEEP, 0o600)
+            self._sync(self._aux_dir)
+        return self._aux.add(handle, fd, writable=writable)
+
+    def opened(self, handle: Handle) -> Descriptor | None:
+        """Pin an aux stream that is open already; never sleeps."""
+        return self._aux.pin(handle)
+
+    def let_go(self, descriptor: Descriptor) -> None:
+        """Unpin what `aux` or `opened` gave."""
+        self._aux.unpin(descriptor)
+
+    # ---- records
+
+    def record(self, handle: Handle) -> tuple[bytes, int]:
+        """Return record and generation; (b"", 0) without one."""
+        name = _name(handle)
+        if name not in self._recorded:
+            return b"", 0
+        with self.lock:
+            try:
+                fd = open_beneath(self._record_dir, name, os.O_RDONLY)
+            except FileNotFoundError:
+                return b"", 0
+            try:
+                kept = os.pread(fd, _GENERATION.size + RECORD_MAX, 0)
+            finally:
+                os.close(fd)
+        if len(kept) < _GENERATION.size:
+            raise OSError(errno.EIO, "a record is damaged")
+        return kept[_GENERATION.size :], _GENERATION.unpack_from(kept)[0]
+
+    # ---- transactions
+
+    def commit(self, entries: list[Entry], cut: Callable[[Entry], None], reached: Callable[[str], None]) -> None:
+        """Apply all entries or, when this raises before the journal is written, none; `lock` is held.
+
+        cut: applies a TRUNCATE of data. reached: told of every step. An error later leaves the transaction to `settle`.
+        """
+        assert self._journal is not None
+        self._journal.write(entries)
+        self._unfinished = True
+        reached("journal")
+        self._finish(entries, cut, reached)
+
+    def settle(self, cut: Callable[[Entry], None]) -> None:
+        """Finish a transaction that a crash or a full disk cut short. Raises: what keeps it from being finished."""
+        if self._unfinished:
+            with self.lock:
+                assert self._journal is not None
+                self._finish(self._journal.read(), cut, lambda _: None)
+
+    def _finish(self, entries: list[Entry], cut: Callable[[Entry], None], reached: Callable[[str], None]) -> None:
+        assert self._journal is not None
+        for entry in entries:
+            if entry.kind is StepKind.TRUNCATE:
+                cut(entry)
+            elif entry.kind is StepKind.RECORD_PUT:
+                self._put_record(entry)
+            else:
+                self._put_aux(entry)
+            reached("apply")
+        self._journal.clear()
+        self._unfinished = False
+        reached("clear")
+
+    def _put_aux(self, entry: Entry) -> None:
+        held = self.aux(entry.handle, create=True)
+        assert held is not None
+        try:
+            if entry.kind is StepKind.AUX_TRUNCATE:
+                os.ftruncate(held.fd, entry.pos)
+            elif write_all(held.fd, entry.payload, entry.pos) != sum(len(view) for view in entry.payload):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if self._durable:
+                os.fdatasync(held.fd)
+        finally:
+            self._aux.unpin(held)
+
+    def _put_record(self, entry: Entry) -> None:
+        name = _name(entry.handle)
+        fd = open_beneath(self._record_dir, name, _KEEP, 0o600)
+        try:
+            kept = [memoryview(_GENERATION.pack(entry.generation)), memoryview(entry.record)]
+            if write_all(fd, kept, 0) != _GENERATION.size + len(entry.record):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.ftruncate(fd, _GENERATION.size + len(entry.record))
+            if self._durable:
+                os.fdatasync(fd)
+        finally:
+            os.close(fd)
+        if name not in self._recorded:
+            self._sync(self._record_dir)
+            self._recorded.add(name)
+
+    # ---- the end of a file, and of the server
+
+    def forget(self, handle: Handle) -> None:
+        """Remove what is kept of a file that is gone."""
+        self._aux.drop(handle)
+        name = _name(handle)
+        with self.lock:
+            for directory in (self._aux_dir, self._record_dir):
+                try:
+                    os.unlink(name, dir_fd=directory)
+                except FileNotFoundError:
+                    continue
+            self._recorded.discard(name)
+
+    def close(self) -> None:
+        """Close all. Asserts that no aux stream is in use."""
+        self._aux.close()
+        if self._journal is not None:
+            self._journal.close()
+        self._close_fds()
+
+    def _close_fds(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def _keep(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def _make_directory(self, parent_fd: int, name: bytes) -> int:
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=parent_fd)
+        return open_beneath(parent_fd, name, _DIRECTORY)
+
+    def _take_lock(self, home: int) -> None:
+        fd = self._keep(open_beneath(home, b"lock", _KEEP, 0o600))
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(errno.EBUSY, "another server has this folder") from None
+
+    def _count_boot(self, home: int) -> int:
+        fd = open_beneath(home, b"boot", _KEEP, 0o600)
+        try:
+            text = os.pread(fd, 20, 0)
+            boot = int(text) + 1 if text.strip().isdigit() else 1
+            os.pwrite(fd, b"%019d\n" % boot, 0)
+            if self._durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        return boot
+
+    def _sync(self, directory: int) -> None:
+        if self._durable:
+            os.fsync(directory)
+
+
+def _name(handle: Handle) -> bytes:
+    return handle.hex().encode()

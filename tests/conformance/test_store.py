@@ -1,0 +1,60 @@
+"""The store suite over every store; what only a real folder has; random operations against the kernel's own answers."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from iov.probe import Probe
+from servers.stores.base import Store
+from servers.stores.directory import DirectoryStore
+from servers.stores.memory import MemoryStore
+from tests.conformance.store_suite import CHECKS, Check
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the directory store needs Linux")
+KINDS = ["memory", pytest.param("disk", marks=linux), pytest.param("tmpfs", marks=linux)]
+
+
+@pytest.fixture
+def memory_folder() -> Iterator[Path]:
+    if not os.access("/dev/shm", os.W_OK):
+        pytest.skip("no writable memory filesystem")
+    path = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def probe() -> Probe:
+    return Probe()
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, probe: Probe) -> Iterator[Store]:
+    made: Store
+    match request.param:
+        case "memory":
+            made = MemoryStore(probe)
+        case "disk":
+            made = DirectoryStore(request.getfixturevalue("tmp_path"), probe)
+        case _:
+            made = DirectoryStore(request.getfixturevalue("memory_folder"), probe)
+            assert not made.blocking
+    yield made
+    made.close()  # asserts that nothing is lent
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_store(check: Check, store: Store, probe: Probe) -> None:
+    probe.reset()
+    check(store)
+    if "transact" not in check.__name__ and "aux_and_record" not in check.__name__:
+        assert probe.payload_copies == 0
+
+
+def test_every_method_of_a_store_is_checked() -> None:
+    assert len(CHECKS) > 35
