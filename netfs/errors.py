@@ -8,7 +8,7 @@ import errno
 import os
 from typing import Final
 
-from transport.errors import HelloMismatch, TransportError
+from transport.errors import TransportError
 
 __all__ = ["NotReachable", "status_error", "translate"]
 
@@ -32,8 +32,9 @@ def status_error(status: int) -> OSError:
 def translate(error: Exception, path: str | None) -> OSError:
     """Return the error to raise to the user for one from below.
 
-    An `OSError` keeps its errno, and with it its subclass (FileNotFoundError and so on). A transport error is a `NotReachable`, which is
-    a ConnectionError; anything else that carries an errno (a failed verification: EBADMSG) an OSError with that errno and its text.
+    An `OSError` keeps its errno, and with it its subclass (FileNotFoundError and so on). A transport error is a `NotReachable`,
+    which is a ConnectionError; anything else that carries an errno (a failed verification: EBADMSG) an OSError with that errno
+    and its text.
     """
     if isinstance(error, NotReachable):
         return error

@@ -9,8 +9,8 @@ For each folio the first strategy that fits (after netfs_perform_write of Linux)
     the write touches what is valid, or nothing is    copy: a streaming write
     otherwise                                     read the gaps, then copy
 
-One copy, caller to folio. Writers of a file take turns. A writer starts writeback of what fills a batch and does not wait for it, except
-above the cache's dirty limit.
+One copy, caller to folio. Writers of a file take turns. A writer starts writeback of what fills a batch and does not wait for
+it, except above the cache's dirty limit.
 """
 
 import trio

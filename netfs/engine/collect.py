@@ -1,9 +1,10 @@
 """Sans-IO. Move a request on: take finished subrequests, issue again what wants it, issue what is next, and see when all is done.
 
-`advance` is entered at the start and at every termination, but never twice: a termination that comes while it runs only leaves its
-verdict, which the running loop sees. Subrequests are taken from the front only, so what counts is a contiguous prefix: after the
-first short one later data is not counted. A failure stops issuing; what is in flight is waited for and dropped. There is no moment at
-which the last subrequest is queued but its collector could miss it (the ALL_QUEUED races of netfslib's history). Owns no memory.
+`advance` is entered at the start and at every termination, but never twice: a termination that comes while it runs only leaves
+its verdict, which the running loop sees. Subrequests are taken from the front only, so what counts is a contiguous prefix:
+after the first short one later data is not counted. A failure stops issuing; what is in flight is waited for and dropped. There
+is no moment at which the last subrequest is queued but its collector could miss it (the ALL_QUEUED races of netfslib's
+history). Owns no memory.
 """
 
 from netfs.engine.request import IoRequest

@@ -1,10 +1,10 @@
 """Trio shell. Direct reads and writes: between the caller's memory and the transport, past the page cache.
 
 Reads go in parts side by side, writes one part after another, so that a failed write leaves nothing behind the count it returns.
-Overlapping folios are flushed before, and dropped before and after a write. A file with blocks reads and writes whole ones: what the
-caller did not ask for is a gap in the iterator of a read; a partly written block is staged, once, in pool memory, and read first
-where it holds data. The caller's memory is lent from the call to its return; stages are leased from the inode's pool. After
-netfs_unbuffered_read_iter and netfs_unbuffered_write_iter of Linux netfslib.
+Overlapping folios are flushed before, and dropped before and after a write. A file with blocks reads and writes whole ones:
+what the caller did not ask for is a gap in the iterator of a read; a partly written block is staged, once, in pool memory, and
+read first where it holds data. The caller's memory is lent from the call to its return; stages are leased from the inode's
+pool. After netfs_unbuffered_read_iter and netfs_unbuffered_write_iter of Linux netfslib.
 """
 
 import trio

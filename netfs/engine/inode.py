@@ -46,13 +46,13 @@ class ErrorSequence:
 class NetfsInode:
     """One file: its table, sizes, lock, folios, and what of its data the server has not made durable.
 
-    ops is set once, by the filesystem, before any I/O. uncommitted: something was written since the last commit. direct_verifier: of
-    the boot that took unstable direct writes since then, 0 for none.
+    ops is set once, by the filesystem, before any I/O. uncommitted: something was written since the last commit.
+    direct_verifier: of the boot that took unstable direct writes since then, 0 for none.
     """
 
     __slots__ = (
-        "cache", "direct_verifier", "lock", "mapping", "modified", "ops", "pool", "probe", "sizes", "uncommitted", "wb_error", "wb_lock",
-        "wb_waiters",
+        "cache", "direct_verifier", "lock", "mapping", "modified", "ops", "pool", "probe", "sizes", "uncommitted", "wb_error",
+        "wb_lock", "wb_waiters",
     )  # fmt: skip
 
     ops: NetfsOps
@@ -77,7 +77,9 @@ class NetfsInode:
         self.mapping = self.cache.mapping(self, ops.block_size)
 
     def wrote_direct(self, verifier: int) -> None:
-        """Note direct writes taken by the boot `verifier`. They are not kept: an earlier boot's may be lost, which is an error."""
+        """Note direct writes taken by the boot `verifier`. They are not kept: an earlier boot's may be lost, which is an
+        error.
+        """
         self.uncommitted = True
         self.modified += 1
         if verifier and self.direct_verifier and verifier != self.direct_verifier:

@@ -1,8 +1,8 @@
 """Sans-IO. IoLock: who may change an inode's content at the same time.
 
 Direct reads and writes share; buffered writes and truncation exclude each other and the direct ones; buffered reads take nothing,
-because a copy out of a folio is one step. One who wants it exclusively keeps later sharers out, so that neither starves. After the
-locking classes of Linux netfslib (`netfs_start_io_direct` and its kin). Owns no memory.
+because a copy out of a folio is one step. One who wants it exclusively keeps later sharers out, so that neither starves. After
+the locking classes of Linux netfslib (`netfs_start_io_direct` and its kin). Owns no memory.
 """
 
 from netfs.cache.waiters import WakeList

@@ -12,10 +12,10 @@ large a part may be and moves its bytes. Life of a subrequest:
 The same with prepare_write and issue_write. A short transfer is issued again with `iter` at the rest; `subreq.start +
 subreq.transferred` is then the position and `subreq.iter.count` the length to move.
 
-Blocks. `block_size` is the unit that only moves whole (a crypto block; 1 for none). Every read and write request begins on a block
-boundary and ends on one, and no subrequest crosses anything but boundaries; what the caller did not ask for is a DISCARD gap in
-the iterator of a direct read, or staged memory in a write. Bytes of the last block behind i_size are zero in a write and ignored in
-a read. With blocks a read never asks beyond i_size rounded up; without, the server says where the file ends. After
+Blocks. `block_size` is the unit that only moves whole (a crypto block; 1 for none). Every read and write request begins on a
+block boundary and ends on one, and no subrequest crosses anything but boundaries; what the caller did not ask for is a DISCARD
+gap in the iterator of a direct read, or staged memory in a write. Bytes of the last block behind i_size are zero in a write and
+ignored in a read. With blocks a read never asks beyond i_size rounded up; without, the server says where the file ends. After
 `netfs_request_ops` of Linux netfslib; where that table may sleep, the hook here is a coroutine. Owns no memory.
 """
 

@@ -11,9 +11,9 @@ import trio
 from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
 from netfs.cache.waiters import WakeList
+from netfs.engine.collect import advance
 from netfs.engine.locking import IoLock
 from netfs.engine.request import IoRequest
-from netfs.engine.collect import advance
 
 __all__ = ["acquire_exclusive", "acquire_shared", "park", "run_request"]
 

@@ -1,6 +1,7 @@
 """Sans-IO. Judge how the issue of a read subrequest ended.
 
-`VERDICTS` is the termination table of Linux netfslib (netfs_read_subreq_terminated); the first row that holds wins. Owns no memory.
+`VERDICTS` is the termination table of Linux netfslib (netfs_read_subreq_terminated); the first row that holds wins. Owns no
+memory.
 """
 
 import enum

@@ -5,8 +5,8 @@
                                    ^ marker: a read that gets here     ^ ahead_to
                                      starts the next one without waiting
 
-A read that goes on where the last one ended, or starts at 0, is sequential: the window doubles up to its limit. Any other read asks
-for what it needs and no more. After file_ra_state of Linux, simplified. Owns no memory.
+A read that goes on where the last one ended, or starts at 0, is sequential: the window doubles up to its limit. Any other read
+asks for what it needs and no more. After file_ra_state of Linux, simplified. Owns no memory.
 """
 
 from dataclasses import dataclass

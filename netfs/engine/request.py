@@ -4,7 +4,8 @@ A request is cut into subrequests (`split`), each is issued through the operatio
 `terminated`, which runs the collector (`read_collect`, `write_collect`). The collector takes results in file order and, when
 nothing is left, calls `wake` once. Nothing here waits. The memory under `iter` is the caller's (or the page cache's), lent to the
 request until `wake`; it is lent on to whoever a subrequest was issued to until `terminated`. Objects and flags after
-`netfs_io_request` and `netfs_io_subrequest` of Linux netfslib; flags are plain booleans because enum flags cost as much as a call.
+`netfs_io_request` and `netfs_io_subrequest` of Linux netfslib; flags are plain booleans because enum flags cost as much as a
+call.
 """
 
 import enum
@@ -110,9 +111,9 @@ class IoRequest:
     unstable writes of the request. folios: those the request fills or cleans, in file order, the page cache's.
     sequential: one subrequest at a time, so that a failure leaves no hole before data.
 
-    Flags: all_queued: everything was cut. paused: no further issue (a failure, or waiting for a retry). short_transfer: later data
-    no longer counts. abandoned: the caller was cancelled. advancing: the collector is on the stack, so that a termination inside it
-    does not enter it again.
+    Flags: all_queued: everything was cut. paused: no further issue (a failure, or waiting for a retry). short_transfer: later
+    data no longer counts. abandoned: the caller was cancelled. advancing: the collector is on the stack, so that a termination
+    inside it does not enter it again.
     """
 
     origin: Origin

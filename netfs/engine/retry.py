@@ -1,9 +1,9 @@
 """Sans-IO. Issue again what may succeed the second time.
 
 Runs when nothing of the request is in flight. Each subrequest that asked for it, up to the first that failed, goes again with its
-memory at the rest; the prepare hook is asked anew, and where it allows less than before the subrequest is cut and the rest becomes
-one of its own. The memory is taken from the request's unmoved iterator, so nothing depends on how far a transport moved its own.
-After read_retry.c and write_retry.c of Linux netfslib. Owns no memory.
+memory at the rest; the prepare hook is asked anew, and where it allows less than before the subrequest is cut and the rest
+becomes one of its own. The memory is taken from the request's unmoved iterator, so nothing depends on how far a transport moved
+its own. After read_retry.c and write_retry.c of Linux netfslib. Owns no memory.
 """
 
 from netfs.engine.request import IoRequest, IoSubrequest

@@ -23,7 +23,8 @@ from netfs.engine.request import IoRequest, IoSubrequest, Origin
 from netfs.engine.write_collect import write_terminated
 
 __all__ = [
-    "END_OF_TIME", "balance_dirty", "drop_range", "flush_range", "fsync", "make_room", "resize", "start_writeback", "wait_for_folio",
+    "END_OF_TIME", "balance_dirty", "drop_range", "flush_range", "fsync", "make_room", "resize", "start_writeback",
+    "wait_for_folio",
 ]  # fmt: skip
 
 END_OF_TIME = 1 << 63

@@ -5,7 +5,6 @@ what is still dirty, waits for everything in flight and insists that nothing is 
 """
 
 import errno
-import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -32,8 +31,23 @@ from netfs.fs.volume import Volume
 from transport.base import Transport
 from transport.env import Env, system_env
 from transport.messages import (
-    Ack, Attr, AttrReply, Create, EntryReply, FileType, Getattr, Handle, Lookup, Mkdir, Mount, Open, Readdir, ReaddirReply, Rename,
-    Rmdir, Unlink,
+    Ack,
+    Attr,
+    AttrReply,
+    Create,
+    EntryReply,
+    FileType,
+    Getattr,
+    Handle,
+    Lookup,
+    Mkdir,
+    Mount,
+    Open,
+    Readdir,
+    ReaddirReply,
+    Rename,
+    Rmdir,
+    Unlink,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -361,8 +375,9 @@ async def open_client(
 ) -> AsyncIterator[Client]:
     """Mount an export.
 
-    Args: target: a URL (`netfs://host:port/path`, `netfs+unix:///socket:/path`), whose path becomes the client's root, or a connected
-    transport; either is closed in the end. keys: of an encrypted volume, None for plain files. cache_bytes: budget of the page cache. rsize, wsize: most bytes of one read or write.
+    Args: target: a URL (`netfs://host:port/path`, `netfs+unix:///socket:/path`), whose path becomes the client's root, or a
+    connected transport; either is closed in the end. keys: of an encrypted volume, None for plain files. cache_bytes: budget of
+    the page cache. rsize, wsize: most bytes of one read or write.
     Raises: OSError when the server cannot be reached or is none.
     Cancellation: not mounted; inside the block, dirty data of files that were not closed is lost.
     """

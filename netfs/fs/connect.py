@@ -1,6 +1,7 @@
 """Trio shell. From a URL to a connected transport.
 
-This version has no channel security, so it connects to UNIX sockets and to loopback addresses only. The transport owns its socket.
+This version has no channel security, so it connects to UNIX sockets and to loopback addresses only. The transport owns its
+socket.
 """
 
 import errno
@@ -60,6 +61,6 @@ async def _connect_loopback(url: Url) -> trio.socket.SocketType:
         except BaseException:
             sock.close()
             raise
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)  # noqa: FBT003
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         return sock
     raise last or OSError(errno.EHOSTUNREACH, "no address")

@@ -1,7 +1,7 @@
 """Trio shell. File: an open descriptor, with a position, buffered or direct.
 
-The caller's buffers are lent from a call to its return, also when it is cancelled. `read` returns `bytes` and pays one copy for it;
-everything else moves data straight between the caller's memory and the folio or the transport.
+The caller's buffers are lent from a call to its return, also when it is cancelled. `read` returns `bytes` and pays one copy for
+it; everything else moves data straight between the caller's memory and the folio or the transport.
 """
 
 import errno
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
@@ -210,7 +210,9 @@ class File:
             raise translate(error, self.path) from error
 
     async def truncate(self, size: int | None = None) -> int:
-        """Cut or extend the file to `size` bytes, by default to the position. Returns: the size. Cancellation: may have happened."""
+        """Cut or extend the file to `size` bytes, by default to the position. Returns: the size. Cancellation: may have
+        happened.
+        """
         size = self._pos if size is None else size
         self._check_write(size)
         await trio.lowlevel.checkpoint()
@@ -266,7 +268,7 @@ class File:
             self._closed = True
             self._client.put_inode(self._inode)
 
-    async def __aenter__(self) -> "File":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:

@@ -1,7 +1,7 @@
 """Sans-IO. Plain files: a subrequest is one READ or WRITE message, its memory the payload.
 
-Writes are unstable and carry the boot verifier of the reply; COMMIT tells whether that boot still lives. Owns no memory: a subrequest's
-is lent to the transport from issue to its reply.
+Writes are unstable and carry the boot verifier of the reply; COMMIT tells whether that boot still lives. Owns no memory: a
+subrequest's is lent to the transport from issue to its reply.
 """
 
 from netfs.engine.request import IoSubrequest
@@ -59,7 +59,7 @@ class PlainOps(FileOps):
         if subreq.in_progress:
             subreq.call = call
 
-    async def commit(self, verifier: int) -> int:  # noqa: ARG002
+    async def commit(self, verifier: int) -> int:
         """Send COMMIT."""
         return (await ask(self.transport, Commit(self.handle), WriteReply)).verifier
 
@@ -87,7 +87,7 @@ class PlainVolume(Volume):
     async def created(self, entry: EntryReply) -> None:
         """A plain file needs nothing."""
 
-    async def file_size(self, handle: Handle, attr: Attr) -> int:  # noqa: ARG002
+    async def file_size(self, handle: Handle, attr: Attr) -> int:
         """Believe the server's size."""
         return attr.size
 

@@ -1,7 +1,7 @@
 """Sans-IO. The seam between the client and what its files are: plain ones, or the files of an encrypted volume.
 
-The client walks paths, opens and closes; a `Volume` gives each regular file its operations table and says what size the user sees.
-Owns no memory.
+The client walks paths, opens and closes; a `Volume` gives each regular file its operations table and says what size the user
+sees. Owns no memory.
 """
 
 from abc import ABC, abstractmethod
