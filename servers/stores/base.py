@@ -111,7 +111,8 @@ class Store(ABC):
     def readdir(self, handle: Handle, cookie: int, count: int) -> tuple[list[DirEntry], bool]:
         """Return up to `count` entries behind `cookie`, and whether the listing is complete.
 
-        A name present during the whole listing is returned exactly once, whatever else comes and goes meanwhile.
+        A name present during the whole listing is returned exactly once, whatever else comes and goes meanwhile; one that a
+        rename replaced meanwhile may be returned again, as it is another object now.
         """
 
     @abstractmethod

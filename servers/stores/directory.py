@@ -180,11 +180,12 @@ class DirectoryStore(Store):
 
     def _read(self, fd: int, pos: int, length: int, flags: int) -> Lent | None:
         """Read into the pool, one byte more than asked: whether it is there tells the end of the file without another call."""
+        if pos + length >= SIZE_MAX:  # the kernel refuses to ask for what no file can have
+            length = max(SIZE_MAX - 1 - pos, 0)
         with self._pool_lock:
             lease = self._pool.get(length)
         try:
-            wanted = length + (pos + length < SIZE_MAX)
-            got = os.preadv(fd, [lease.view_with_tail(1)[:wanted]], pos, flags)
+            got = os.preadv(fd, [lease.view_with_tail(1)], pos, flags) if pos < SIZE_MAX else 0
         except BaseException:
             self._put_back(lease)
             raise

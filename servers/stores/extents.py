@@ -88,6 +88,8 @@ class Extents:
 
     def _scrub(self, start: int, end: int) -> None:
         """Make [start, end), which reaches the end of all content, read as zeros, but leave landings in flight alone."""
+        if start >= end:
+            return
         first = -(-start >> SHIFT)
         held = {i for span in self.spans for i in range(span[0] >> SHIFT, ((span[1] - 1) >> SHIFT) + 1)}
         last = (end - 1) >> SHIFT
