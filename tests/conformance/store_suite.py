@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from iov.copy_iter import copy_from_iter, copy_to_iter
 from iov.extract import extract_segments
 from iov.iov_iter import Direction, IovIter
@@ -37,12 +39,10 @@ GOOD_NAMES = ("a", "x" * 255, "é" * 127, "...", " ", "\n", "a b", "-rf", "*", "
 
 @contextmanager
 def refused(code: int) -> Iterator[None]:
-    try:
+    with pytest.raises(OSError) as caught:
         yield
-    except OSError as error:
-        assert error.errno == code, f"{errno.errorcode[error.errno or 0]}, not {errno.errorcode[code]}"
-    else:
-        raise AssertionError(f"not refused with {errno.errorcode[code]}")
+    got = caught.value.errno or 0
+    assert got == code, f"{errno.errorcode[got]}, not {errno.errorcode[code]}"
 
 
 def taken(lent: Lent) -> bytes:
@@ -174,20 +174,20 @@ def check_nonsense_handles_are_stale(store: Store) -> None:
     for handle in STALE_HANDLES:
         for call in (
             lambda h: store.lookup(h, "x"),
-            lambda h: store.getattr(h),
+            store.getattr,
             lambda h: store.setattr(Setattr(h, mode=0o600)),
             lambda h: store.create(h, "x", 0o600, exclusive=True),
             lambda h: store.open(h, write=False),
             lambda h: store.read_source(h, 0, 1),
             lambda h: store.write_landing(h, 0, 1),
-            lambda h: store.commit(h),
+            store.commit,
             lambda h: store.truncate(h, 0),
             lambda h: store.mkdir(h, "x", 0o700),
             lambda h: store.readdir(h, 0, 1),
             lambda h: store.unlink(h, "x"),
             lambda h: store.rmdir(h, "x"),
             lambda h: store.rename(h, "x", top(store), "x"),
-            lambda h: store.record_get(h),
+            store.record_get,
             lambda h: store.transact([(h, 0)], 0, [], None),
         ):
             with refused(errno.ESTALE):

@@ -1,0 +1,522 @@
+"""What only a real folder has: links and strangers behind our back, `.netfs/`, crashes, descriptors, several threads."""
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from iov.probe import Field, Probe
+from servers.stores.directory import DirectoryStore
+from servers.stores.syscalls import Statx, open_beneath, statx
+from tests.conformance.store_suite import folder, get, names, new, put, refused, source, top
+from transport.messages import FileType, Handle, Setattr, Step, StepKind
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="the directory store needs Linux")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    path = tmp_path / "export"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def store(home: Path) -> Iterator[DirectoryStore]:
+    made = DirectoryStore(home, Probe())
+    yield made
+    made.close()
+
+
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+# ---- links and strangers
+
+
+def test_symlink_is_shown_and_never_followed(home: Path, store: DirectoryStore) -> None:
+    (home.parent / "secret").write_text("secret")
+    (home / "inside").write_text("inside")
+    (home / "dir").mkdir()
+    for name, target in {"out": "../secret", "absolute": "/etc/passwd", "in": "inside", "dirlink": "dir", "loop": "loop"}.items():
+        (home / name).symlink_to(target)
+        entry = store.lookup(top(store), name)
+        assert entry.attr.type is FileType.SYMLINK
+        for call in (
+            lambda h: store.open(h, write=False),
+            lambda h: store.read_source(h, 0, 10),
+            lambda h: store.write_landing(h, 0, 10),
+            lambda h: store.truncate(h, 0),
+            lambda h: store.setattr(Setattr(h, mode=0o777)),
+            lambda h: store.record_get(h),  # noqa: PLW0108
+        ):
+            with refused(errno.ELOOP):
+                call(entry.handle)
+        with refused(errno.ENOTDIR):
+            store.lookup(entry.handle, "x")
+        with refused(errno.ELOOP):
+            store.create(top(store), name, 0o600, exclusive=False)
+        with refused(errno.EEXIST):
+            store.create(top(store), name, 0o600, exclusive=True)
+    store.rename(top(store), "out", top(store), "moved")
+    store.unlink(top(store), "moved")
+    assert (home.parent / "secret").read_text() == "secret"
+    assert (home / "inside").read_text() == "inside"
+
+
+def test_file_swapped_for_a_symlink_is_stale(home: Path, store: DirectoryStore) -> None:
+    (home.parent / "secret").write_text("secret")
+    (home / "f").write_text("f")
+    handle = store.lookup(top(store), "f").handle
+    (home / "f").unlink()
+    (home / "f").symlink_to("../secret")
+    with refused(errno.ESTALE):
+        store.read_source(handle, 0, 10)
+    with refused(errno.ESTALE):
+        store.getattr(handle)
+
+
+def test_directory_swapped_for_a_symlink_is_stale(home: Path, store: DirectoryStore) -> None:
+    (home / "d").mkdir()
+    (home / "d" / "f").write_text("f")
+    directory = store.lookup(top(store), "d").handle
+    (home / "d").rename(home.parent / "elsewhere")
+    (home / "d").symlink_to("../elsewhere")
+    with refused(errno.ESTALE):
+        store.lookup(directory, "f")
+
+
+def test_inode_used_again_is_another_object(home: Path, store: DirectoryStore) -> None:
+    old: dict[int, Handle] = {}
+    reused = 0
+    for _ in range(20):
+        (home / "f").write_text("x")
+        entry = store.lookup(top(store), "f")
+        reused += entry.attr.ino in old
+        assert entry.handle not in old.values()
+        for handle in old.values():
+            with refused(errno.ESTALE):
+                store.read_source(handle, 0, 1)
+        old[entry.attr.ino] = entry.handle
+        (home / "f").unlink()
+    assert len(old) + reused == 20
+
+
+def test_open_file_replaced_behind_our_back_is_never_another_file(home: Path, store: DirectoryStore) -> None:
+    handle = new(store, data=b"old")
+    (home / "g").write_text("new")
+    (home / "g").rename(home / "f")
+    assert get(store, handle) == b"old"
+    with refused(errno.ESTALE):
+        store.getattr(handle)
+    assert get(store, store.lookup(top(store), "f").handle) == b"new"
+
+
+def test_devices_and_pipes_are_not_opened(home: Path, store: DirectoryStore) -> None:
+    os.mkfifo(home / "pipe")
+    entry = store.lookup(top(store), "pipe")
+    assert entry.attr.type is FileType.OTHER
+    with refused(errno.EINVAL):
+        store.open(entry.handle, write=True)
+    with refused(errno.EINVAL):
+        store.create(top(store), "pipe", 0o600, exclusive=False)
+
+
+def test_hard_links_share_a_handle(home: Path, store: DirectoryStore) -> None:
+    handle = new(store, data=b"data")
+    put(store, handle, 0, b"aux", aux=True)
+    os.link(home / "f", home / "g")
+    assert store.lookup(top(store), "g").handle == handle
+    store.unlink(top(store), "g")
+    assert store.lookup(top(store), "f").handle == handle
+    assert get(store, handle) == b"data"
+    assert get(store, handle, aux=True) == b"aux"
+    store.unlink(top(store), "f")
+    with refused(errno.ESTALE):
+        store.getattr(handle)
+
+
+def test_bytes_that_are_no_text_are_names(home: Path, store: DirectoryStore) -> None:
+    Path(os.fsdecode(os.fsencode(home) + b"/\xff\xfe")).touch()
+    (name,) = names(store, top(store))
+    assert name == "\udcff\udcfe"
+    store.unlink(top(store), name)
+    assert list(home.iterdir()) == [home / ".netfs"]
+
+
+def test_what_we_write_is_there_for_everybody(home: Path, store: DirectoryStore) -> None:
+    directory = folder(store)
+    new(store, "f", b"data", directory)
+    assert (home / "d" / "f").read_bytes() == b"data"
+    (home / "d" / "g").write_bytes(b"from outside")
+    assert get(store, store.lookup(directory, "g").handle) == b"from outside"
+
+
+def test_no_way_up(home: Path) -> None:
+    fd = os.open(home, os.O_PATH)
+    for name in (b"..", b"../secret", b"a/b", b"", b"/"):
+        with refused(errno.EINVAL):
+            open_beneath(fd, name, os.O_RDONLY)
+    os.close(fd)
+
+
+def test_no_descriptor_ever_leaves_the_root_under_renames_and_links(home: Path, store: DirectoryStore) -> None:
+    """A stranger swaps a folder for a link to the outside and back while threads walk through it."""
+    outside = home.parent / "outside"
+    outside.mkdir()
+    (outside / "f").write_text("outside")
+    (home / "d").mkdir()
+    (home / "d" / "f").write_text("inside")
+    handle = store.lookup(store.lookup(top(store), "d").handle, "f").handle
+    stop = threading.Event()
+
+    def swap() -> None:
+        for _ in range(300):
+            (home / "d").rename(home / "e")
+            (home / "d").symlink_to(outside)
+            (home / "d").unlink()
+            (home / "e").rename(home / "d")
+        stop.set()
+
+    def walk() -> int:
+        served = 0
+        while not stop.is_set():
+            try:
+                fresh = store.lookup(store.lookup(top(store), "d").handle, "f").handle
+                store._tree._directories.drop(store.lookup(top(store), "d").handle)
+                store._tree._files.drop(handle)
+                assert get(store, fresh) == b"inside"
+                assert get(store, handle) == b"inside"
+                served += 1
+            except OSError as error:
+                assert error.errno in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ELOOP)  # noqa: PT017
+        return served
+
+    with ThreadPoolExecutor(3) as pool:
+        walkers = [pool.submit(walk) for _ in range(2)]
+        pool.submit(swap).result()
+        for walker in walkers:
+            walker.result()
+
+
+# ---- .netfs
+
+
+def test_sidecar_cannot_be_named(home: Path, store: DirectoryStore) -> None:
+    root, file = top(store), new(store)
+    assert (home / ".netfs").is_dir()
+    assert names(store, root) == ["f"]
+    for code, call in (
+        (errno.ENOENT, lambda: store.lookup(root, ".netfs")),
+        (errno.ENOENT, lambda: store.unlink(root, ".netfs")),
+        (errno.ENOENT, lambda: store.rmdir(root, ".netfs")),
+        (errno.ENOENT, lambda: store.rename(root, ".netfs", root, "x")),
+        (errno.EACCES, lambda: store.rename(root, "f", root, ".netfs")),
+        (errno.EACCES, lambda: store.mkdir(root, ".netfs", 0o700)),
+        (errno.EACCES, lambda: store.create(root, ".netfs", 0o600, exclusive=False)),
+    ):
+        with refused(code):
+            call()
+    assert store.lookup(root, "f").handle == file
+    inner = folder(store)
+    new(store, ".netfs", b"a name like another here", inner)
+    assert names(store, inner) == [".netfs"]
+
+
+def test_nothing_is_left_beside_a_removed_file(home: Path, store: DirectoryStore) -> None:
+    file = new(store)
+    store.transact([], 0, [Step(StepKind.AUX_WRITE, file, 0, 3), Step(StepKind.RECORD_PUT, file, record=b"r")], source(b"aux"))
+    kept = [home / ".netfs" / kind / file.hex() for kind in ("aux", "records")]
+    assert all(path.exists() for path in kept)
+    store.unlink(top(store), "f")
+    assert not any(path.exists() for path in kept)
+
+
+def test_one_server_at_a_time(home: Path, store: DirectoryStore) -> None:
+    assert store.verifier
+    before = open_descriptors()
+    with refused(errno.EBUSY):
+        DirectoryStore(home, Probe())
+    assert open_descriptors() == before
+
+
+def test_each_boot_has_its_verifier_and_keeps_the_records(home: Path) -> None:
+    seen = []
+    for boot in range(3):
+        store = DirectoryStore(home, Probe())
+        seen.append(store.verifier)
+        file = store.create(top(store), "f", 0o600, exclusive=False).handle
+        assert store.record_get(file)[1] == boot
+        store.transact([(file, boot)], 0, [Step(StepKind.RECORD_PUT, file, record=b"r")], None)
+        store.close()
+    assert len(set(seen)) == 3
+
+
+def test_read_only(home: Path) -> None:
+    (home / "f").write_text("data")
+    untouched = DirectoryStore(home, Probe(), read_only=True)
+    assert not (home / ".netfs").exists()
+    assert get(untouched, untouched.lookup(top(untouched), "f").handle, aux=True) == b""
+    untouched.close()
+    writer = DirectoryStore(home, Probe())
+    file = writer.lookup(top(writer), "f").handle
+    writer.transact([], 0, [Step(StepKind.AUX_WRITE, file, 0, 3), Step(StepKind.RECORD_PUT, file, record=b"r")], source(b"aux"))
+    writer.close()
+    store = DirectoryStore(home, Probe(), read_only=True)
+    root, file = top(store), store.lookup(top(store), "f").handle
+    assert (get(store, file), get(store, file, aux=True), store.record_get(file)) == (b"data", b"aux", (b"r", 1))
+    store.open(file, write=False)
+    store.commit(file)
+    for call in (
+        lambda: store.open(file, write=True),
+        lambda: store.create(root, "g", 0o600, exclusive=False),
+        lambda: store.mkdir(root, "d", 0o700),
+        lambda: store.unlink(root, "f"),
+        lambda: store.rmdir(root, "f"),
+        lambda: store.rename(root, "f", root, "g"),
+        lambda: store.truncate(file, 0),
+        lambda: store.write_landing(file, 0, 1),
+        lambda: store.setattr(Setattr(file, mode=0)),
+        lambda: store.transact([(file, 1)], 0, [], None),
+    ):
+        with refused(errno.EROFS):
+            call()
+    store.close()
+
+
+def test_missing_and_wrong_folders(home: Path) -> None:
+    before = open_descriptors()
+    with refused(errno.ENOENT):
+        DirectoryStore(home / "missing", Probe())
+    (home / "file").touch()
+    with refused(errno.ENOTDIR):
+        DirectoryStore(home / "file", Probe())
+    (home / ".netfs").symlink_to("/tmp")
+    with refused(errno.ENOTDIR):
+        DirectoryStore(home, Probe())
+    assert open_descriptors() == before
+
+
+# ---- crashes
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+class CrashAt:
+    """A probe sink that ends the process at the n-th step of a transaction."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self, event: str, fields: tuple[Field, ...]) -> None:
+        assert event == "transact" and fields
+        if not self.left:
+            raise Crash
+        self.left -= 1
+
+
+def die(store: DirectoryStore) -> None:
+    """Lose everything but the files, as a kill does."""
+    store.close()
+
+
+def steps(file: Handle, other: Handle) -> list[Step]:
+    return [
+        Step(StepKind.AUX_WRITE, file, 5, 6),
+        Step(StepKind.AUX_TRUNCATE, file, 9),
+        Step(StepKind.TRUNCATE, file, 4),
+        Step(StepKind.RECORD_PUT, file, record=b"new"),
+        Step(StepKind.RECORD_PUT, other, record=b"other"),
+    ]
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_crash_between_journal_and_apply(home: Path, at: int) -> None:
+    store = DirectoryStore(home, Probe())
+    inner = folder(store)
+    file, other = new(store, "f", b"datadata", inner), new(store, "other")
+    put(store, file, 0, b"old aux", aux=True)
+    store.transact([(file, 0)], 0, [Step(StepKind.RECORD_PUT, file, record=b"old")], None)
+    store._probe.sink = CrashAt(at)
+    crashed = False
+    try:
+        store.transact([(file, 1)], 0, steps(file, other), source(b"newaux"))
+    except Crash:
+        crashed = True
+    assert crashed == (at < 7)
+    die(store)
+    for _ in range(2):  # replaying twice is replaying once
+        again = DirectoryStore(home, Probe())
+        found = again.lookup(again.lookup(top(again), "d").handle, "f").handle
+        assert found == file
+        assert get(again, file, aux=True) == b"old anewa"
+        assert get(again, file) == b"data"
+        assert again.record_get(file) == (b"new", 2)
+        assert again.record_get(again.lookup(top(again), "other").handle) == (b"other", 1)
+        again.close()
+
+
+@pytest.mark.parametrize("kept", [0, 1, 23, 24, 25, 60, 100])
+def test_journal_torn_while_written_says_nothing_had_begun(home: Path, kept: int) -> None:
+    store = DirectoryStore(home, Probe())
+    file = new(store, data=b"datadata")
+    other = new(store, "other")
+    store._probe.sink = CrashAt(0)
+    with pytest.raises(Crash):
+        store.transact([(file, 0)], 0, steps(file, other), source(b"newaux"))
+    die(store)
+    journal = home / ".netfs" / "journal"
+    written = journal.read_bytes()
+    assert len(written) > 100
+    journal.write_bytes(written[:kept] + bytes(len(written) - kept))
+    again = DirectoryStore(home, Probe())
+    found = again.lookup(top(again), "f").handle
+    assert (get(again, found, aux=True), get(again, found), again.record_get(found)) == (b"", b"datadata", (b"", 0))
+    again.close()
+
+
+def test_transaction_that_stuck_is_finished_by_the_next_look(store: DirectoryStore) -> None:
+    file, other = new(store, data=b"datadata"), new(store, "other")
+    store._probe.sink = CrashAt(2)
+    with pytest.raises(Crash):
+        store.transact([(file, 0)], 0, steps(file, other), source(b"newaux"))
+    store._probe.sink = None
+    assert store.record_get(file) == (b"new", 1)
+    assert get(store, file, aux=True) == bytes(5) + b"newa"
+    assert get(store, file) == b"data"
+
+
+def test_read_only_server_refuses_half_a_transaction(home: Path) -> None:
+    store = DirectoryStore(home, Probe())
+    file, other = new(store), new(store, "other")
+    store._probe.sink = CrashAt(0)
+    with pytest.raises(Crash):
+        store.transact([(file, 0)], 0, steps(file, other), source(b"newaux"))
+    die(store)
+    with refused(errno.EROFS):
+        DirectoryStore(home, Probe(), read_only=True)
+    DirectoryStore(home, Probe()).close()
+    DirectoryStore(home, Probe(), read_only=True).close()
+
+
+# ---- descriptors, identity, threads
+
+
+def test_few_descriptors_serve_many_files(home: Path) -> None:
+    store = DirectoryStore(home, Probe(), max_open=16)
+    before = open_descriptors()
+    deep = top(store)
+    for level in range(40):
+        deep = folder(store, f"level{level}", deep)
+    files = [new(store, f"f{number}", b"%d" % number, deep) for number in range(200)]
+    for number, file in enumerate(files):
+        put(store, file, 0, b"aux", aux=True)
+        assert get(store, file) == b"%d" % number
+    assert open_descriptors() - before <= 40
+    for number, file in enumerate(files):
+        store.rename(deep, f"f{number}", top(store), f"g{number}")
+        assert get(store, file) == b"%d" % number
+    store.close()
+
+
+def test_descriptor_in_use_survives_its_eviction(home: Path) -> None:
+    store = DirectoryStore(home, Probe(), max_open=8)
+    file = new(store, data=b"data")
+    held = store._tree.file(file, write=False)
+    for number in range(100):
+        new(store, f"f{number}")
+    assert os.pread(held.fd, 10, 0) == b"data"
+    store._tree.let_go(held)
+    with pytest.raises(OSError) as gone:
+        os.fstat(held.fd)
+    assert gone.value.errno == errno.EBADF
+    store.close()
+
+
+def test_deep_trees_are_walked_without_recursion(home: Path) -> None:
+    store = DirectoryStore(home, Probe(), max_open=8)
+    deep = top(store)
+    for _ in range(1050):
+        deep = folder(store, "d", deep)
+    file = new(store, "f", b"deep", deep)
+    new(store, "evicts", b"x")
+    assert get(store, file) == b"deep"
+    while deep != top(store):
+        store.unlink(deep, "f") if "f" in names(store, deep) else None
+        parent = store._tree.node(deep).parent
+        assert parent is not None
+        store.rmdir(parent.handle, "d")
+        deep = parent.handle
+    store.close()
+
+
+def test_identity_without_birth_times(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(fd: int, name: bytes = b"") -> Statx:
+        found = statx(fd, name)
+        found.birth_ns = None
+        return found
+
+    monkeypatch.setattr("servers.stores.handles.statx", without)
+    store = DirectoryStore(home, Probe(), max_open=8)
+    try:
+        os.setxattr(home, "user.netfs.test", b"")
+    except OSError:
+        pytest.skip("no user attributes on this filesystem")
+    one, two = new(store, "one", b"1"), new(store, "two", b"2")
+    directory = folder(store)
+    third = new(store, "three", b"3", directory)
+    assert len({one, two, third}) == 3
+    assert [get(store, handle) for handle in (one, two, third)] == [b"1", b"2", b"3"]
+    store.unlink(top(store), "one")
+    with refused(errno.ESTALE):
+        store.getattr(one)
+    (home / "two").unlink()
+    (home / "two").write_text("x")
+    with refused(errno.ESTALE):
+        store.getattr(Handle(bytes(two)))
+    store.close()
+
+
+def test_threads_in_one_folder(store: DirectoryStore) -> None:
+    def work(me: int) -> None:
+        root = top(store)
+        for round_nr in range(30):
+            file = new(store, f"w{me}", b"%d" % me)
+            assert get(store, file) == b"%d" % me
+            directory = store.create(root, f"shared{round_nr}", 0o600, exclusive=False)
+            store.rename(root, f"w{me}", root, f"moved{me}")
+            assert get(store, file) == b"%d" % me
+            store.transact([(file, 0)], 0, [Step(StepKind.RECORD_PUT, file, record=b"%d" % me)], None)
+            assert store.lookup(root, f"shared{round_nr}").handle == directory.handle
+            names(store, root)
+            store.unlink(root, f"moved{me}")
+
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(work, me) for me in range(6)]:
+            done.result()
+    assert names(store, top(store)) and len(names(store, top(store))) == 30
+
+
+def test_what_the_page_cache_holds_is_read_without_sleeping(store: DirectoryStore) -> None:
+    if not store.blocking:
+        pytest.skip("the test folder lives in memory")
+    file = new(store, data=b"x" * 10_000)
+    lent = store.try_read_source(file, 0, 4096)
+    if lent is None:
+        pytest.skip("this filesystem knows no RWF_NOWAIT")
+    assert (lent.length, lent.eof) == (4096, False)
+    assert lent.release is not None
+    lent.release()
+    tail = store.try_read_source(file, 8192, 4096)
+    assert tail is not None and tail.release is not None
+    assert (tail.length, tail.eof) == (1808, True)
+    tail.release()
+    store._tree._files.drop(file)
+    assert store.try_read_source(file, 0, 4096) is None
