@@ -15,7 +15,6 @@ __all__ = ["NotReachable", "status_error", "translate"]
 # errno as it arises below -> errno as the user sees it.
 EDGE_ERRNO: Final = {
     errno.ENODATA: errno.EIO,  # a read that ended nowhere
-    errno.EPROTO: errno.EPROTO,
     errno.ECANCELED: errno.EINTR,
 }
 
@@ -29,26 +28,21 @@ def status_error(status: int) -> OSError:
     return OSError(status, os.strerror(status))
 
 
-def translate(error: Exception, path: str | None) -> OSError:
+def translate(error: Exception, path: str | None) -> Exception:
     """Return the error to raise to the user for one from below.
 
-    An `OSError` keeps its errno, and with it its subclass (FileNotFoundError and so on). A transport error is a `NotReachable`,
-    which is a ConnectionError; anything else that carries an errno (a failed verification: EBADMSG) an OSError with that errno
-    and its text.
+    An `OSError` keeps its errno, and with it its subclass (FileNotFoundError and so on). A transport error is a `NotReachable`, which
+    is a ConnectionError; anything else that carries an errno (a failed verification: EBADMSG) an OSError with that errno and its text.
+    What carries none is a defect, not an operating error, and is returned as it is.
     """
     if isinstance(error, NotReachable):
         return error
-    if isinstance(error, TransportError):
-        return NotReachable(error.errno, _text(error), path)
     code = getattr(error, "errno", None)
     if not isinstance(code, int):
-        return OSError(errno.EIO, _text(error), path)
+        return error
+    if isinstance(error, TransportError):
+        return NotReachable(code, str(error), path)
     code = EDGE_ERRNO.get(code, code)
     if isinstance(error, OSError):
-        text = error.strerror or os.strerror(code)
-        return OSError(code, text, path if path is not None else error.filename)
-    return OSError(code, _text(error), path)
-
-
-def _text(error: Exception) -> str:
-    return str(error) or type(error).__name__
+        return OSError(code, error.strerror or os.strerror(code), path if path is not None else error.filename)
+    return OSError(code, str(error), path)

@@ -19,7 +19,7 @@ from netfs.engine.park import acquire_exclusive, acquire_shared, run_request
 from netfs.engine.read_collect import read_terminated
 from netfs.engine.request import IoRequest, Origin
 from netfs.engine.write_collect import write_terminated
-from netfs.engine.writeback import drop_range, flush_range
+from netfs.engine.writeback import END_OF_TIME, drop_range, flush_range
 
 __all__ = ["direct_read", "direct_write"]
 
@@ -38,7 +38,9 @@ async def direct_read(inode: NetfsInode, it: IovIter, pos: int) -> int:
         await acquire_shared(lock)
     try:
         if inode.mapping.dirty:
-            await flush_range(inode, pos, pos + it.count)
+            end = pos + it.count
+            # Behind its own end the server would say so, although dirty data further on makes this a hole.
+            await flush_range(inode, pos, end if end <= inode.sizes.remote_i_size else END_OF_TIME)
         if inode.ops.block_size == 1:
             done = await _read(inode, it, pos, Origin.DIO_READ)
         else:

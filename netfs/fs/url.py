@@ -1,11 +1,11 @@
 """Sans-IO. URLs of exports: `netfs://host[:port]/path` and `netfs+unix:///socket:/path`.
 
-The path begins at the export's root. Owns no memory.
+The path begins at the export's root and is written as it is, without percent-encoding. Owns no memory.
 """
 
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 __all__ = ["DEFAULT_PORT", "SCHEMES", "Url", "parse_url"]
 
@@ -46,7 +46,7 @@ def parse_url(text: str) -> Url:
     if parts.query or parts.fragment or parts.username:
         raise ValueError(f"a URL of an export has no user, query or fragment: {text!r}")
     if parts.scheme == "netfs+unix":
-        socket, _, path = unquote(parts.path).partition(":")
+        socket, _, path = parts.path.partition(":")
         if parts.netloc or not socket.startswith("/"):
             raise ValueError(f"a UNIX socket is given as netfs+unix:///socket:/path, not {text!r}")
         return Url("", 0, socket, path or "/")
@@ -56,4 +56,4 @@ def parse_url(text: str) -> Url:
         raise ValueError(f"not a port: {text!r}") from None
     if not parts.hostname:
         raise ValueError(f"no host in {text!r}")
-    return Url(parts.hostname, DEFAULT_PORT if port is None else port, "", unquote(parts.path) or "/")
+    return Url(parts.hostname, DEFAULT_PORT if port is None else port, "", parts.path or "/")

@@ -1,0 +1,73 @@
+"""A volume whose files move in whole blocks only, as encrypted ones do, and that checks every request for it."""
+
+from dataclasses import dataclass, field
+
+from iov.iov_iter import Direction, IovIter
+from netfs.engine.request import IoSubrequest
+from netfs.fs.inode import Inode
+from netfs.fs.plain import PlainOps, PlainVolume
+from netfs.fs.volume import FileOps
+from transport.base import Reply, Transport
+from transport.messages import Attr, DirEntry, Handle, Write
+
+
+class BlockOps(PlainOps):
+    """The server holds whole blocks; the real size is kept in `sizes`, as a sealed record would."""
+
+    def __init__(self, volume: "BlockVolume", inode: Inode) -> None:
+        super().__init__(volume.transport, inode.handle, volume.rsize, volume.wsize)
+        self.inode = inode
+        self.volume = volume
+        self.block_size = volume.block
+
+    def check(self, subreq: IoSubrequest) -> None:
+        block = self.block_size
+        assert (subreq.start + subreq.transferred) % block == 0
+        assert subreq.iter.count % block == 0
+
+    def issue_read(self, subreq: IoSubrequest) -> None:
+        self.check(subreq)
+        size = self.inode.sizes.i_size
+        assert subreq.start < size + -size % self.block_size, "a read behind the end"
+        super().issue_read(subreq)
+
+    def issue_write(self, subreq: IoSubrequest) -> None:
+        self.check(subreq)
+        super().issue_write(subreq)
+
+    async def commit(self, verifier: int) -> int:
+        self.volume.sizes[self.handle] = self.inode.sizes.remote_i_size
+        return await super().commit(verifier)
+
+    async def resize(self, size: int) -> None:
+        tail = -size % self.block_size
+        await super().resize(size)
+        await super().resize(size + tail)
+        if tail:
+            zeros = IovIter.ubuf(Direction.SOURCE, bytes(tail))
+            reply = await self.transport.call(Write(self.handle, size), source=zeros)
+            assert isinstance(reply, Reply) and not reply.status
+        self.volume.sizes[self.handle] = size
+
+    async def revalidate(self, attr: Attr) -> int:
+        # Direct writes are not committed yet when another descriptor opens.
+        size = max(self.volume.sizes.get(self.handle, 0), self.inode.sizes.remote_i_size if self.inode.uncommitted else 0)
+        return self.volume.sizes.setdefault(self.handle, size)
+
+
+@dataclass
+class BlockVolume(PlainVolume):
+    transport: Transport
+    rsize: int
+    wsize: int
+    block: int
+    sizes: dict[Handle, int] = field(default_factory=dict)
+
+    def file_ops(self, inode: Inode) -> FileOps:
+        return BlockOps(self, inode)
+
+    async def file_size(self, handle: Handle, attr: Attr) -> int:
+        return self.sizes.get(handle, 0)
+
+    def entry_size(self, entry: DirEntry) -> int:
+        return self.sizes.get(entry.handle, 0)

@@ -1,0 +1,294 @@
+"""The commands against a server in another process, as a person would use them: what they do, and how they fail."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+NETFS = [sys.executable, "-m", "netfs"]
+LINUX = sys.platform == "linux"
+BIG = 24 << 20
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def netfs(*arguments: str | Path, timeout: float = 30) -> Done:
+    done = subprocess.run(
+        [*NETFS, *map(str, arguments)], capture_output=True, text=True, errors="surrogateescape", timeout=timeout, check=False
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def told(done: Done, code: int, *words: str) -> None:
+    """Assert that a command failed as one is to fail: the exit code, and one line with the words."""
+    assert done.code == code, done
+    assert len(done.err.splitlines()) == 1, done.err
+    assert done.err.startswith("netfs: ")
+    for word in words:
+        assert word in done.err, done.err
+
+
+@contextmanager
+def serving(*arguments: str | Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run a server until the context ends; yields its URL without a path."""
+    server = subprocess.Popen([*NETFS, "serve", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        line = server.stdout.readline()
+        found = re.search(r"netfs\S*://\S+", line)
+        assert found is not None, line + (server.stderr.read() if server.poll() is not None else "")
+        yield found.group().rstrip("/"), server
+    finally:
+        server.terminate()
+        server.communicate(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("export")
+
+
+@pytest.fixture(scope="module")
+def url(export: Path) -> Iterator[str]:
+    with serving(*([export] if LINUX else ["--memory"]), "--listen", "127.0.0.1:0") as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "my.key"
+    assert netfs("keygen", path).code == 0
+    return path
+
+
+def make_tree(root: Path) -> dict[str, bytes]:
+    contents = {
+        "a/one": b"1",
+        "a/empty": b"",
+        "a/b/größe ü": os.urandom(100_001),
+        "a/big": os.urandom(5 << 20),
+    }
+    for name, content in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    (root / "a" / "one").chmod(0o750)
+    return contents
+
+
+def read_tree(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_folder_there_and_back(tmp_path: Path, url: str, key: Path, encrypted: bool) -> None:
+    keys = ["--key-file", str(key)] if encrypted else []
+    top = f"{url}/{tmp_path.name}"
+    contents = make_tree(tmp_path / "from")
+    assert netfs("mkdir", "-p", f"{top}/deeper") == Done(0, "", "")
+    done = netfs("cp", "-r", *keys, "--json", tmp_path / "from" / "a", top)
+    assert done.code == 0, done
+    assert json.loads(done.out)["files"] == len(contents)
+    assert netfs("ls", *keys, f"{top}/a").out.splitlines() == ["b/", "big", "empty", "one"]
+    listed = {entry["name"]: entry for entry in json.loads(netfs("ls", *keys, "--json", f"{top}/a").out)["entries"]}
+    assert (listed["one"]["size"], listed["one"]["mode"], listed["b"]["type"]) == (1, "0750", "directory")
+    assert "-rwxr-x---" in netfs("ls", "-l", *keys, f"{top}/a/one").out
+    assert json.loads(netfs("stat", *keys, "--json", f"{top}/a/big").out)["size"] == 5 << 20
+    assert netfs("cat", *keys, f"{top}/a/one", f"{top}/a/one").out == "11"
+    cut = subprocess.run(
+        [*NETFS, "cat", *keys, "--offset", "99999", "--length", "9", f"{top}/a/b/größe ü"], capture_output=True, check=True
+    )
+    assert cut.stdout == contents["a/b/größe ü"][99_999:]
+    done = netfs("cp", "-r", *keys, f"{top}/a", tmp_path / "back")
+    assert done == Done(0, "", "")
+    assert read_tree(tmp_path / "back") == {name.removeprefix("a/"): content for name, content in contents.items()}
+    assert (tmp_path / "back" / "one").stat().st_mode & 0o777 == 0o750
+    told(netfs("rm", top), 1, "is a directory; say -r")
+    assert netfs("rm", "-r", top) == Done(0, "", "")
+    told(netfs("ls", top), 3, top, "No such file or directory")
+
+
+def test_what_the_server_stores(tmp_path: Path, url: str, export: Path, key: Path) -> None:
+    if not LINUX:
+        pytest.skip("the store in memory has no folder to look into")
+    secret = os.urandom(64)
+    (tmp_path / "plain").write_bytes(secret * 4096)
+    for keys, expected in (([], True), (["--key-file", str(key)], False)):
+        assert netfs("cp", *keys, tmp_path / "plain", f"{url}/stored").code == 0
+        assert any(secret in path.read_bytes() for path in export.rglob("*") if path.is_file()) is expected
+        assert netfs("rm", f"{url}/stored").code == 0
+
+
+# ---- failures
+
+
+def test_missing(tmp_path: Path, url: str) -> None:
+    for command in ("cat", "ls", "stat", "rm"):
+        told(netfs(command, f"{url}/missing"), 3, f"{url}/missing", "No such file or directory")
+    told(netfs("cp", f"{url}/missing", tmp_path / "x"), 3, f"{url}/missing")
+    told(netfs("cp", tmp_path / "missing", f"{url}/x"), 4, f"{tmp_path}/missing")
+    told(netfs("cp", __file__, f"{url}/missing/x"), 3, f"{url}/missing/x", "No such file")
+    told(netfs("ls", "--key-file", tmp_path / "missing", url), 4, f"{tmp_path}/missing")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_usage(tmp_path: Path, url: str) -> None:
+    told(netfs("ls", "http://127.0.0.1/"), 2, "http://")
+    told(netfs("ls", tmp_path), 2, "not a URL")
+    told(netfs("cp", tmp_path / "a", tmp_path / "b"), 2, "neither side")
+    told(netfs("cp", url), 2, "target")
+    told(netfs("cp", tmp_path, url), 2, str(tmp_path), "-r")
+    told(netfs("rm", "-r", url), 2, "root")
+    told(netfs("ls", "netfs://127.0.0.1:notaport/"), 2, "port")
+
+
+def test_not_a_key(tmp_path: Path, url: str) -> None:
+    (tmp_path / "key").write_text("hello\n")
+    told(netfs("ls", "--key-file", tmp_path / "key", url), 4, f"{tmp_path}/key", "not a key file")
+
+
+def test_a_wrong_key(tmp_path: Path, url: str, key: Path) -> None:
+    (tmp_path / "secret").write_bytes(os.urandom(1 << 20))
+    other = tmp_path / "other.key"
+    assert netfs("keygen", other).code == 0
+    where = f"{url}/wrong-key"
+    assert netfs("cp", "--key-file", key, tmp_path / "secret", where).code == 0
+    told(netfs("cat", "--key-file", other, where), 3, where)
+    told(netfs("cp", "--key-file", other, where, tmp_path / "copy"), 3, where)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.key", "secret"]
+    assert netfs("rm", where).code == 0
+
+
+def test_a_port_in_use(tmp_path: Path, url: str) -> None:
+    address = url.removeprefix("netfs://")
+    told(netfs("serve", *([tmp_path] if LINUX else ["--memory"]), "--listen", address), 4, address, "in use")
+
+
+def test_nobody_there() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        told(netfs("ls", f"netfs://127.0.0.1:{port}/"), 3, f"127.0.0.1:{port}", "refused")
+    told(netfs("ls", "netfs+unix:///no/such/socket:/"), 3, "/no/such/socket")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.9\r\n",
+        bytes(4096),
+        b"NETFSIO1" + b"\xff" * 400,
+        b"",
+    ],
+)
+@pytest.mark.parametrize("command", ["ls", "cp"])
+def test_a_server_that_is_not_ours(tmp_path: Path, answer: bytes, command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                peer.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        target = [tmp_path] if command == "cp" else []
+        told(netfs(command, f"netfs://{address}/x", *target), 3, address)
+        thread.join()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_server_dies_during_a_copy(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(os.urandom(BIG))
+    (tmp_path / "out").mkdir()
+    with serving("--memory", "--listen", "127.0.0.1:0") as (url, server):
+        assert netfs("cp", tmp_path / "data", f"{url}/data").code == 0
+        client = subprocess.Popen(
+            [*NETFS, "cp", f"{url}/data", tmp_path / "out" / "data"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        wait_for_part(tmp_path / "out")
+        server.kill()
+        out, err = client.communicate(timeout=20)
+    if client.returncode != 0:  # it may have been faster
+        told(Done(client.returncode, out, err), 3, url)
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_copy_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "data").write_bytes(os.urandom(BIG))
+    (tmp_path / "out").mkdir()
+    with serving("--memory", "--listen", "127.0.0.1:0") as (url, _):
+        assert netfs("cp", tmp_path / "data", f"{url}/data").code == 0
+        command = [*NETFS, "cp", *[f"{url}/data"] * 40, str(tmp_path / "out")]
+        client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_for_part(tmp_path / "out")
+        client.send_signal(number)
+        out, err = client.communicate(timeout=20)
+    assert (client.returncode, out, err) == (128 + number, "", "")
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"data"}
+
+
+def wait_for_part(folder: Path) -> None:
+    """Return when something appears in the folder."""
+    for _ in range(20_000):
+        if any(folder.iterdir()):
+            return
+        select.select([], [], [], 0.001)
+    raise AssertionError("the copy did not begin")
+
+
+# ---- a terminal
+
+
+def on_a_terminal(*arguments: str | Path, columns: int = 80) -> tuple[int, str]:
+    """Run a command with all three streams on a terminal. Returns: exit code and everything it showed."""
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns)}
+    fd, terminal = pty.openpty()
+    client = subprocess.Popen(
+        [*NETFS, *map(str, arguments)], stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True
+    )
+    os.close(terminal)
+    shown = bytearray()
+    try:
+        while piece := os.read(fd, 65536):
+            shown += piece
+    except OSError:
+        pass  # how Linux says that nobody has the terminal open any more
+    os.close(fd)
+    return client.wait(timeout=20), shown.decode()
+
+
+def test_progress_on_a_terminal(tmp_path: Path, url: str) -> None:
+    (tmp_path / "data").write_bytes(os.urandom(BIG))
+    code, shown = on_a_terminal("cp", tmp_path / "data", f"{url}/data")
+    assert code == 0
+    assert "━" in shown
+    assert "100%" in shown
+    assert re.search(r"1 file, 25\.2 MB in \d+\.\d s \(\d[\d,]* MB/s\)", shown)
+    assert netfs("rm", f"{url}/data").code == 0
+
+
+def test_an_error_on_a_terminal_is_one_line(tmp_path: Path, url: str) -> None:
+    code, shown = on_a_terminal("cp", f"{url}/missing", tmp_path / "x")
+    assert code == 3
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
+    assert [line for line in plain.splitlines() if line.strip()] == [f"netfs: {url}/missing: No such file or directory"]
