@@ -48,6 +48,8 @@ BIG_PAYLOAD: Final = 64 << 10
 """A payload of this many bytes goes straight to its landing, but for a sixteenth."""
 SMALL_WINDOW: Final = 4 << 10
 LARGE_WINDOW: Final = 256 << 10
+FEW_RECEIVES: Final = 4
+"""So many receives in a row that filled the window widen it; so many that hardly used it narrow it."""
 MAX_PIECES: Final = 1024
 
 Piece = bytes | memoryview | FileRange
@@ -91,8 +93,8 @@ class FrameReader:
     """
 
     __slots__ = (
-        "_discard", "_end", "_frame", "_kind", "_limits", "_memory", "_need", "_offered", "_payload_ops", "_probe", "_rest",
-        "_rest_length", "_start", "_window", "ceiling",
+        "_discard", "_end", "_frame", "_kind", "_limits", "_lull", "_memory", "_need", "_offered", "_payload_ops", "_probe", "_rest",
+        "_rest_length", "_rush", "_start", "_window", "ceiling",
     )  # fmt: skip
 
     def __init__(self, kind: FrameKind, limits: Limits, probe: Probe, ceiling: int = LARGE_WINDOW) -> None:
@@ -104,6 +106,7 @@ class FrameReader:
         self._memory = memoryview(mmap.mmap(-1, capacity))
         self._start = self._end = 0
         self._window = self._offered = SMALL_WINDOW
+        self._rush = self._lull = 0
         self._need = HEADER_LENGTH
         self._rest: list[memoryview] = []
         self._rest_length = 0
@@ -151,8 +154,18 @@ class FrameReader:
             self._rest.clear()
             self._rest_length = 0
         self._end += length
-        if self._end == self._offered and self._window < self.ceiling:
-            self._window = min(4 * self._window, self.ceiling)
+        if self._end == self._offered:
+            self._lull = 0
+            self._rush += 1
+            if self._rush == FEW_RECEIVES:
+                self._rush = 0
+                self._window = min(4 * self._window, self.ceiling)
+        elif self._rush or self._window > SMALL_WINDOW:
+            self._rush = 0
+            self._lull = self._lull + 1 if self._end <= SMALL_WINDOW else 0
+            if self._lull == FEW_RECEIVES:
+                self._lull = 0
+                self._window = SMALL_WINDOW
 
     def next(self) -> Frame | None:
         """Return the next frame with a whole body, or once more the one whose payload has landed just now, or None.
@@ -188,6 +201,7 @@ class FrameReader:
         self._start = body_end
         if payload_length >= BIG_PAYLOAD:
             self._window = SMALL_WINDOW
+            self._rush = 0
         return Frame(op, xid, status, payload_length, self._memory[body_start:body_end])
 
     def land(self, frame: Frame, views: list[memoryview] | None) -> bool:
@@ -325,12 +339,13 @@ class FrameWriter(Generic[Owner]):
                 return piece
         return None
 
-    def substitute(self, view: memoryview) -> None:
-        """Put memory with the same bytes in the place of the file range that is next."""
+    def substitute(self, view: memoryview) -> Owner:
+        """Put memory with the same bytes in the place of the file range that is next; return the owner of its frame."""
         piece = self._pieces[0]
         assert isinstance(piece, FileRange) and len(view) == piece.length
         self._pieces[0] = view
         self._files -= 1
+        return self._ends[0][1]
 
     def sent(self, length: int) -> list[Owner]:
         """Note that `length` bytes went out, and return the owners of the frames this completes, in order."""

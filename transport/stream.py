@@ -1,0 +1,542 @@
+"""Trio shell. The stream transport: calls over one byte stream, many messages for each system call and no task for any of them.
+
+Each end has one task that receives and one that sends. The receiver takes whatever is there, lets the connection (`rpc.py`) work
+through all of it, and sends what came of that in one go. What is submitted between is sent by the sender, which runs when the
+tasks of the present scheduler tick have submitted theirs; a lone call at a quiet moment is sent at once. A server that has many
+bytes of replies waiting stops receiving until the client has taken some.
+
+Ownership: as in `base.py`. A broken stream gives everything back before the connection is gone.
+"""
+
+import errno
+import mmap
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Final, Generic, TypeVar
+
+import trio
+
+from iov.iov_iter import IovIter
+from iov.pool import BufferPool
+from iov.probe import Probe
+from transport.base import Done, FileRange, Handler, Limits, Outcome, Reply, Transport
+from transport.env import Env
+from transport.errors import HelloMismatch, TransportError
+from transport.framing import FrameReader, FrameWriter
+from transport.hello import HelloReader, agree, encode_hello
+from transport.link import ByteStream
+from transport.messages import Request
+from transport.rpc import Call, ClientConnection, ServerCall, ServerConnection
+
+__all__ = ["StreamTransport", "connect_stream", "serve_stream"]
+
+DEFAULT_LIMITS: Final = Limits()
+HELLO_TIMEOUT_S: Final = 10.0
+ABANDON_TIMEOUT_S: Final = 10.0
+MAX_FRAMES: Final = 64
+"""Frames worked through before other tasks get a turn."""
+MAX_SENDS: Final = 8
+MAX_EAGER: Final = 4
+MAX_PENDING: Final = 4 << 20
+"""Bytes of replies that may wait before a server stops receiving."""
+
+Owner = TypeVar("Owner")
+
+
+class _Spot:
+    """A place for one task to wait until it is woken."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+
+    async def park(self) -> None:
+        assert self._task is None
+        self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._leave)
+
+    def _leave(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def wake(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+
+class _Answer(_Spot):
+    """The place of a task that waits for the outcome of its call; it is the call's `done`."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outcome: Outcome | None = None
+
+    def __call__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.wake()
+
+
+class _Pump(Generic[Owner]):
+    """Send what a connection has to send: at once as far as the stream takes it, the rest from a task.
+
+    fill: moves what has become due to the writer. sent: told of bytes sent. corked: the receiver is at work and flushes after.
+    """
+
+    __slots__ = (
+        "_blocked", "_busy", "_due", "_fail", "_fill", "_probe", "_send_file", "_sent", "_spot", "_stopped", "_stream", "_writer",
+        "corked",
+    )  # fmt: skip
+
+    def __init__(
+        self, stream: ByteStream, probe: Probe, writer: FrameWriter[Owner], sent: Callable[[int], None],
+        fail: Callable[[Exception], None], fill: Callable[[], None] | None = None,
+        send_file: Callable[[FileRange], int] | None = None,
+    ) -> None:  # fmt: skip
+        self._stream = stream
+        self._probe = probe
+        self._writer = writer
+        self._sent = sent
+        self._fail = fail
+        self._fill = fill
+        self._send_file = send_file
+        self._spot = _Spot()
+        self._due = self._busy = self._blocked = self._stopped = False
+        self.corked = False
+
+    def kick(self) -> None:
+        """Have the task flush after the present tick."""
+        if not (self.corked or self._busy or self._due):
+            self._due = True
+            self._spot.wake()
+
+    def nudge(self) -> None:
+        """Flush now, or when the receiver is done."""
+        if not self.corked:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send without waiting; what the stream does not take is left to the task."""
+        if self._busy or self._blocked:
+            return
+        self._busy = True
+        try:
+            if not self._push():
+                self._blocked = True
+                self._spot.wake()
+        except (OSError, TransportError) as error:
+            self._fail(error)
+        finally:
+            self._busy = False
+
+    def _push(self) -> bool:
+        """Send; return whether everything went out."""
+        writer, stream, probe = self._writer, self._stream, self._probe
+        for _ in range(MAX_SENDS):
+            if self._fill is not None:
+                self._fill()
+            if not writer.pending:
+                return True
+            file = writer.file()
+            if file is not None and self._send_file is not None:
+                length = self._send_file(file)
+            else:
+                views, more = writer.batch()
+                length = stream.send_nowait(views, more)
+            probe.syscalls += 1
+            if not length:
+                return False
+            probe.wire_bytes += length
+            self._sent(length)
+        return not writer.pending
+
+    async def run(self) -> None:
+        """Flush whenever it is due, until stopped."""
+        while not self._stopped:
+            if self._blocked:
+                try:
+                    await self._stream.wait_writable()
+                except (OSError, trio.ClosedResourceError):
+                    return
+                self._blocked = False
+            elif not self._due:
+                await self._spot.park()
+            self._due = False
+            self.flush()
+
+    def stop(self) -> None:
+        """Have the task end."""
+        self._stopped = True
+        self._spot.wake()
+
+
+async def _receive_some(stream: ByteStream, reader: FrameReader, probe: Probe, eager: bool) -> tuple[int, bool]:
+    """Receive what is there into the reader. Returns: bytes, 0 at the end, and whether there was more than fitted."""
+    while True:
+        if not eager:
+            await stream.wait_readable()
+        views = reader.buffers()
+        length = stream.recv_nowait(views)
+        probe.syscalls += 1
+        if length is not None:
+            probe.wire_bytes += length
+            reader.received(length)
+            return length, length == sum(map(len, views))
+        eager = False
+
+
+def _error_of(error: Exception, peer: str) -> TransportError:
+    """Return the error of a connection for one of its stream."""
+    if isinstance(error, TransportError):
+        return error
+    if isinstance(error, OSError):
+        return TransportError(error.errno or errno.EIO, f"{peer}: {os.strerror(error.errno or errno.EIO)}")
+    return TransportError(errno.ECONNABORTED, f"{peer}: the connection was closed here")
+
+
+# ---- the client's end
+
+
+class StreamTransport(Transport):
+    """A client's calls over one byte stream; made by `connect_stream`."""
+
+    def __init__(self, stream: ByteStream, env: Env, probe: Probe, limits: Limits) -> None:
+        self.limits = limits
+        self._stream = stream
+        self._env = env
+        self._probe = probe
+        self._connection = ClientConnection(limits, probe)
+        self._pump = _Pump(stream, probe, self._connection.writer, self._connection.sent, self.fail, self._connection.fill)
+        self._alone = False
+
+    def submit(self, request: Request, done: Done, source: IovIter | None = None, dest: IovIter | None = None) -> Call:
+        connection = self._connection
+        call = connection.submit(request, done, source, dest)
+        if self._alone and not connection.in_flight:
+            self._pump.nudge()
+        else:
+            self._pump.kick()
+        return call
+
+    async def call(self, request: Request, source: IovIter | None = None, dest: IovIter | None = None) -> Reply:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        answer = _Answer()
+        call = self.submit(request, answer, source, dest)
+        if answer.outcome is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        else:
+            try:
+                await answer.park()
+            except trio.Cancelled:
+                call.abandon()
+                await self._outlast(answer)
+                raise
+        outcome = answer.outcome
+        if isinstance(outcome, TransportError):
+            raise outcome
+        assert outcome is not None
+        return outcome
+
+    async def _outlast(self, answer: _Answer) -> None:
+        """Wait for the outcome of an abandoned call: its frame is half sent. A peer that takes no more loses the connection."""
+        if answer.outcome is None:
+            with trio.CancelScope(deadline=self._env.now() + ABANDON_TIMEOUT_S, shield=True):
+                await answer.park()
+        if answer.outcome is None:
+            self.fail(TransportError(errno.ETIMEDOUT, f"{self._stream.peer}: it stopped receiving"))
+
+    def fail(self, error: Exception) -> None:
+        """End the connection: every call gets the error. Idempotent."""
+        self._pump.stop()
+        self._stream.close()
+        self._connection.lost(_error_of(error, self._stream.peer))
+
+    async def aclose(self) -> None:
+        self.fail(TransportError(errno.ECONNABORTED, f"{self._stream.peer}: the connection was closed here"))
+        await trio.lowlevel.checkpoint()
+
+    async def run_sender(self) -> None:
+        """Send, until the connection is over."""
+        with trio.CancelScope(shield=True):
+            await self._pump.run()
+
+    async def run_receiver(self) -> None:
+        """Receive, until the connection is over."""
+        try:
+            with trio.CancelScope(shield=True):
+                while True:
+                    await self._receive()
+        except (OSError, TransportError, trio.ClosedResourceError) as error:
+            self.fail(error)
+
+    async def _receive(self) -> None:
+        """Receive until the stream has no more at the moment."""
+        connection, pump = self._connection, self._pump
+        more, rounds = False, 0
+        while rounds <= MAX_EAGER:
+            length, more = await _receive_some(self._stream, connection.reader, self._probe, more)
+            if not length:
+                where = "inside a reply" if connection.reader.midway else ""
+                raise TransportError(errno.ECONNRESET, f"{self._stream.peer}: it closed the connection {where}".rstrip())
+            pump.corked = True
+            while connection.process(MAX_FRAMES):
+                pump.flush()
+                await trio.lowlevel.checkpoint()
+            pump.corked = False
+            pump.flush()
+            self._alone = connection.in_flight <= 1
+            rounds = rounds + 1 if more else 0
+        await trio.lowlevel.checkpoint()
+
+
+class _Connecting(AbstractAsyncContextManager[StreamTransport]):
+    """The block in which a transport lives; the two tasks end with it, and not before.
+
+    They are shielded so that a block that is cancelled can still end its calls in order; leaving it closes the stream, which
+    ends both tasks at once, so that the shields need no deadline.
+    """
+
+    def __init__(self, stream: ByteStream, env: Env, probe: Probe, limits: Limits) -> None:
+        self._stream = stream
+        self._env = env
+        self._probe = probe
+        self._limits = limits
+        self._manager = trio.open_nursery()
+
+    async def __aenter__(self) -> StreamTransport:
+        stream = self._stream
+        try:
+            await _send_all(stream, encode_hello(self._limits))
+            theirs = await _receive_hello(stream, self._env, "server")
+            agreed = agree(self._limits, theirs.hello(), "server")
+        except BaseException:
+            stream.close()
+            raise
+        self._transport = StreamTransport(stream, self._env, self._probe, agreed)
+        nursery = await self._manager.__aenter__()
+        nursery.start_soon(self._transport.run_receiver)
+        nursery.start_soon(self._transport.run_sender)
+        return self._transport
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._transport.fail(trio.ClosedResourceError())
+        # The block's own exception passes by the nursery, which would wrap it in a group.
+        await self._manager.__aexit__(None, None, None)
+
+
+def connect_stream(
+    stream: ByteStream, env: Env, probe: Probe, limits: Limits = DEFAULT_LIMITS
+) -> AbstractAsyncContextManager[StreamTransport]:
+    """Say hello over a stream and open a transport for the length of a block: `async with connect_stream(...) as transport`.
+
+    Raises: HelloMismatch when the peer is not a server of ours; TransportError when the stream breaks.
+    Ownership: the stream is closed with the block, or when this fails.
+    """
+    return _Connecting(stream, env, probe, limits)
+
+
+# ---- the hello
+
+
+async def _send_all(stream: ByteStream, data: bytes) -> None:
+    view = memoryview(data)
+    try:
+        while view:
+            length = stream.send_nowait([view])
+            if not length:
+                await stream.wait_writable()
+            view = view[length:]
+    except OSError as error:
+        raise _error_of(error, stream.peer) from error
+
+
+async def _receive_hello(stream: ByteStream, env: Env, role: str) -> HelloReader:
+    """Receive the peer's hello and nothing behind it.
+
+    Raises: HelloMismatch, with the peer's name in front.
+    """
+    reader = HelloReader(role)
+    buffer = memoryview(bytearray(64))
+    try:
+        with trio.CancelScope(deadline=env.now() + HELLO_TIMEOUT_S):
+            while reader.need:
+                length = stream.recv_nowait([buffer[: reader.need]])
+                if length is None:
+                    await stream.wait_readable()
+                elif not length:
+                    raise reader.ended()
+                else:
+                    reader.feed(buffer[:length])
+        if reader.need:
+            raise reader.silent(HELLO_TIMEOUT_S)
+        await trio.lowlevel.checkpoint()
+    except HelloMismatch as error:
+        raise HelloMismatch(f"{stream.peer}: {error}") from None
+    except OSError as error:
+        raise _error_of(error, stream.peer) from error
+    return reader
+
+
+# ---- the server's end
+
+
+class _Serving:
+    """One client's connection, from after the hello to its end."""
+
+    def __init__(self, stream: ByteStream, handler: Handler, env: Env, probe: Probe, limits: Limits) -> None:
+        self._stream = stream
+        self._env = env
+        self._probe = probe
+        self._limits = limits
+        self._connection = ServerConnection(handler, limits, probe, self._spawn)
+        connection = self._connection
+        self._pump = _Pump(stream, probe, connection.writer, self._sent, self._fail, None, self._send_file)
+        self._drained = _Spot()
+        self._pool: BufferPool | None = None
+        self._failure: Exception | None = None
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        """Serve until the client leaves. Raises: what ended the connection, if it was not that."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._pump.run)
+                await self._receive()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._connection.lost()
+            self._stream.close()
+            if self._pool is not None:
+                self._pool.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def _fail(self, error: Exception) -> None:
+        """Remember the first error and end everything."""
+        if self._failure is None:
+            self._failure = _error_of(error, self._stream.peer) if isinstance(error, OSError) else error
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    async def _receive(self) -> None:
+        try:
+            more, rounds = False, 0
+            while True:
+                length, more = await _receive_some(self._stream, self._connection.reader, self._probe, more)
+                if not length:
+                    break
+                await self._serve()
+                rounds = rounds + 1 if more else 0
+                if rounds > MAX_EAGER:
+                    rounds = 0
+                    await trio.lowlevel.checkpoint()
+            if self._connection.reader.midway:
+                raise TransportError(errno.ECONNRESET, f"{self._stream.peer}: it closed the connection inside a request")
+        except Exception as error:  # noqa: BLE001 (kept, and raised when the nursery is gone, which would wrap it in a group)
+            self._fail(error)
+
+    async def _serve(self) -> None:
+        """Work through what has been received, and wait while too many bytes of replies wait."""
+        connection, pump = self._connection, self._pump
+        pump.corked = True
+        while connection.process(MAX_FRAMES, MAX_PENDING):
+            pump.flush()
+            if connection.writer.pending <= MAX_PENDING:
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._drained.park()
+        pump.corked = False
+        pump.flush()
+        if connection.writer.pending > MAX_PENDING:
+            await self._drained.park()
+
+    def _sent(self, length: int) -> None:
+        connection = self._connection
+        connection.sent(length)
+        if connection.writer.pending <= MAX_PENDING:
+            self._drained.wake()
+
+    def _spawn(self, call: ServerCall, reply: Awaitable[Reply]) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._finish, call, reply)
+
+    async def _finish(self, call: ServerCall, reply: Awaitable[Reply]) -> None:
+        try:
+            self._connection.answer(call, await reply)
+        except Exception as error:  # noqa: BLE001 (kept as above)
+            self._fail(error)
+        else:
+            self._pump.kick()
+
+    def _send_file(self, file: FileRange) -> int:
+        """Send the front of a file range, or take it into memory where the kernel cannot send it."""
+        fd = self._stream.fileno()
+        if fd is None:
+            self._take_in(file)
+            views, more = self._connection.writer.batch()
+            return self._stream.send_nowait(views, more)
+        try:
+            length = os.sendfile(fd, file.fd, file.pos, file.length)
+        except BlockingIOError:
+            return 0
+        if not length:
+            raise self._cut_short(file)
+        return length
+
+    def _take_in(self, file: FileRange) -> None:
+        if self._pool is None:
+            self._pool = BufferPool(self._probe, mmap.PAGESIZE * 64, 4)
+        lease = self._pool.get(file.length)
+        done = 0
+        while done < file.length:
+            length = os.preadv(file.fd, [lease.view[done:]], file.pos + done)
+            if not length:
+                lease.release()
+                raise self._cut_short(file)
+            done += length
+        call = self._connection.writer.substitute(lease.view)
+        release = call.release
+
+        def release_both() -> None:
+            lease.release()
+            if release is not None:
+                release()
+
+        call.release = release_both
+
+    def _cut_short(self, file: FileRange) -> TransportError:
+        return TransportError(
+            errno.EIO, f"{self._stream.peer}: a file ended before its {file.length} bytes from {file.pos} were sent"
+        )
+
+
+async def serve_stream(
+    stream: ByteStream, handler_factory: Callable[[str], Handler], env: Env, probe: Probe, limits: Limits = DEFAULT_LIMITS
+) -> None:
+    """Say hello over a stream and serve its client until it leaves; the handler is made, for `stream.peer`, after the hello.
+
+    Raises: HelloMismatch for a stranger; TransportError when the client broke off or broke the protocol; and whatever the
+    handler raised. In each case the connection is over, everything lent is back, and `handler.closed()` was called.
+    Cancellation: the connection is dropped.
+    """
+    try:
+        reader = await _receive_hello(stream, env, "client")
+        await _send_all(stream, encode_hello(limits))
+        try:
+            agreed = agree(limits, reader.hello(), "client")
+        except HelloMismatch as error:
+            raise HelloMismatch(f"{stream.peer}: {error}") from None
+        handler = handler_factory(stream.peer)
+    except BaseException:
+        stream.close()
+        raise
+    try:
+        await _Serving(stream, handler, env, probe, agreed).run()
+    finally:
+        handler.closed()
