@@ -315,14 +315,14 @@ class IovIter:
         return total
 
     def slice(self, max_size: int, max_segs: int = ALL_SEGS) -> "IovIter":
-        """Cut off the next piece, of at most `max_size` bytes in `max_segs` segments, and move past it.
+        """Cut off the next piece, of at most `max_size` bytes in `max_segs` segments as extraction counts them, and move past it.
 
         Returns: an iterator of its own over that piece.
         """
         piece = self.copy()
         piece.truncate(max_size)
         if max_segs < ALL_SEGS and self.mem is None and piece.count:
-            piece.truncate(sum(length for _, length in _pieces(piece, max_segs)))
+            piece.truncate(_span(piece, max_segs))
         self.advance(piece.count)
         return piece
 
@@ -400,6 +400,33 @@ def _pieces(it: IovIter, max_segs: int) -> list[tuple[int, int]]:
             off = 0
         node, idx = node.next, 0
     return found
+
+
+def _span(it: IovIter, max_segs: int) -> int:
+    """Return how many of the bytes left are in the next `max_segs` segments, pieces that touch in a memory counted as one."""
+    if it.xarray is not None:
+        total = 0
+        while max_segs and total < it.count and (found := it.xarray.find(it.idx + it.off + total)):
+            total += len(found[0]) - found[1]
+            max_segs -= 1
+        return total
+    if it.node is None:
+        return sum(length for _, length in _pieces(it, max_segs))
+    total, memory, end = 0, None, 0
+    node: BvecNode | None = it.node
+    idx, off = it.idx, it.off
+    while node is not None and total < it.count:
+        for bvec in node.bvecs[idx:]:
+            if bvec.length > off:
+                if bvec.memory is not memory or bvec.off + off != end:
+                    if not max_segs:
+                        return total
+                    max_segs -= 1
+                memory, end = bvec.memory, bvec.off + bvec.length
+                total += bvec.length - off
+            off = 0
+        node, idx = node.next, 0
+    return total
 
 
 def _check_views(direction: Direction, views: list[memoryview]) -> int:

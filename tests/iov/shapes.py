@@ -1,5 +1,6 @@
 """Every kind of iterator over the same bytes, for the tests of this package."""
 
+import functools
 import itertools
 import mmap
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ def block(length: int) -> memoryview:
     return memoryview(mmap.mmap(-1, -(-max(length, 1) // PAGE_SIZE) * PAGE_SIZE))[:length]
 
 
+@functools.cache
 def pattern(length: int) -> bytes:
     return bytes((x + (x >> 8) + (x >> 16)) & 0xFF for x in range(length))
 

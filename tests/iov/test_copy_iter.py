@@ -9,16 +9,16 @@ from iov.iov_iter import Direction, IovIter
 
 from .shapes import MAKERS, Maker, block, pattern
 
-SIZE = 600
+SIZE = 2 * 4096 + 600
 CUTS = st.lists(st.integers(0, SIZE), max_size=12)
-STEPS = st.lists(st.integers(0, 250), max_size=8)
+STEPS = st.lists(st.integers(0, 4000), max_size=8)
 EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
 
 
 @EVERY
 @given(cuts=CUTS, steps=STEPS, skip=st.integers(0, SIZE))
 def test_copy_to_iter_fills_what_a_slice_would(make: Maker, cuts: list[int], steps: list[int], skip: int) -> None:
-    memory, data = block(SIZE), pattern(2500)
+    memory, data = block(SIZE), pattern(SIZE + 32000)
     oracle, pos = bytearray(SIZE), skip
     it = make(Direction.DEST, memory, cuts)
     it.advance(skip)
@@ -68,17 +68,17 @@ def test_full_copies_leave_the_position_when_they_fail(make: Maker) -> None:
     memory = block(SIZE)
     it = make(Direction.DEST, memory, [100, 100, 300])
     it.advance(150)
-    assert not copy_to_iter_full(bytes(451), it)
-    assert it.count == 450
-    assert copy_to_iter_full(b"x" * 450, it)
+    assert not copy_to_iter_full(bytes(SIZE - 149), it)
+    assert it.count == SIZE - 150
+    assert copy_to_iter_full(b"x" * (SIZE - 150), it)
     assert it.count == 0
-    assert memory == bytes(150) + b"x" * 450
+    assert memory == bytes(150) + b"x" * (SIZE - 150)
     it = make(Direction.SOURCE, memory, [100, 100, 300])
     it.advance(150)
-    assert not copy_from_iter_full(bytearray(451), it)
-    out = bytearray(450)
+    assert not copy_from_iter_full(bytearray(SIZE - 149), it)
+    out = bytearray(SIZE - 150)
     assert copy_from_iter_full(out, it)
-    assert out == b"x" * 450
+    assert out == b"x" * (SIZE - 150)
 
 
 @EVERY
