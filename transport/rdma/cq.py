@@ -57,7 +57,10 @@ class CompChannel:
 class CQ:
     """A completion queue; made by `Context.create_cq`."""
 
-    __slots__ = ("alive", "armed", "broken", "channel", "context", "cqe", "device", "entries", "nr_users", "qps", "unacked")
+    __slots__ = (
+        "alive", "armed", "broken", "channel", "context", "cqe", "device", "entries", "held", "lose_events", "nr_users", "qps",
+        "unacked",
+    )  # fmt: skip
 
     def __init__(self, context: "Context", cqe: int, channel: CompChannel | None = None, comp_vector: int = 0) -> None:
         profile = context.device.profile
@@ -73,6 +76,8 @@ class CQ:
         self.entries: deque[WC] = deque()
         self.armed = _UNARMED
         self.broken = False
+        self.held: list[tuple[WC, bool]] | None = None
+        self.lose_events = 0
         self.unacked = 0
         self.nr_users = 0
         self.qps: list[QP] = []
@@ -82,8 +87,11 @@ class CQ:
 
     def push(self, wc: WC, solicited: bool = False) -> None:
         """Add a completion (the device's side). On overrun it is lost, and every queue pair of the queue goes to ERR."""
+        if self.held is not None:
+            self.held.append((wc, solicited))
+            return
         if len(self.entries) >= self.cqe or self.broken:
-            self._overrun()
+            self.overrun()
             return
         self.entries.append(wc)
         if self.armed and (self.armed == _ANY or solicited or wc.status != _SUCCESS):
@@ -91,13 +99,17 @@ class CQ:
 
     def _fire(self) -> None:
         self.armed = _UNARMED
+        if self.lose_events:
+            self.lose_events -= 1
+            return
         channel = self.channel
         if channel is not None:
             channel.events.append(self)
             if channel.on_event is not None:
                 channel.on_event()
 
-    def _overrun(self) -> None:
+    def overrun(self) -> None:
+        """Break the queue: an event on it, and every queue pair of it goes to ERR."""
         if self.broken:
             return
         self.broken = True

@@ -10,20 +10,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from transport.rdma.cq import CQ, CompChannel
+from transport.rdma.dm import DM
 from transport.rdma.enums import EventType
 from transport.rdma.errors import VerbsError
 from transport.rdma.mr import MR
+from transport.rdma.mw import MW
 from transport.rdma.pd import PD
 from transport.rdma.profiles import RXE, DeviceProfile
 from transport.rdma.qp import QP
 
 if TYPE_CHECKING:
+    from transport.rdma.control import Control
+    from transport.rdma.ledgers import Ledger
     from transport.rdma.memory_fabric import MemoryFabric
 
 __all__ = ["AsyncEvent", "Context", "Device"]
 
 PAGE = 4096
-MR_INDEXES = 0x40000
+KEY_INDEXES = 0x40000
 
 
 class Child(Protocol):
@@ -44,19 +48,9 @@ class Device:
     """One adapter with one port; made by `MemoryFabric.add_device`."""
 
     __slots__ = (
-        "contexts",
-        "counts",
-        "fabric",
-        "gid",
-        "lid",
-        "mrs",
-        "name",
-        "next_addr",
-        "next_key",
-        "next_qpn",
-        "profile",
-        "qps",
-    )
+        "contexts", "control", "counts", "fabric", "gid", "ledger", "lid", "mrs", "mws", "name", "next_addr", "next_key",
+        "next_qpn", "profile", "qps", "resolver",
+    )  # fmt: skip
 
     def __init__(self, fabric: "MemoryFabric", name: str, number: int, profile: DeviceProfile = RXE) -> None:
         self.fabric = fabric
@@ -65,7 +59,11 @@ class Device:
         self.lid = number
         self.gid = b"\xfe\x80" + bytes(6) + number.to_bytes(8, "big")
         self.mrs: dict[int, MR] = {}
+        self.mws: dict[int, MW] = {}
         self.qps: dict[int, QP] = {}
+        self.control: Control | None = None
+        self.ledger: Ledger | None = None
+        self.resolver: Callable[[int, int], memoryview] | None = None
         self.counts: dict[str, int] = {}
         self.contexts: list[Context] = []
         self.next_addr = 0x10_0000_0000 * number
@@ -92,16 +90,37 @@ class Device:
         """Account for an object that is gone."""
         self.counts[kind] -= 1
 
+    def count_bytes(self, kind: str, length: int, limit: int) -> None:
+        """Account for bytes of a bounded kind.
+
+        Raises: VerbsError ENOMEM beyond the limit.
+        """
+        used = self.counts.get(kind, 0)
+        if used + length > limit:
+            raise VerbsError(errno.ENOMEM, f"the device has not that much {kind} left")
+        self.counts[kind] = used + length
+
     def new_key(self, mr: MR) -> int:
-        """Pick a key that no live region shares: 24 bits of index, 8 that change with each life."""
-        while True:
-            self.next_key += 1
-            lap, index = divmod(self.next_key - 1, MR_INDEXES)
-            key = (index + 1) << 8 | (self.next_key * 37 + lap) & 0xFF
-            if not any(key & ~0xFF | low in self.mrs for low in range(256)) if lap else True:
-                break
+        """Pick the key of a region."""
+        key = self._pick_key(0)
         self.mrs[key] = mr
         return key
+
+    def new_window_key(self, mw: MW) -> int:
+        """Pick the key of a window, from another range of indexes."""
+        key = self._pick_key(KEY_INDEXES)
+        self.mws[key] = mw
+        return key
+
+    def _pick_key(self, base: int) -> int:
+        """Pick a key whose index no live object has: 24 bits of index, 8 that change with each life."""
+        while True:
+            self.next_key += 1
+            lap, index = divmod(self.next_key - 1, KEY_INDEXES)
+            key = (base + index + 1) << 8 | (self.next_key * 37 + lap) & 0xFF
+            first = key & ~0xFF
+            if not lap or not any(first | low in self.mrs or first | low in self.mws for low in range(256)):
+                return key
 
     def new_addr(self, length: int) -> int:
         """Pick `length` bytes of device address space, page aligned, with an unmapped page behind them."""
@@ -110,7 +129,9 @@ class Device:
         return addr
 
     def find_memory(self, addr: int, length: int) -> memoryview | None:
-        """Return registered memory by address alone, for inline data, whose key is not looked at."""
+        """Return memory by address alone, for inline data and implicit regions, whose key says nothing about it."""
+        if self.resolver is not None:
+            return self.resolver(addr, length)
         for mr in self.mrs.values():
             if mr.whole is not None and mr.covers(addr, length):
                 return mr.whole[addr - mr.iova : addr - mr.iova + length]
@@ -160,6 +181,15 @@ class Context:
         cq = CQ(self, cqe, channel, comp_vector)
         self.children.append(cq)
         return cq
+
+    def alloc_dm(self, length: int) -> DM:
+        """Allocate device memory.
+
+        Raises: VerbsError EOPNOTSUPP on a device without, EINVAL for an impossible length, ENOMEM when it is used up.
+        """
+        dm = DM(self, length)
+        self.children.append(dm)
+        return dm
 
     def drop(self, child: Child) -> None:
         """Forget a child that was destroyed."""

@@ -14,16 +14,18 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from transport.rdma.enums import Access, MrState
+from transport.rdma.enums import Access, MrState, ReregFlag
 from transport.rdma.errors import VerbsError
 
 if TYPE_CHECKING:
+    from transport.rdma.dm import DM
     from transport.rdma.pd import PD
 
 __all__ = ["KNOWN_ACCESS", "MR", "check_access", "inc_key"]
 
 LOCAL_WRITE = int(Access.LOCAL_WRITE)
 REMOTE_MODIFY = int(Access.REMOTE_WRITE | Access.REMOTE_ATOMIC)
+PAGE = 4096
 OPTIONAL_ACCESS = 0x3FF << 20
 KNOWN_ACCESS = sum(int(flag) for flag in Access) | OPTIONAL_ACCESS
 
@@ -48,8 +50,8 @@ class MR:
     """A memory region; made by `PD.reg_mr` (valid until `dereg`) or `PD.alloc_mr` (fast registration by REG_MR requests)."""
 
     __slots__ = (
-        "access", "alive", "device", "fast", "iova", "length", "lkey", "max_segs", "nr_windows", "pd", "starts", "state", "views",
-        "whole",
+        "access", "alive", "device", "dm", "fast", "faults", "implicit", "iova", "length", "lkey", "max_segs", "nr_windows",
+        "pages", "pd", "starts", "state", "views", "whole",
     )  # fmt: skip
 
     def __init__(self, pd: "PD", fast: bool, max_segs: int = 0) -> None:
@@ -64,6 +66,10 @@ class MR:
         self.iova = 0
         self.length = 0
         self.nr_windows = 0
+        self.dm: DM | None = None
+        self.implicit = False
+        self.pages: bytearray | None = None
+        self.faults = 0
         self.views: list[memoryview] = []
         self.starts: list[int] = []
         self.whole: memoryview | None = None
@@ -102,12 +108,45 @@ class MR:
         self.set_memory(views, iova)
         return self.length
 
-    def append_views(self, addr: int, length: int, out: list[memoryview]) -> None:
-        """Append the views of a range that has been checked."""
+    def set_on_demand(self) -> None:
+        """Have every page fault in at its first use, where it is counted."""
+        self.pages = bytearray(-(-self.length // PAGE))
+        self.starts = [0]
+        self.whole = None
+
+    def fault(self, off: int, length: int) -> None:
+        """Bring the pages of a range in."""
+        assert self.pages is not None
+        for page in range(off // PAGE, -(-(off + length) // PAGE)):
+            self.faults += not self.pages[page]
+            self.pages[page] = 1
+
+    def prefetch(self, addr: int, length: int, no_fault: bool = False) -> None:
+        """Advise that a range of an on-demand region will be used; with `no_fault` only what is there already counts.
+
+        Raises: VerbsError EINVAL for a region that is not on demand, EFAULT outside of it.
+        """
+        if not self.access & Access.ON_DEMAND:
+            raise VerbsError(errno.EINVAL, "only an on-demand region takes advice")
+        if not self.covers(addr, length):
+            raise VerbsError(errno.EFAULT, "the range leaves the region")
+        if self.pages is not None and not no_fault:
+            self.fault(addr - self.iova, length)
+
+    def append_views(self, addr: int, length: int, out: list[memoryview]) -> bool:
+        """Append the views of a range that has been checked; False when there is nothing at an implicit region's address."""
         off = addr - self.iova
         if self.whole is not None:
             out.append(self.whole[off : off + length])
-            return
+            return True
+        if self.implicit:
+            view = self.device.find_memory(addr, length)
+            if view is None:
+                return False
+            out.append(view)
+            return True
+        if self.pages is not None:
+            self.fault(off, length)
         index = bisect_right(self.starts, off) - 1
         off -= self.starts[index]
         while length:
@@ -118,6 +157,7 @@ class MR:
             length -= step
             off = 0
             index += 1
+        return True
 
     def covers(self, addr: int, length: int) -> bool:
         """Whether the range lies inside."""
@@ -154,6 +194,44 @@ class MR:
         self.views = []
         self.whole = None
 
+    def rereg(
+        self,
+        flags: int,
+        pd: "PD | None" = None,
+        memory: "memoryview | bytearray | None" = None,
+        iova: int | None = None,
+        access: int = 0,
+    ) -> None:
+        """Change memory, domain or permissions of a region made by `reg_mr`, keeping its keys.
+
+        Raises: VerbsError EOPNOTSUPP where not supported, EINVAL for flags or arguments that do not fit, EBUSY with
+        windows bound.
+        After a failure the region is as it was and still has to be deregistered.
+        """
+        if not self.device.profile.rereg:
+            raise VerbsError(errno.EOPNOTSUPP, "the device cannot re-register")
+        if not flags or flags & ~int(ReregFlag.TRANSLATION | ReregFlag.PD | ReregFlag.ACCESS) or self.fast or self.dm is not None:
+            raise VerbsError(errno.EINVAL, "nothing that can be re-registered")
+        if self.nr_windows:
+            raise VerbsError(errno.EBUSY, "a memory window is bound to the region")
+        if flags & ReregFlag.ACCESS:
+            check_access(access)
+        if flags & ReregFlag.PD and (pd is None or pd.device is not self.device):
+            raise VerbsError(errno.EINVAL, "no domain of the device")
+        if flags & ReregFlag.TRANSLATION:
+            if memory is None or not len(memory):
+                raise VerbsError(errno.EINVAL, "no memory to register")
+            views = [memoryview(memory).cast("B")]
+            self.set_memory(views, self.device.new_addr(len(views[0])) if iova is None else iova)
+            if self.pages is not None:
+                self.set_on_demand()
+        if flags & ReregFlag.ACCESS:
+            self.access = int(access)
+        if flags & ReregFlag.PD and pd is not None:
+            pd.count_child("mr", self.device.profile.max_mr + 1)
+            self.pd.drop_child("mr")
+            self.pd = pd
+
     def dereg(self) -> None:
         """Deregister. Idempotent.
 
@@ -167,4 +245,6 @@ class MR:
         self.invalidate()
         self.state = MrState.INVALID
         del self.device.mrs[self.lkey]
+        if self.dm is not None:
+            self.dm.nr_mrs -= 1
         self.pd.drop_child("mr")

@@ -4,10 +4,14 @@ import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from transport.rdma.enums import Access, MrState
+from transport.rdma.ah import AH, AddressVector
+from transport.rdma.dm import DM
+from transport.rdma.enums import Access, MrState, MwType
 from transport.rdma.errors import VerbsError
 from transport.rdma.mr import LOCAL_WRITE, MR, check_access
+from transport.rdma.mw import MW
 from transport.rdma.qp import QP, QPInit
+from transport.rdma.srq import SRQ
 
 if TYPE_CHECKING:
     from transport.rdma.device import Context
@@ -55,10 +59,13 @@ class PD:
             raise VerbsError(errno.EINVAL, "no memory to register, or more than the device can")
         if access & LOCAL_WRITE and any(view.readonly for view in views):
             raise VerbsError(errno.EFAULT, "the memory is read-only")
+        self._check_odp(access)
         mr = MR(self, fast=False)
         if access & Access.ZERO_BASED:
             iova = 0
         mr.set_memory(views, self.device.new_addr(length) if iova is None else iova)
+        if access & Access.ON_DEMAND:
+            mr.set_on_demand()
         mr.access = int(access)
         mr.state = MrState.VALID
         return mr
@@ -71,6 +78,61 @@ class PD:
         if not 1 <= max_segs <= self.device.profile.max_fast_reg_segs:
             raise VerbsError(errno.EINVAL, "segments of a fast-registration region")
         return MR(self, fast=True, max_segs=max_segs)
+
+    def reg_dm_mr(self, dm: DM, off: int, length: int, access: int) -> MR:
+        """Register device memory; such a region is always zero-based.
+
+        Raises: VerbsError EINVAL without ZERO_BASED or outside the memory.
+        """
+        check_access(access)
+        if not access & Access.ZERO_BASED:
+            raise VerbsError(errno.EINVAL, "a region over device memory is zero-based")
+        if off < 0 or length < 1 or off + length > dm.length:
+            raise VerbsError(errno.EINVAL, "the range leaves the device memory")
+        mr = self.reg_mr(dm.memory[off : off + length], access)
+        mr.dm = dm
+        dm.nr_mrs += 1
+        return mr
+
+    def reg_implicit_mr(self, access: int) -> MR:
+        """Register all memory there is, on demand (address 0, length SIZE_MAX).
+
+        Raises: VerbsError EINVAL without ON_DEMAND, EOPNOTSUPP on a device without it.
+        """
+        check_access(access)
+        if not access & Access.ON_DEMAND:
+            raise VerbsError(errno.EINVAL, "an implicit region is on demand")
+        self._check_odp(access)
+        mr = MR(self, fast=False)
+        mr.length = (1 << 64) - 1
+        mr.implicit = True
+        mr.access = int(access)
+        mr.state = MrState.VALID
+        return mr
+
+    def _check_odp(self, access: int) -> None:
+        if access & Access.ON_DEMAND and not self.device.profile.odp:
+            raise VerbsError(errno.EOPNOTSUPP, "the device has no on-demand paging")
+
+    def alloc_mw(self, mw_type: MwType) -> MW:
+        """Allocate a memory window.
+
+        Raises: VerbsError EOPNOTSUPP on a device without windows, ENOMEM at its limit.
+        """
+        if not self.device.profile.mw:
+            raise VerbsError(errno.EOPNOTSUPP, "the device has no memory windows")
+        return MW(self, mw_type)
+
+    def create_srq(self, max_wr: int, max_sge: int = 1) -> SRQ:
+        """Create a shared receive queue.
+
+        Raises: VerbsError EINVAL for its size, EOPNOTSUPP, ENOMEM at the device's limit.
+        """
+        return SRQ(self, max_wr, max_sge)
+
+    def create_ah(self, av: AddressVector) -> AH:
+        """Create an address handle; see `AH`."""
+        return AH(self, av)
 
     def create_qp(self, init: QPInit) -> QP:
         """Create a queue pair.

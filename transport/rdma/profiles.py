@@ -82,6 +82,11 @@ class DeviceProfile:
     ops: frozenset[Opcode] = ROCE_OPS
 
     @property
+    def mtu_bytes(self) -> int:
+        """The largest datagram."""
+        return 4096
+
+    @property
     def iwarp(self) -> bool:
         """Whether iWARP's rules hold."""
         return self.semantics is Semantics.IWARP

@@ -8,7 +8,7 @@ Memory named by a posted request is the device's until the completion. Follows I
 
 import errno
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -24,10 +24,13 @@ from transport.rdma.wr import WC, RecvWR, SendWR
 if TYPE_CHECKING:
     from transport.rdma.cq import CQ
     from transport.rdma.pd import PD
+    from transport.rdma.srq import SRQ
 
 __all__ = ["QP", "QPAttr", "QPCap", "QPInit"]
 
 INLINE: Final = int(SendFlag.INLINE)
+FENCE: Final = int(SendFlag.FENCE)
+CHECKED: Final = INLINE | FENCE
 RESET, INIT, RTR, RTS, ERR = QPState.RESET, QPState.INIT, QPState.RTR, QPState.RTS, QPState.ERR
 ATOMICS: Final = frozenset({Opcode.CMP_AND_SWP, Opcode.FETCH_AND_ADD, Opcode.ATOMIC_WRITE})
 MAY_INLINE: Final = frozenset({Opcode.SEND, Opcode.SEND_WITH_IMM, Opcode.SEND_WITH_INV, Opcode.WRITE, Opcode.WRITE_WITH_IMM})
@@ -56,6 +59,7 @@ class QPInit:
     cap: QPCap = field(default_factory=QPCap)
     qp_type: QPType = QPType.RC
     sq_sig_all: bool = False
+    srq: "SRQ | None" = None
 
 
 @dataclass(slots=True)
@@ -109,8 +113,8 @@ class QP:
     """A queue pair; made by `PD.create_qp`."""
 
     __slots__ = (
-        "alive", "attr", "cap", "device", "established", "op_sges", "pd", "qp_num", "qp_type", "recv_cq", "requester",
-        "responder", "rq", "send_cq", "sig_all", "state",
+        "alive", "attr", "cap", "device", "established", "op_sges", "pd", "qp_num", "qp_type", "recv_cq", "recv_pd", "requester",
+        "responder", "rq", "send_cq", "sig_all", "srq", "state",
     )  # fmt: skip
 
     def __init__(self, pd: "PD", init: QPInit) -> None:
@@ -127,6 +131,8 @@ class QP:
         self.sig_all = init.sq_sig_all
         self.state = INIT if profile.iwarp else RESET
         self.attr = QPAttr(qp_state=self.state)
+        self.srq = init.srq
+        self.recv_pd = pd if init.srq is None else init.srq.pd
         self.rq: deque[RecvWR] = deque()
         self.established = False
         self.alive = True
@@ -140,6 +146,8 @@ class QP:
         for cq in (init.send_cq, init.recv_cq):
             cq.nr_users += 1
             cq.qps.append(self)
+        if self.srq is not None:
+            self.srq.nr_qps += 1
 
     # ---- state
 
@@ -208,8 +216,18 @@ class QP:
         self.requester.flush()
         while self.rq:
             self.complete_recv(self.rq.popleft(), WcStatus.WR_FLUSH_ERR)
+        if self.srq is not None:
+            self.pd.context.raise_event(EventType.QP_LAST_WQE_REACHED, self)
+
+    def take_recv(self) -> RecvWR | None:
+        """Take the receive for the next message (the device's side)."""
+        if self.srq is not None:
+            return self.srq.take()
+        return self.rq.popleft() if self.rq else None
 
     def _reset(self) -> None:
+        if self.device.ledger is not None:
+            self.device.ledger.forget(self)
         self.requester.reset()
         self.rq.clear()
         self.established = False
@@ -228,13 +246,17 @@ class QP:
         for wr in (wrs,) if isinstance(wrs, RecvWR) else wrs:
             if state is RESET:
                 raise VerbsError(errno.EINVAL, "receives cannot be posted in RESET", wr)
+            if self.srq is not None:
+                raise VerbsError(errno.EINVAL, "the queue pair takes its receives from a shared queue", wr)
             if len(wr.sges) > self.cap.max_recv_sge:
                 raise VerbsError(errno.EINVAL, "more sges than max_recv_sge", wr)
+            if state is not ERR and len(self.rq) >= self.cap.max_recv_wr:
+                raise VerbsError(errno.ENOMEM, "the receive queue is full", wr)
+            if self.device.ledger is not None:
+                self.device.ledger.posted_recv(self, wr)
             if state is ERR:
                 self.complete_recv(wr, WcStatus.WR_FLUSH_ERR)
                 continue
-            if len(self.rq) >= self.cap.max_recv_wr:
-                raise VerbsError(errno.ENOMEM, "the receive queue is full", wr)
             self.rq.append(RecvWR(wr.wr_id, [SGE(sge.addr, sge.length, sge.lkey, sge.memory) for sge in wr.sges]))
 
     def post_send(self, wrs: SendWR | Sequence[SendWR]) -> None:
@@ -253,8 +275,10 @@ class QP:
                 if requester.used >= self.cap.max_send_wr:
                     raise VerbsError(errno.ENOMEM, "the send queue is full", wr)
                 limit = self.op_sges.get(wr.opcode, -1)
-                if len(wr.sges) > limit or wr.flags & INLINE or wr.opcode in ATOMICS:
+                if len(wr.sges) > limit or wr.flags & CHECKED or wr.opcode in ATOMICS:
                     self._check_send(wr, limit)
+                if self.device.ledger is not None:
+                    self.device.ledger.posted_send(self, wr)
                 requester.used += 1
                 todo.append(wr)
                 count += 1
@@ -274,24 +298,25 @@ class QP:
                 raise VerbsError(errno.EINVAL, "only sends and writes can be inline", wr)
             if length > self.cap.max_inline:
                 raise VerbsError(errno.EINVAL, "more inline data than max_inline", wr)
+        if wr.opcode == Opcode.READ and wr.flags & FENCE and self.device.profile.iwarp:
+            raise VerbsError(errno.EINVAL, "an iWARP READ cannot be fenced", wr)
         if wr.opcode in ATOMICS and wr.remote_addr & 7:
             raise VerbsError(errno.EINVAL, "an atomic needs an address that is a multiple of 8", wr)
-        if wr.opcode in ATOMICS and wr.opcode != Opcode.ATOMIC_WRITE and length != 8:
+        if wr.opcode in ATOMICS and length != 8 and not (wr.opcode == Opcode.ATOMIC_WRITE and not wr.sges):
             raise VerbsError(errno.EINVAL, "an atomic needs 8 bytes", wr)
 
-    def drain(self, on_marker: Callable[[bool], tuple[int, int]] | None = None) -> None:
-        """Go to ERR and post one marker to each queue's spare slot: after the markers' completions no earlier request is open.
+    def drain(self, send_id: int, recv_id: int) -> None:
+        """Go to ERR and post a marker to the spare slot of each queue: behind their completions no earlier request is open.
 
-        on_marker: called with False and True, returns the wr_id of the send and of the receive marker; None posts none.
+        A queue pair with a shared receive queue gets no receive marker.
         Raises: VerbsError EINVAL in RESET.
         """
         if self.state is RESET:
             raise VerbsError(errno.EINVAL, "nothing to drain in RESET")
         self.enter_error()
-        if on_marker is not None:
-            send_id, recv_id = on_marker(True)
-            self.requester.mark(send_id)
-            self.complete_recv(RecvWR(recv_id), WcStatus.WR_FLUSH_ERR)
+        self.requester.mark(send_id)
+        if self.srq is None:
+            self.recv_cq.push(WC(recv_id, WcStatus.WR_FLUSH_ERR, WcOpcode.RECV, self.qp_num, qp=self))
 
     def complete_recv(
         self,
@@ -302,9 +327,12 @@ class QP:
         flags: int = 0,
         imm: int = 0,
         solicited: bool = False,
+        src_qp: int = 0,
     ) -> None:
         """Complete a receive (the device's side); an error takes the queue pair to ERR."""
-        self.recv_cq.push(WC(wr.wr_id, status, opcode, self.qp_num, length, flags, imm, 0, 0, self), solicited)
+        self.recv_cq.push(WC(wr.wr_id, status, opcode, self.qp_num, length, flags, imm, src_qp, 0, self), solicited)
+        if self.device.ledger is not None:
+            self.device.ledger.completed_recv(self, wr)
         if status:
             self.enter_error()
 
@@ -322,6 +350,11 @@ class QP:
         for cq in (self.send_cq, self.recv_cq):
             cq.nr_users -= 1
             cq.qps.remove(self)
+        if self.srq is not None:
+            self.srq.nr_qps -= 1
+        for mw in list(self.device.mws.values()):
+            if mw.qp is self:
+                mw.invalidate(self)
         del self.device.qps[self.qp_num]
         self.pd.drop_child("qp")
 
@@ -340,5 +373,7 @@ def _check_init(pd: "PD", init: QPInit) -> None:
     ):
         if not 0 <= value <= limit:
             raise VerbsError(errno.EINVAL, f"{name} is beyond the device's {limit}")
+    if init.srq is not None and init.srq.pd.device is not pd.device:
+        raise VerbsError(errno.EINVAL, "a shared receive queue of another device")
     if init.send_cq.device is not pd.device or init.recv_cq.device is not pd.device:
         raise VerbsError(errno.EINVAL, "a completion queue of another device")

@@ -13,11 +13,22 @@ from transport.rdma.sge import SGE
 if TYPE_CHECKING:
     from transport.rdma.ah import AH
     from transport.rdma.mr import MR
+    from transport.rdma.mw import MW
     from transport.rdma.qp import QP
 
-__all__ = ["WC", "RecvWR", "SendWR"]
+__all__ = ["WC", "MwBind", "RecvWR", "SendWR"]
 
 _SIGNALED = int(SendFlag.SIGNALED)
+
+
+@dataclass(slots=True)
+class MwBind:
+    """What a window is to cover: `length` bytes at `addr` of the region `mr`, with `access`."""
+
+    mr: "MR"
+    addr: int
+    length: int
+    access: int
 
 
 @dataclass(slots=True)
@@ -25,7 +36,8 @@ class SendWR:
     """A request for a send queue; which fields count depends on the opcode.
 
     imm: 32-bit immediate of *_WITH_IMM. invalidate_rkey: SEND_WITH_INV, LOCAL_INV. compare_add, swap: atomics (ATOMIC_WRITE:
-    the new value in `swap`). mr, key, access: REG_MR.  ah, remote_qpn, remote_qkey: UD.
+    the new value in `swap`, unless an entry holds it). mr, key, access: REG_MR. mw, key, bind: BIND_MW. length, flush_type,
+    flush_level: FLUSH. ah, remote_qpn, remote_qkey: UD.
     """
 
     wr_id: int = 0
@@ -39,8 +51,10 @@ class SendWR:
     compare_add: int = 0
     swap: int = 0
     mr: "MR | None" = None
+    mw: "MW | None" = None
     key: int = 0
     access: int = 0
+    bind: MwBind | None = None
     ah: "AH | None" = None
     remote_qpn: int = 0
     remote_qkey: int = 0
