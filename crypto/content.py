@@ -6,8 +6,8 @@
 
 A block that lies in one piece of the iterator goes straight from or to it; one in pieces, or wanted only in part, is staged (a
 streaming cipher context over the pieces is slower). Calls on different areas may run in different threads.
-The area must be memory that no peer can write while `open` runs: fence it first. The inner loops are the hot path of the package and are
-written for few bytecodes per block. Ownership: iterator memory and area are the caller's; stages are kept here for reuse.
+The area must be memory that no peer can write while `open` runs: fence it first. The inner loops are the hot path of the package
+and written for few bytecodes per block. Ownership: iterator memory and area are the caller's; stages are kept here for reuse.
 """
 
 import struct
@@ -27,6 +27,7 @@ HOLE: Final = 0
 DATA: Final = 1
 REKEY_SHIFT: Final = 2
 STATE_MASK: Final = 3
+Bytes = bytes | bytearray | memoryview
 
 ENTRY: Final = struct.Struct(f"<{NONCE_SIZE}s{TAG_SIZE}sI")
 AAD: Final = struct.Struct("<16sQIBB2x")
@@ -66,13 +67,13 @@ class ContentCipher:
     ) -> int:
         """Encrypt blocks from `source` into `area` and write their tag entries.
 
-        `source` may end inside the last block; the rest of that block is zeros. `nonces`: 12 fresh bytes per block; `entries`: takes 32
-        bytes per block; `area`: nr_blocks blocks and a tail of 16 bytes.
+        `source` may end inside the last block; the rest of that block is zeros. `nonces`: 12 fresh bytes per block; `entries`:
+        takes 32 bytes per block; `area`: nr_blocks blocks and a tail of 16 bytes.
         Returns: bytes that had to be staged.
         """
         self._check(area, nr_blocks, entries)
         if len(nonces) != nr_blocks * NONCE_SIZE or (nr_blocks - 1) * self.block_size >= source.count:
-            raise ValueError("a nonce for each block, and a byte of plaintext at least, are needed")
+            raise ValueError("a nonce for each block, and some plaintext at least are needed")
         size, done, staged = self.block_size, 0, 0
         parts: list[bytes] = []
         while done < nr_blocks:
@@ -98,7 +99,7 @@ class ContentCipher:
     def open(
         self,
         area: memoryview,
-        entries: bytes | bytearray | memoryview,
+        entries: Bytes,
         first_block: int,
         nr_blocks: int,
         dest: IovIter,
@@ -174,9 +175,7 @@ class ContentCipher:
                 parts += nonce, tag_at(area, end)[0], state
             at += n
 
-    def _open_run(
-        self, area: memoryview, entries: bytes | bytearray | memoryview, first_block: int, done: int, run: int, out: memoryview
-    ) -> None:
+    def _open_run(self, area: memoryview, entries: Bytes, first_block: int, done: int, run: int, out: memoryview) -> None:
         """Decrypt `run` blocks from the slots from `done` on to the start of `out`."""
         size, key = self.block_size, self.key
         block = first_block + done
@@ -229,7 +228,7 @@ class ContentCipher:
         except IndexError:
             return bytearray(self.block_size)
 
-    def _check(self, area: memoryview, nr_blocks: int, entries: bytes | bytearray | memoryview) -> None:
+    def _check(self, area: memoryview, nr_blocks: int, entries: Bytes) -> None:
         if nr_blocks <= 0 or len(area) < nr_blocks * self.block_size + TAG_SIZE or len(entries) < nr_blocks * ENTRY_SIZE:
             raise ValueError("area or entries are too small for the blocks")
         if len(self._blocks) < nr_blocks:

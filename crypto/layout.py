@@ -7,7 +7,6 @@ each level waits until the file needs it, right before its second child. So a pa
 stream has no gaps, ends with the last leaf, and needs no limit on the depth. docs/file-format.md has the picture. Owns no memory.
 """
 
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 __all__ = [
@@ -17,7 +16,6 @@ __all__ = [
     "MIN_LOG2BS",
     "PAGE_SIZE",
     "SEGMENT_BLOCKS",
-    "BlockSpan",
     "PageId",
     "aux_size",
     "first_block",
@@ -25,7 +23,6 @@ __all__ = [
     "padded_size",
     "page_pos",
     "path_of",
-    "span_of",
     "tree_depth",
 ]
 
@@ -44,18 +41,7 @@ class PageId(NamedTuple):
     """A page of the tag tree: level 0 is a leaf page; index counts the pages of one level from the left."""
 
     level: int
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class BlockSpan:
-    """The blocks a plain range touches: `nr` blocks from `first`; `head` bytes of the first lie before the range."""
-
-    first: int
-    nr: int
-    head: int
-    tail: int
-    """Bytes of the last block that lie behind the range."""
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody looks for in a page
 
 
 def nr_blocks(plain_size: int, log2bs: int) -> int:
@@ -66,15 +52,6 @@ def nr_blocks(plain_size: int, log2bs: int) -> int:
 def padded_size(plain_size: int, log2bs: int) -> int:
     """Return the length of the data stream of a file of `plain_size` bytes."""
     return nr_blocks(plain_size, log2bs) << log2bs
-
-
-def span_of(plain_pos: int, length: int, log2bs: int) -> BlockSpan:
-    """Return the blocks of a plain range."""
-    first = plain_pos >> log2bs
-    end = nr_blocks(plain_pos + length, log2bs) if length else first
-    return BlockSpan(
-        first, end - first, plain_pos - (first << log2bs) if length else 0, (end << log2bs) - plain_pos - length if length else 0
-    )
 
 
 def tree_depth(blocks: int) -> int:

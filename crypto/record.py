@@ -1,8 +1,8 @@
 """Sans-IO. The sealed inode record: a file's key, size, generation and the root over its tags, in at most 1 KiB.
 
 A clear header names format, key and file; the rest is XAES-256-GCM under the volume's inode key. Every bit of it is checked:
-header fields must equal the one value they may have, or are associated data. The server keeps a record as opaque bytes. Format number
-0 marks the layout as not yet stable: a release that changes it refuses these files instead of guessing. Owns no memory.
+header fields must equal the one value they may have, or are associated data. The server keeps a record as opaque bytes.
+Format number 0 marks the layout as not yet stable: a release that changes it refuses these files. Owns no memory.
 """
 
 import struct
@@ -60,17 +60,8 @@ def aad_of(key: VolumeKey, file_id: bytes) -> bytes:
 def seal_record(key: VolumeKey, record: Record, nonce: bytes) -> bytes:
     """Return the record as the server stores it. `nonce`: 24 bytes, never used before."""
     header = HEADER.pack(MAGIC, FORMAT, 0, key.epoch, key.key_id, record.file_id, nonce)
-    body = BODY.pack(
-        TYPE_FILE,
-        record.suite,
-        record.log2bs,
-        record.depth,
-        record.rekey,
-        record.generation,
-        record.size,
-        record.file_key,
-        record.root,
-    )
+    r = record
+    body = BODY.pack(TYPE_FILE, r.suite, r.log2bs, r.depth, r.rekey, r.generation, r.size, r.file_key, r.root)
     return header + key.inode.seal(nonce, body, aad_of(key, record.file_id))
 
 

@@ -1,10 +1,10 @@
-"""Sans-IO. The tag tree of one file: entries under a SHA-256 tree whose root the sealed record holds; loaded lazily, verified on arrival.
+"""Sans-IO. The tag tree of one file: entries under a SHA-256 tree, loaded lazily, verified on arrival; the record has its root.
 
           level 1     [ h0 h1 h2 .. ]                  h = SHA-256(child page), zero: nothing below but holes
                        /  |
           level 0   [e0..e127] [e128..e255]            e = nonce 12 | tag 16 | u32 {state:2, rekey:30}, zero: a hole
 
-The shell asks `missing_pages()`, reads what is named, and hands it to `supply()`, parents first; then entries can be read and set.
+The shell asks `missing_pages()`, reads what is named and hands it to `supply()`, parents first; then entries can be read and set.
 Setting an entry makes its page and all above it dirty; `begin_commit()` computes the new root. Dirty pages stay until the
 commit that stores them is reported; of clean leaves the least recently used go first when there are too many (pages above
 them are one in 128, and stay). Owns its pages; what it is given is copied.
@@ -64,13 +64,15 @@ class TagTree:
     # ---- loading
 
     def missing_pages(self, first: int, count: int) -> list[PageId]:
-        """Return the pages to supply before these blocks can be read or set, parents before children.
+        """Return the pages to supply before these blocks, some of them perhaps behind the end of the file, can be read or set.
 
-        Pages known to be absent (nothing but holes below) are not named; of pages whose parent is missing too, some may turn out so.
+        Pages known to be absent (nothing but holes below) are not named; some whose parent is missing too may turn out to be.
         """
         wanted: dict[PageId, None] = {}
-        end = min(first + count, self.blocks)
-        for leaf in range(first >> FAN_OUT_SHIFT, (end + FAN_OUT - 1) >> FAN_OUT_SHIFT if end > first else 0):
+        leaves = (self.blocks + FAN_OUT - 1) >> FAN_OUT_SHIFT
+        start, end = first >> FAN_OUT_SHIFT, (first + count + FAN_OUT - 1) >> FAN_OUT_SHIFT
+        # A file that grows does so from the path to its last leaf.
+        for leaf in range(min(start, leaves - 1), min(end, leaves)) if leaves else ():
             if self._touch(PageId(0, leaf)) is not None:  # and so are those above it, which are never dropped
                 continue
             for page in path_of(leaf, self.depth):
@@ -94,9 +96,9 @@ class TagTree:
         self._pages[page] = TagPage(bytearray(data))
         self._shrink_cache()
 
-    def forget_clean(self) -> None:
-        """Drop every page that needs no commit."""
-        self._pages = dict(self._dirty)
+    def reserve(self, count: int) -> None:
+        """Keep enough clean pages that all leaves of `count` consecutive blocks can be there at once."""
+        self.keep = max(self.keep, (count + 2 * FAN_OUT) >> FAN_OUT_SHIFT)
 
     # ---- entries
 

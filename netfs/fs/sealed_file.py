@@ -1,0 +1,224 @@
+"""Sans-IO. SealedFile: an encrypted file in use; its tags and record on the server, and who may change what meanwhile.
+
+What takes several calls to the server goes on by callbacks, so that a subrequest needs no task: `then(error)` is called once,
+perhaps at once. Whoever changes record or tag tree as a whole (commit, refresh, resize) has the turn; reads and writes go on
+beside it and notice. Blocks being written here are not sent a second time, and not read, until the server has answered. Owns no
+memory but leases for tag pages.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+from crypto.errors import IntegrityError, Malformed
+from crypto.file import EncryptedFile, Fetch
+from crypto.keys import VolumeKey
+from crypto.layout import FAN_OUT, PAGE_SIZE
+from iov.iov_iter import Direction, IovIter
+from iov.pool import BufferPool, Lease
+from netfs.fs.calls import body_of
+from transport.base import Outcome, Reply, Transport
+from transport.env import Env
+from transport.messages import AuxRead, Handle, ReadReply, RecordGet, RecordReply
+
+__all__ = ["SealedFile", "Then"]
+
+Then = Callable[[Exception | None], None]
+
+REFRESHES = 4
+"""How often in a row a record is read again because another client was faster."""
+AHEAD_PAGES = 16
+"""Tag pages that come along when a reader goes through the file in order."""
+
+
+class SealedFile:
+    """One encrypted file of a client.
+
+    file: there once `loaded`. generation: the server's number of the record. writing: (first, end) of blocks on their way.
+    """
+
+    __slots__ = (
+        "_blocked",
+        "_busy",
+        "_next_leaf",
+        "_turns",
+        "env",
+        "file",
+        "generation",
+        "handle",
+        "key",
+        "loaded",
+        "pool",
+        "transport",
+        "writing",
+    )
+
+    file: EncryptedFile
+
+    def __init__(self, transport: Transport, handle: Handle, key: VolumeKey, env: Env, pool: BufferPool) -> None:
+        self.transport = transport
+        self.handle = handle
+        self.key = key
+        self.env = env
+        self.pool = pool
+        self.generation = 0
+        self.loaded = False
+        self.writing: list[tuple[int, int]] = []
+        self._blocked: list[Callable[[], None]] = []
+        self._busy = False
+        self._turns: deque[Callable[[], None]] = deque()
+        self._next_leaf = 0
+
+    # ---- who may change what
+
+    def take_turn(self, run: Callable[[], None]) -> None:
+        """Call `run`, at once or when those before it have given their turn back."""
+        if self._busy:
+            self._turns.append(run)
+        else:
+            self._busy = True
+            run()
+
+    def give_turn(self) -> None:
+        """End a turn."""
+        if self._turns:
+            self._turns.popleft()()
+        else:
+            self._busy = False
+
+    def forgo_turn(self, run: Callable[[], None]) -> bool:
+        """Leave the queue for the turn. Returns: false when the turn has come already."""
+        if run in self._turns:
+            self._turns.remove(run)
+            return True
+        return False
+
+    def is_written(self, first: int, end: int) -> bool:
+        """Say whether one of these blocks is on its way to the server."""
+        return any(start < end and first < stop for start, stop in self.writing)
+
+    def block(self, start: Callable[[], None]) -> None:
+        """Call `start` when some of the blocks on their way have arrived."""
+        self._blocked.append(start)
+
+    def written(self, first: int, end: int) -> None:
+        """Blocks are no longer on their way."""
+        self.writing.remove((first, end))
+        blocked, self._blocked = self._blocked, []
+        for start in blocked:
+            start()
+
+    # ---- tags
+
+    def with_tags(self, first: int, count: int, then: Then, tries: int = REFRESHES) -> None:
+        """See to it that the tags of these blocks are there; when `then` is called they are, until the next wait.
+
+        tries: how often the record may be read again, for which the turn is taken; 0 for one who has it.
+        """
+        ahead = AHEAD_PAGES * FAN_OUT if first // FAN_OUT == self._next_leaf else 0
+        fetches = self.file.fetches(first, count, ahead)
+        if not fetches:
+            then(None)
+            return
+        self._next_leaf = (first + count + ahead - 1) // FAN_OUT + 1
+
+        def loaded(error: Exception | None) -> None:
+            if error is None:
+                # Perhaps another record was adopted meanwhile: look again.
+                self.with_tags(first, count, then, tries)
+            elif isinstance(error, IntegrityError) and tries:
+                self.refresh(lambda failed: then(failed) if failed else self.with_tags(first, count, then, tries - 1))
+            else:
+                then(error)
+
+        self._load(fetches, loaded)
+
+    def _load(self, fetches: list[Fetch], then: Then) -> None:
+        """Read parts of the aux stream and supply them."""
+        most = max(1, self.transport.limits.max_payload // PAGE_SIZE)
+        parts = [
+            Fetch(fetch.pos + at * PAGE_SIZE, fetch.pages[at : at + most])
+            for fetch in fetches
+            for at in range(0, len(fetch.pages), most)
+        ]
+        tree = self.file.tree
+        leases: list[Lease] = [self.pool.get(part.length) for part in parts]
+        received: dict[int, int] = {}
+        errors: list[Exception] = []
+
+        def finish() -> None:
+            if not errors and self.file.tree is tree:
+                try:
+                    self.file.supply((part, leases[n].view[: received[n]]) for n, part in enumerate(parts))
+                except IntegrityError as error:
+                    errors.append(error)
+            for lease in leases:
+                lease.release()
+            then(errors[0] if errors else None)
+
+        def submit(n: int, part: Fetch) -> None:
+            def done(outcome: Outcome) -> None:
+                body = body_of(outcome, ReadReply)
+                if isinstance(body, Exception):
+                    errors.append(body)
+                received[n] = outcome.received if isinstance(outcome, Reply) else 0
+                if len(received) == len(parts):
+                    finish()
+
+            dest = IovIter.ubuf(Direction.DEST, leases[n].view)
+            self.transport.submit(AuxRead(self.handle, part.pos, part.length), done, dest=dest)
+
+        for n, part in enumerate(parts):
+            submit(n, part)
+
+    # ---- the record
+
+    def refresh(self, then: Then) -> None:
+        """Read the record again and take what another client has committed."""
+
+        def run() -> None:
+            self._refresh(ended)
+
+        def ended(error: Exception | None) -> None:
+            self.give_turn()
+            then(error)
+
+        self.take_turn(run)
+
+    def _refresh(self, then: Then, tries: int = REFRESHES) -> None:
+        def got(outcome: Outcome) -> None:
+            body = body_of(outcome, RecordReply)
+            if isinstance(body, Exception):
+                then(body)
+                return
+            try:
+                missing = self._take_record(body)
+            except Exception as error:  # noqa: BLE001 (handed on to the one who asked)
+                then(error)
+                return
+            if missing:
+                self._load(missing, supplied)
+            else:
+                supplied(None)
+
+        def supplied(error: Exception | None) -> None:
+            if error is None:
+                self.file.redo()
+                then(None)
+            elif isinstance(error, IntegrityError) and tries:
+                self._refresh(then, tries - 1)
+            else:
+                then(error)
+
+        self.transport.submit(RecordGet(self.handle), got)
+
+    def _take_record(self, reply: RecordReply) -> list[Fetch]:
+        if not reply.record:
+            raise Malformed("not an encrypted file: it has no record")
+        missing: list[Fetch] = []
+        if not self.loaded:
+            self.file = EncryptedFile(self.key, reply.record)
+            self.loaded = True
+        elif reply.record != self.file.sealed:
+            missing = self.file.adopt(reply.record)
+        self.generation = reply.generation
+        return missing

@@ -1,0 +1,217 @@
+"""Sans-IO. One subrequest of an encrypted file: ciphertext between server and landing area, blocks between area and iterator.
+
+    read     tags there? ─▶ READ into the area ─▶ open ─▶ done          bad tag: read again if a block was written here meanwhile,
+                ▲                                  │                   else read the record again, once, and then again
+                └──────────────────────────────────┘
+    write    seal into the area ─▶ WRITE ─▶ note the tags ─▶ done
+
+A block is decrypted only after the transport has given the area back, when no peer can write it any more. Memory: the area is a
+lease of the volume's pool, lent to the transport from issue to reply; the iterator is the request's.
+"""
+
+import errno
+
+from crypto.aead import NONCE_SIZE, TAG_SIZE
+from crypto.errors import IntegrityError
+from crypto.file import first_of_other_kind
+from crypto.layout import ENTRY_SIZE
+from iov.copy_iter import zero_iter
+from iov.iov_iter import Direction, IovIter
+from iov.pool import Lease
+from iov.probe import Probe
+from netfs.engine.request import IoSubrequest
+from netfs.fs.calls import body_of
+from netfs.fs.sealed_file import SealedFile
+from transport.base import ClientCall, Outcome, Reply
+from transport.messages import Read, ReadReply, Write, WriteReply
+
+__all__ = ["SealedRead", "SealedWrite"]
+
+
+class SealedCall:
+    """What reading and writing have in common; it stands in for the transport's call while there is none."""
+
+    __slots__ = ("_abandoned", "_call", "_lease", "_sealed", "_subreq", "count", "first", "probe")
+
+    def __init__(self, sealed: SealedFile, subreq: IoSubrequest, probe: Probe) -> None:
+        size = sealed.file.block_size
+        pos = subreq.start + subreq.transferred
+        assert not (pos % size or subreq.iter.count % size), "a subrequest of whole blocks"
+        self._sealed = sealed
+        self._subreq = subreq
+        self.probe = probe
+        self.first = pos // size
+        self.count = subreq.iter.count // size
+        self._lease: Lease | None = None
+        self._call: ClientCall | None = None
+        self._abandoned = False
+
+    def abandon(self) -> None:
+        """Ask that the subrequest end soon."""
+        self._abandoned = True
+        if self._call is not None:
+            self._call.abandon()
+
+    def _area(self) -> memoryview:
+        """Lease a landing area, without its tail."""
+        self._lease = self._sealed.pool.get(self.count * self._sealed.file.block_size)
+        return self._lease.view
+
+    def _give_back(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
+
+    def _finish(self, blocks: int, error: Exception | None = None) -> None:
+        self._give_back()
+        self._subreq.terminated(blocks * self._sealed.file.block_size, error)
+
+
+class SealedRead(SealedCall):
+    """Read, verify and decrypt the blocks of one subrequest."""
+
+    __slots__ = ("_changes", "_entries", "_refreshed")
+
+    def __init__(self, sealed: SealedFile, subreq: IoSubrequest, probe: Probe) -> None:
+        super().__init__(sealed, subreq, probe)
+        self._changes = 0
+        self._entries = bytearray()
+        self._refreshed = False
+
+    def start(self) -> None:
+        """Begin, or begin again."""
+        self._call = None
+        if self._abandoned:
+            self._finish(0, OSError(errno.ECANCELED, "abandoned"))
+        elif self._sealed.is_written(self.first, self.first + self.count):
+            self._sealed.block(self.start)
+        else:
+            self._sealed.with_tags(self.first, self.count, self._tagged)
+
+    def _tagged(self, error: Exception | None) -> None:
+        if error is not None or self._abandoned:
+            self._finish(0, error or OSError(errno.ECANCELED, "abandoned"))
+            return
+        sealed = self._sealed
+        self._changes = sealed.file.changes
+        self._entries = sealed.file.entries(self.first, self.count)
+        is_hole, alike = first_of_other_kind(self._entries)
+        if is_hole and alike == self.count:
+            zero_iter(self._subreq.iter.count, self._subreq.iter.copy())
+            self._finish(self.count)
+            return
+        view = self._area()
+        request = Read(sealed.handle, self.first * sealed.file.block_size, len(view))
+        call = sealed.transport.submit(request, self._received, dest=IovIter.ubuf(Direction.DEST, view))
+        if self._lease is not None:
+            self._call = call
+
+    def _received(self, outcome: Outcome) -> None:
+        body = body_of(outcome, ReadReply)
+        if isinstance(body, Exception):
+            self._finish(0, body)
+            return
+        assert isinstance(outcome, Reply)
+        file = self._sealed.file
+        blocks = outcome.received // file.block_size
+        rest = self._entries[blocks * ENTRY_SIZE :]
+        if rest and not any(rest):
+            blocks = self.count  # what the server did not return are holes
+        try:
+            if blocks:
+                self._open(blocks)
+            if blocks < self.count and (body.eof or not blocks):
+                raise IntegrityError("the server's file is cut off", file_id=file.record.file_id, block_no=self.first + blocks)
+        except IntegrityError as error:
+            self._bad(error)
+            return
+        self._finish(blocks)
+
+    def _open(self, blocks: int) -> None:
+        lease, file = self._lease, self._sealed.file
+        assert lease is not None
+        dest = self._subreq.iter.copy()
+        dest.truncate(blocks * file.block_size)
+        staged = file.cipher.open(lease.view_with_tail(TAG_SIZE), self._entries, self.first, blocks, dest)
+        self.probe.transformed_bytes += blocks * file.block_size
+        if staged:
+            self.probe.copied(staged)
+
+    def _bad(self, error: IntegrityError) -> None:
+        """Decide whether what does not fit is our own doing, another client's, or the server's."""
+        sealed = self._sealed
+        if sealed.file.changes != self._changes or sealed.is_written(self.first, self.first + self.count):
+            self._give_back()
+            self.start()
+        elif self._refreshed:
+            self._finish(max(0, error.block_no - self.first), error)
+        else:
+            self._refreshed = True
+            self._give_back()
+            sealed.refresh(lambda failed: self._finish(0, failed) if failed else self.start())
+
+
+class SealedWrite(SealedCall):
+    """Encrypt and write the blocks of one subrequest."""
+
+    __slots__ = ("_entries",)
+
+    def start(self) -> None:
+        """Begin, when no other write of these blocks is on its way."""
+        sealed = self._sealed
+        end = self.first + self.count
+        if self._abandoned:
+            self._finish(0, OSError(errno.ECANCELED, "abandoned"))
+            return
+        if sealed.is_written(self.first, end):
+            sealed.block(self.start)
+            return
+        sealed.writing.append((self.first, end))
+        file = sealed.file
+        view = self._area()
+        assert self._lease is not None
+        self._entries = bytearray(self.count * ENTRY_SIZE)
+        nonces = sealed.env.nonces(self.count * NONCE_SIZE)
+        staged = file.cipher.seal(
+            self._subreq.iter.copy(),
+            self._lease.view_with_tail(TAG_SIZE),
+            self.first,
+            self.count,
+            nonces,
+            self._entries,
+            file.record.rekey,
+        )
+        self.probe.transformed_bytes += len(view)
+        if staged:
+            self.probe.copied(staged)
+        request = Write(sealed.handle, self.first * file.block_size)
+        call = sealed.transport.submit(request, self._sent, source=IovIter.ubuf(Direction.SOURCE, view))
+        if self._lease is not None:
+            self._call = call
+
+    def _sent(self, outcome: Outcome) -> None:
+        body = body_of(outcome, WriteReply)
+        if isinstance(body, Exception):
+            self._end(0, body)
+            return
+        sealed = self._sealed
+        blocks = min(self.count, body.count // sealed.file.block_size)
+        self._subreq.verifier = body.verifier
+        self._give_back()
+
+        def tagged(error: Exception | None) -> None:
+            if error is not None:
+                self._end(0, error)
+                return
+            sealed.file.wrote(self.first, self._entries[: blocks * ENTRY_SIZE])
+            self._end(blocks)
+
+        if blocks:
+            sealed.with_tags(self.first, blocks, tagged)
+        else:
+            self._end(0, OSError(errno.EIO, "the server wrote less than a block"))
+
+    def _end(self, blocks: int, error: Exception | None = None) -> None:
+        # Told first: what is blocked may be started by it, and must find the request's memory given back.
+        self._finish(blocks, error)
+        self._sealed.written(self.first, self.first + self.count)
