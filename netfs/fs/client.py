@@ -279,6 +279,7 @@ class Client:
             with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
                 await self.transport.aclose()
         self._pool.close()
+        self._volume.close()
         if failed is not None:
             raise failed
 
@@ -353,13 +354,15 @@ class Client:
             raise translate(error, path) from error
 
 
-def _volume(transport: Transport, keys: "VolumeKey | None", env: Env, probe: Probe, rsize: int, wsize: int) -> Volume:
+def _volume(
+    transport: Transport, keys: "VolumeKey | None", env: Env, probe: Probe, rsize: int, wsize: int, block_size: int
+) -> Volume:  # fmt: skip
     if keys is None:
         return PlainVolume(transport, rsize, wsize)
     # The cipher's library is only loaded by those who need it.
     from netfs.fs.encrypted import EncryptedVolume  # noqa: PLC0415
 
-    return EncryptedVolume(transport, keys, env, probe, rsize, wsize)
+    return EncryptedVolume(transport, keys, env, probe, rsize, wsize, block_size)
 
 
 @asynccontextmanager
@@ -372,12 +375,14 @@ async def open_client(
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     rsize: int = 1 << 20,
     wsize: int = 1 << 20,
+    block_size: int = 1 << 14,
 ) -> AsyncIterator[Client]:
     """Mount an export.
 
     Args: target: a URL (`netfs://host:port/path`, `netfs+unix:///socket:/path`), whose path becomes the client's root, or a
     connected transport; either is closed in the end. keys: of an encrypted volume, None for plain files. cache_bytes: budget of
-    the page cache. rsize, wsize: most bytes of one read or write.
+    the page cache. rsize, wsize: most bytes of one read or write. block_size: of encrypted files created here, in bytes: 16 KiB,
+    or 64 KiB for files that are mostly read and written in order.
     Raises: OSError when the server cannot be reached or is none.
     Cancellation: not mounted; inside the block, dirty data of files that were not closed is lost.
     """
@@ -393,7 +398,8 @@ async def open_client(
             raise translate(error, url.peer) from error
     else:
         transport = target
-    client = Client(transport, _volume(transport, keys, env, probe, rsize, wsize), env, probe, PageCache(cache_bytes), top)
+    volume = _volume(transport, keys, env, probe, rsize, wsize, block_size)
+    client = Client(transport, volume, env, probe, PageCache(cache_bytes), top)
     try:
         yield client
     finally:

@@ -46,3 +46,6 @@ class Volume(ABC):
     @abstractmethod
     def entry_size(self, entry: DirEntry) -> int:
         """Return the size the user sees of a regular file in a listing."""
+
+    def close(self) -> None:  # noqa: B027 (most volumes own nothing)
+        """Insist that no memory of the volume is lent any more; called when the connection is closed."""
