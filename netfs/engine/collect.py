@@ -40,8 +40,8 @@ def advance(rreq: IoRequest) -> None:
 
 def _take_front(rreq: IoRequest) -> None:
     front = rreq.subrequests.pop(0)
-    if front.failed and rreq.error is None:
-        rreq.error = front.error
+    if front.failed and rreq.error is None and not (rreq.short_transfer and rreq.progress is None):
+        rreq.error = front.error  # behind the end of the file nothing can fail
     if not rreq.short_transfer:
         rreq.transferred += front.transferred
         if front.transferred < front.length:

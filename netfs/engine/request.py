@@ -80,7 +80,8 @@ class IoSubrequest:
         """End the current issue: it moved `transferred` bytes, and more will not come.
 
         Called once per issue by the operations table, from the Trio thread, also from within `issue_read` or `issue_write`.
-        A further call for the same issue is ignored. From this call on the memory is no longer the callee's.
+        A further call for the same issue is ignored; a retry is issued as a new object. From this call on the memory is no
+        longer the callee's.
 
         Args: transferred: bytes of this issue, a prefix of `iter` as it was issued. error: why not all came; ends the subrequest
         unless `retry`. eof: the server's file ends behind these bytes. retry: the rest may succeed if issued again.

@@ -20,35 +20,38 @@ def reissue(rreq: IoRequest) -> None:
     index = 0
     while index < len(subreqs) and not rreq.paused:
         subreq = subreqs[index]
-        index += 1
         if subreq.failed:
             rreq.paused = True
         elif subreq.need_retry:
-            rest = _tile(subreq)
-            if rest is not None:
-                subreqs.insert(index, rest)
+            subreqs[index : index + 1] = _tile(subreq)
             rreq.inode.probe.retries += 1
-            launch(subreq)
+            launch(subreqs[index])
             if rreq.sequential:
                 return
+        index += 1
 
 
-def _tile(subreq: IoSubrequest) -> IoSubrequest | None:
-    """Set a subrequest up for its rest, cut to what is allowed now. Returns: the rest of the rest."""
+def _tile(subreq: IoSubrequest) -> list[IoSubrequest]:
+    """Return what takes the place of a subrequest: one for what may go now, and one for the rest of it, if any.
+
+    They are new objects, so that a second termination of the old issue, which would be a defect below, finds nobody.
+    """
     rreq = subreq.request
     pos = subreq.start + subreq.transferred
     left = subreq.length - subreq.transferred
     cursor = rreq.iter.copy()
     cursor.advance(pos - rreq.start)
     cursor.truncate(left)
-    subreq.iter = cut_memory(rreq, cursor, allowed(subreq, left))
-    length = subreq.iter.count
-    subreq.retry_count = 0 if subreq.made_progress else subreq.retry_count + 1
-    subreq.need_retry = subreq.made_progress = subreq.hit_eof = False
+    again = IoSubrequest(rreq, subreq.index, subreq.source, subreq.start, subreq.length, cursor, left)
+    again.transferred = subreq.transferred
+    again.verifier = subreq.verifier
+    again.retry_count = 0 if subreq.made_progress else subreq.retry_count + 1
+    again.iter = cut_memory(rreq, cursor, allowed(again, left))
+    length = again.iter.count
     if length == left:
-        return None
-    subreq.length = subreq.transferred + length
+        return [again]
+    again.length = subreq.transferred + length
     rest = IoSubrequest(rreq, rreq.nr_subrequests, subreq.source, pos + length, left - length, cursor, left - length)
     rest.need_retry = True
     rreq.nr_subrequests += 1
-    return rest
+    return [again, rest]
