@@ -225,13 +225,10 @@ async def test_bogus_invalidation_is_fatal() -> None:
             transport.submit(Read(HANDLE, 0, 8000), outcomes.append, None, dest(bytearray(8000)))
         await wait_all_tasks_blocked()
         first, second = server.ops.values()
-        first.key, second.key = second.key, first.key
-        assert handler.gate is not None
-        handler.gate.set()
+        first.key = second.key
+        server._reply(first, Reply(0, ReadReply(True)))
         await wait_all_tasks_blocked()
-        assert [type(outcome) for outcome in outcomes] == [ProtocolError, ProtocolError] or all(
-            isinstance(outcome, TransportError) for outcome in outcomes
-        )
+        assert len(outcomes) == 2 and all(isinstance(outcome, TransportError) for outcome in outcomes)
         assert isinstance(transport.end.error, ProtocolError)
         assert not transport.end.pd.device.mrs
 
@@ -307,7 +304,7 @@ async def test_closing_ends_every_call() -> None:
         await transport.aclose()
         errors = [outcome for outcome in outcomes if isinstance(outcome, TransportError)]
         assert [error.errno for error in errors] == [errno.ECONNABORTED] * 4
-        assert [error.retryable for error in errors] == [False, False, True, True]
+        assert [error.retryable for error in errors] == [True] * 4
         transport.submit(Ping(), outcomes.append)
         assert len(outcomes) == 5
 

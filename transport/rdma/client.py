@@ -28,7 +28,7 @@ from transport.codec import decode_reply, encode_request
 from transport.env import Env
 from transport.errors import ProtocolError, TransportError
 from transport.framing import FrameKind
-from transport.messages import Op, Request
+from transport.messages import IDEMPOTENT, Op, Request
 from transport.rdma.device import Device
 from transport.rdma.enums import Access, Opcode, SendFlag
 from transport.rdma.mr import MR
@@ -253,7 +253,7 @@ class ClientEnd(End):
             if call.abandoned:
                 call.finish(TransportError(errno.ECANCELED, "the call was abandoned"))
             else:
-                call.finish(TransportError(error.errno, str(error), retryable=not call.posted))
+                call.finish(TransportError(error.errno, str(error), retryable=not call.posted or call.op in IDEMPOTENT))
 
     def deadline(self) -> float | None:
         """See `End`."""

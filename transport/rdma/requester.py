@@ -1,11 +1,11 @@
 """Sans-IO. The sending side of a queue pair: start requests in order, complete them in order, wait for the peer when told to.
 
-Theory of operation. `run` takes requests from the head of `todo` while nothing holds it up, has `operations.HANDLERS` carry each
-out at the peer's responder, which answers at once, and completes it. Three things hold a request up. An RNR NAK or silence puts it
-back and sets `wake_at`, which the fabric's clock will reach: the two timers are one field because an RC queue waits for one thing
-at a time, but an RNR wait never touches the transport's retry count. A response that a control point holds puts the request into
-`flying`; later requests may start and even finish, but complete behind it. Fence and read depth look at `flying`: a fenced
-request waits for READs and atomics before it, not for sends and writes; LOCAL_INV waits for everything.
+Theory of operation. `run` takes requests from the head of `todo` while nothing holds it up, has `operations.HANDLERS` carry
+each out at the peer's responder, which answers at once, and completes it. Three things hold a request up. An RNR NAK or silence
+puts it back and sets `wake_at`, which the fabric's clock will reach: the two timers are one field because an RC queue waits for
+one thing at a time, but an RNR wait never touches the transport's retry count. A response that a control point holds puts the
+request into `flying`; later requests may start and even finish, but complete behind it. Fence and read depth look at `flying`: a
+fenced request waits for READs and atomics before it, not for sends and writes; LOCAL_INV waits for everything.
 Follows IBA 9.7 and 10.7, Linux rxe_req and rxe_comp; under iWARP, siw_qp_tx. Owns no memory but the copies of inline data.
 """
 
