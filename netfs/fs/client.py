@@ -7,7 +7,7 @@ what is still dirty, waits for everything in flight and insists that nothing is 
 import errno
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -389,18 +389,16 @@ async def open_client(
     env = env or system_env()
     probe = probe or Probe()
     top: list[str] = []
-    if isinstance(target, str):
-        url = parse_url(target)
-        top = names_of(url.path)
+    async with AsyncExitStack() as stack:
+        if isinstance(target, str):
+            url = parse_url(target)
+            top = names_of(url.path)
+            transport = await stack.enter_async_context(connect(url, env, probe))
+        else:
+            transport = target
+        volume = _volume(transport, keys, env, probe, rsize, wsize, block_size)
+        client = Client(transport, volume, env, probe, PageCache(cache_bytes), top)
         try:
-            transport = await connect(url, env, probe)
-        except Exception as error:
-            raise translate(error, url.peer) from error
-    else:
-        transport = target
-    volume = _volume(transport, keys, env, probe, rsize, wsize, block_size)
-    client = Client(transport, volume, env, probe, PageCache(cache_bytes), top)
-    try:
-        yield client
-    finally:
-        await client.aclose()
+            yield client
+        finally:
+            await client.aclose()

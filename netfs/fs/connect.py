@@ -7,32 +7,41 @@ socket.
 import errno
 import ipaddress
 import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
 from iov.probe import Probe
-from netfs.errors import NotReachable
+from netfs.errors import NotReachable, translate
 from netfs.fs.url import Url
 from transport.base import Transport
 from transport.env import Env
+from transport.errors import TransportError
 
 __all__ = ["connect"]
 
 
-async def connect(url: Url, env: Env, probe: Probe) -> Transport:
-    """Connect and agree on limits.
+@asynccontextmanager
+async def connect(url: Url, env: Env, probe: Probe) -> AsyncIterator[Transport]:
+    """Connect and agree on limits, for the length of a block.
 
-    Raises: NotReachable, TransportError, one line with the peer. Cancellation: nothing is left open.
+    Raises: NotReachable with the peer in one line. Cancellation: nothing is left open.
     """
-    try:
-        sock = await (_connect_unix(url.socket) if url.socket else _connect_loopback(url))
-    except OSError as error:
-        raise NotReachable(error.errno or errno.ECONNREFUSED, error.strerror or str(error), url.peer) from error
     # The stream transport brings msgpack with it, which a client that is handed a transport may not need.
     from transport.link import SocketStream  # noqa: PLC0415
     from transport.stream import connect_stream  # noqa: PLC0415
 
-    return await connect_stream(SocketStream(sock), env, probe)
+    async with AsyncExitStack() as stack:
+        try:
+            sock = await (_connect_unix(url.socket) if url.socket else _connect_loopback(url))
+            stream = SocketStream(socket.socket(fileno=sock.detach()))
+            transport = await stack.enter_async_context(connect_stream(stream, env, probe))
+        except OSError as error:
+            raise NotReachable(error.errno, error.strerror or str(error), url.peer) from error
+        except TransportError as error:
+            raise translate(error, url.peer) from error
+        yield transport
 
 
 async def _connect_unix(path: str) -> trio.socket.SocketType:
@@ -61,6 +70,5 @@ async def _connect_loopback(url: Url) -> trio.socket.SocketType:
         except BaseException:
             sock.close()
             raise
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         return sock
     raise last or OSError(errno.EHOSTUNREACH, "no address")

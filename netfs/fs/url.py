@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from transport.address import DEFAULT_PORT
+
 __all__ = ["DEFAULT_PORT", "SCHEMES", "Url", "parse_url"]
 
-DEFAULT_PORT: Final = 6309
 SCHEMES: Final = ("netfs", "netfs+unix")
 
 

@@ -7,7 +7,7 @@ from netfs.engine.request import IoSubrequest
 from netfs.fs.inode import Inode
 from netfs.fs.plain import PlainOps, PlainVolume
 from netfs.fs.volume import FileOps
-from transport.base import Reply, Transport
+from transport.base import Transport
 from transport.messages import Attr, DirEntry, Handle, Write
 
 
@@ -46,7 +46,7 @@ class BlockOps(PlainOps):
         if tail:
             zeros = IovIter.ubuf(Direction.SOURCE, bytes(tail))
             reply = await self.transport.call(Write(self.handle, size), source=zeros)
-            assert isinstance(reply, Reply) and not reply.status
+            assert not reply.status
         self.volume.sizes[self.handle] = size
 
     async def revalidate(self, attr: Attr) -> int:

@@ -119,7 +119,7 @@ def test_nothing_is_issued_after_a_failure_was_seen() -> None:
     ops.end(0, write=False)
     assert len(ops.pending) == 1 and not run.woken
     ops.end(0, write=False)
-    assert run.woken == 1 and len(ops.issues) == 2
+    assert run.rreq.done and len(ops.issues) == 2
 
 
 def test_a_retry_waits_until_all_is_quiet_and_is_cut_anew() -> None:
