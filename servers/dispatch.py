@@ -125,7 +125,7 @@ class Dispatcher:
             return special(request, landing)
         _release(landing)
         work = partial(self._do, self._works[kind], request)
-        return self._sleep(work, None) if self._store.blocking else work()
+        return self._sleep(work, None) if self._store.blocking and kind is not Ping else work()
 
     def closed(self) -> None:
         """Give the staging memory back; asserts that all of it came home."""

@@ -6,6 +6,7 @@ Owns no memory.
 
 import os
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -29,7 +30,8 @@ class Env:
 
     now: monotonic time in seconds. rng: seeded choices (backoff, jitter), never for secrets. nonces: `n` fresh bytes from
     the client's cryptographic source. run_blocking: a worker thread, or an inline stand-in in the simulator.
-    inline: true where run_blocking must not be used to gain parallelism (the simulator).
+    inline: true where run_blocking must not be used to gain parallelism (the simulator). wall_ns: the clock on the wall, for
+    the times of files.
     """
 
     now: Callable[[], float]
@@ -37,6 +39,7 @@ class Env:
     nonces: Callable[[int], bytes]
     run_blocking: RunBlocking
     inline: bool = False
+    wall_ns: Callable[[], int] = time.time_ns
 
 
 async def _run_in_thread(fn: Callable[[], T], /) -> T:

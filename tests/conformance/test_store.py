@@ -1,11 +1,7 @@
 """The store suite over every store; what only a real folder has; random operations against the kernel's own answers."""
 
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,15 +13,6 @@ from tests.conformance.store_suite import CHECKS, Check
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the directory store needs Linux")
 KINDS = ["memory", pytest.param("disk", marks=linux), pytest.param("tmpfs", marks=linux)]
-
-
-@pytest.fixture
-def memory_folder() -> Iterator[Path]:
-    if not os.access("/dev/shm", os.W_OK):
-        pytest.skip("no writable memory filesystem")
-    path = Path(tempfile.mkdtemp(dir="/dev/shm"))
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -1,0 +1,139 @@
+"""Trio shell. `netfs serve`: a folder, or memory, for other programs on this machine. Owns no memory."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+if TYPE_CHECKING:
+    from iov.probe import Probe
+    from servers.stores.base import Store
+
+__all__ = ["register"]
+
+_LOCAL = 4
+_USAGE = 2
+
+
+class Host(Protocol):
+    """What the program offers its commands."""
+
+    def command(
+        self,
+        fn: Callable[..., object],
+        *,
+        name: str,
+        help: str | None = None,  # noqa: A002
+        usage: str | None = None,
+        examples: Sequence[str] = (),
+    ) -> None:
+        """Add a subcommand."""
+
+    def emit(self, value: object, text: str | None = None) -> None:
+        """Print the result, as JSON or as text."""
+
+    def fail(self, code: int, message: str) -> NoReturn:
+        """End the command."""
+
+
+def register(host: Host) -> None:
+    """Add the command."""
+
+    async def serve(
+        folder: Path | None = None,
+        *,
+        listen: str | None = None,
+        read_only: bool = False,
+        memory: bool = False,
+        insecure: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        """Serve a folder until interrupted.
+
+        Clients see the folder's files and nothing outside it; symbolic links are shown, never followed. Whoever can reach the
+        address can read and write, so it is on this machine alone unless --insecure is said.
+
+        Args:
+            folder: the folder to serve.
+            listen: where: host:port, or unix:/path for a socket that only you can use; port 0 takes a free one.
+                127.0.0.1:2050 when not given.
+            read_only: refuse every change.
+            memory: serve an empty store in memory instead of a folder; it is gone when the server ends.
+            insecure: allow an address that other machines can reach; there is no encryption of the connection and no login yet.
+            verbose: log every connection.
+        """
+        if memory == (folder is not None):
+            host.fail(_USAGE, "give either a folder or --memory")
+        if memory and read_only:
+            host.fail(_USAGE, "an empty store in memory that is read-only serves nobody")
+        await _serve(host, folder, listen, read_only=read_only, insecure=insecure, verbose=verbose)
+
+    host.command(
+        serve,
+        name="serve",
+        usage="netfs serve FOLDER [OPTIONS]",
+        examples=(
+            "netfs serve ~/data",
+            "netfs serve ~/data --listen unix:/run/user/1000/netfs.sock --read-only",
+            "netfs serve --memory --listen 127.0.0.1:0",
+        ),
+    )
+
+
+async def _serve(host: Host, folder: Path | None, listen: str | None, *, read_only: bool, insecure: bool, verbose: bool) -> None:
+    # What only a server needs is loaded by the command, not by the program.
+    import logging  # noqa: PLC0415
+    import signal  # noqa: PLC0415
+
+    import trio  # noqa: PLC0415
+
+    from iov.probe import Probe  # noqa: PLC0415
+    from servers.server import serve  # noqa: PLC0415
+    from transport.address import DEFAULT_PORT  # noqa: PLC0415
+    from transport.env import system_env  # noqa: PLC0415
+
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s level=%(levelname)s event=%(message)s"
+    )
+    _allow_many_descriptors()
+    env, probe = system_env(), Probe()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        try:
+            store = _open_store(folder, probe, read_only=read_only)
+        except OSError as error:
+            host.fail(_LOCAL, f"{folder}: {error.strerror}")
+        try:
+            async with serve(store, listen or f"127.0.0.1:{DEFAULT_PORT}", env=env, probe=probe, insecure=insecure) as serving:
+                what = "memory" if folder is None else f"{folder}{' read-only' if read_only else ''}"
+                host.emit(
+                    {"url": serving.url, "folder": None if folder is None else str(folder), "read_only": read_only},
+                    f"serving {what} at {serving.url}  (Ctrl-C ends it)",
+                )
+                async for _ in signals:
+                    break
+        except ValueError as error:
+            host.fail(_USAGE, str(error))
+        except OSError as error:
+            host.fail(_LOCAL, f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        finally:
+            store.close()
+
+
+def _open_store(folder: Path | None, probe: "Probe", *, read_only: bool) -> "Store":
+    from servers.stores.directory import DirectoryStore  # noqa: PLC0415
+    from servers.stores.memory import MemoryStore  # noqa: PLC0415
+    from transport.env import system_env  # noqa: PLC0415
+
+    if folder is not None:
+        return DirectoryStore(folder, probe, read_only=read_only)
+    env = system_env()
+    boot = int.from_bytes(env.nonces(7), "little") + 1
+    return MemoryStore(probe, env.wall_ns, boot=boot, uid=os.getuid(), gid=os.getgid())
+
+
+def _allow_many_descriptors() -> None:
+    import resource  # noqa: PLC0415
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

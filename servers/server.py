@@ -1,0 +1,141 @@
+"""Trio shell. A store behind listening sockets and in-process streams: accepts, serves each client alone, survives all of them.
+
+Each connection has a dispatcher of its own; what goes wrong on one is a line in the log and ends that one. Log lines are an
+event and `key=value` fields, at the logger `servers.server`. Owns no payload memory.
+"""
+
+import errno
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from iov.probe import Probe
+from servers.dispatch import Dispatcher
+from servers.listen import Listener, open_listener
+from servers.stores.base import Store
+from transport.address import parse_address
+from transport.base import Limits
+from transport.env import Env, system_env
+from transport.errors import HelloMismatch, TransportError
+from transport.link import ByteStream, SocketStream
+from transport.stream import serve_stream
+
+__all__ = ["Server", "Serving", "serve"]
+
+log: Final = logging.getLogger(__name__)
+MAX_CONNECTIONS: Final = 1024
+_LIMITS: Final = Limits()
+_OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_BREATH_S: Final = 0.1
+
+
+class Server:
+    """Serve one store. max_connections: further clients are turned away."""
+
+    def __init__(
+        self, store: Store, env: Env, probe: Probe, limits: Limits = _LIMITS, *, max_connections: int = MAX_CONNECTIONS
+    ) -> None:
+        self.connections = 0
+        self._store = store
+        self._env = env
+        self._probe = probe
+        self._limits = limits
+        self._max_connections = max_connections
+
+    def handler(self, peer: str) -> Dispatcher:
+        """Return the handler of one connection; transports take this as their handler factory."""
+        log.info("connected peer=%s", peer)
+        return Dispatcher(self._store, self._env, self._probe, self._limits)
+
+    async def serve_connection(self, stream: ByteStream) -> None:
+        """Serve one client until it leaves; raises nothing but Cancelled.
+
+        Cancellation: the connection is dropped; what it had begun in a worker thread is finished.
+        """
+        if self.connections >= self._max_connections:
+            log.warning("refused peer=%s connections=%d", stream.peer, self.connections)
+            await stream.aclose()
+            return
+        self.connections += 1
+        try:
+            await serve_stream(stream, self.handler, self._env, self._probe, self._limits)
+            log.info("left peer=%s", stream.peer)
+        except HelloMismatch as error:
+            log.warning("stranger error=%s", error)
+        except TransportError as error:
+            log.warning("broken error=%s", error)
+        except Exception:
+            log.exception("failed peer=%s", stream.peer)
+        finally:
+            self.connections -= 1
+
+    async def serve(
+        self, listeners: Sequence[Listener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Accept clients until cancelled.
+
+        Ownership: the listeners are closed when this ends.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                for listener in listeners:
+                    nursery.start_soon(self._accept, listener, nursery)
+                task_status.started()
+        finally:
+            for listener in listeners:
+                listener.close()
+
+    async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(listener.sock)
+            try:
+                sock, _ = listener.sock.accept()
+                stream = SocketStream(sock)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    log.error("cannot accept address=%s error=%s", listener.address, error.strerror)
+                    await trio.sleep(_BREATH_S)
+                continue
+            nursery.start_soon(self.serve_connection, stream)
+
+
+class Serving:
+    """A server that runs. address: `host:port` or `unix:/path`; url: of the export's root."""
+
+    def __init__(self, server: Server, listener: Listener) -> None:
+        self.server = server
+        self.address = str(listener.address)
+        self.url = listener.address.url
+
+
+@asynccontextmanager
+async def serve(
+    store: Store,
+    listen: str = "127.0.0.1:0",
+    *,
+    env: Env | None = None,
+    probe: Probe | None = None,
+    limits: Limits = _LIMITS,
+    insecure: bool = False,
+) -> AsyncIterator[Serving]:
+    """Serve a store for the length of a block; port 0 takes a free one.
+
+    Raises: ValueError for no address; OSError as `open_listener`.
+    Ownership: the store stays the caller's, who closes it after the block; connections are dropped at the block's end.
+    """
+    server = Server(store, env or system_env(), probe or Probe(), limits)
+    listener = open_listener(parse_address(listen), insecure=insecure)
+    manager = trio.open_nursery()
+    nursery = await manager.__aenter__()
+    try:
+        nursery.start_soon(server.serve, [listener])
+        yield Serving(server, listener)
+    finally:
+        nursery.cancel_scope.cancel()
+        # The block's own exception passes by the nursery, which would wrap it in a group.
+        await manager.__aexit__(None, None, None)
