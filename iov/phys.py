@@ -179,10 +179,10 @@ class PhysMemory:
             return [region.engine(paddr - region.paddr, length)]
         found = []
         while length > 0:
-            size = min(PAGE_SIZE - paddr % PAGE_SIZE, length)
-            found.append(self._user_bytes(paddr, size))
-            paddr += size
-            length -= size
+            piece = self._user_bytes(paddr, min(PAGE_SIZE - paddr % PAGE_SIZE, length))
+            found.append(piece)
+            paddr += len(piece)
+            length -= len(piece)
         return found
 
     def map_user(self, view: memoryview) -> None:
@@ -251,7 +251,7 @@ class PhysMemory:
         page, views = self._user_frames.get(paddr // PAGE_SIZE, (0, []))
         for view in views:
             start = page * PAGE_SIZE + paddr % PAGE_SIZE - address_of(view)
-            if start >= 0 and start + size <= len(view):
+            if 0 <= start < len(view):
                 return view[start : start + size]
         raise ValueError(f"nothing is mapped at {paddr:#x}")
 
