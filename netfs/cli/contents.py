@@ -65,19 +65,18 @@ def register(host: Host) -> None:
 async def pour(host: Host, place: Place, file: "File", offset: int, length: int | None) -> None:
     """Write a range of a file to standard output, or emit it in base64 under --json."""
     pos, gathered = offset, bytearray()
-    with mmap.mmap(-1, PIECE) as memory, memoryview(memory) as buffer:
-        while length is None or pos < offset + length:
-            wanted = PIECE if length is None else min(PIECE, offset + length - pos)
-            with buffer[:wanted] as view:
-                with failing(Exit.REMOTE, str(place)):
-                    count = await file.preadv([view], pos)
-                if count == 0:
-                    break
-                pos += count
-                if host.json:
-                    gathered += view[:count]
-                else:
-                    # The reader of a pipe may be slow, or never come; an interrupt does not wait for it.
-                    await trio.to_thread.run_sync(host.write, view[:count])
+    buffer = memoryview(mmap.mmap(-1, PIECE))
+    while length is None or pos < offset + length:
+        wanted = PIECE if length is None else min(PIECE, offset + length - pos)
+        with failing(Exit.REMOTE, str(place)):
+            count = await file.preadv([buffer[:wanted]], pos)
+        if count == 0:
+            break
+        pos += count
+        if host.json:
+            gathered += buffer[:count]
+        else:
+            # The reader of a pipe may be slow, or never come; an interrupt does not wait for it.
+            await trio.to_thread.run_sync(host.write, buffer[:count], abandon_on_cancel=True)
     if host.json:
         host.emit({"url": str(place), "offset": offset, "length": len(gathered), "base64": b64encode(gathered).decode()})

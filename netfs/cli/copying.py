@@ -99,21 +99,20 @@ class _Engine:
             await pieces.send(_Piece(copy, pos, min(PIECE, item.size - pos)))
 
     async def work(self, pieces: trio.MemoryReceiveChannel[_Piece]) -> None:
-        with mmap.mmap(-1, PIECE) as memory, memoryview(memory) as buffer:
-            async for piece in pieces:
-                copy = piece.copy
-                self.active[copy] = None
-                if not copy.failed:
-                    self.progress.say(copy.origin.name)
-                    try:
-                        with buffer[: piece.length] as view:
-                            await self.carry(copy, view, piece.pos)
-                    except CommandError as error:
-                        copy.failed = True
-                        self.record(error)
-                copy.left -= 1
-                if copy.left == 0:
-                    await self.finish(copy)
+        buffer = memoryview(mmap.mmap(-1, PIECE))
+        async for piece in pieces:
+            copy = piece.copy
+            self.active[copy] = None
+            if not copy.failed:
+                self.progress.say(copy.origin.name)
+                try:
+                    await self.carry(copy, buffer[: piece.length], piece.pos)
+                except CommandError as error:
+                    copy.failed = True
+                    self.record(error)
+            copy.left -= 1
+            if copy.left == 0:
+                await self.finish(copy)
 
     async def carry(self, copy: _Copy, view: memoryview, pos: int) -> None:
         if await copy.source.read_into(view, pos) < len(view):

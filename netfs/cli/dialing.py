@@ -61,6 +61,9 @@ async def connected(place: Place, key_file: str | None) -> AsyncIterator["Client
     assert place.endpoint is not None
     keys = read_key(key_file) if key_file is not None else None
     async with AsyncExitStack() as stack:
-        with failing(Exit.REMOTE, place.endpoint):
-            client = await stack.enter_async_context(netfs.open_client(place.endpoint, keys=keys))
+        try:
+            with failing(Exit.REMOTE, place.endpoint):
+                client = await stack.enter_async_context(netfs.open_client(place.endpoint, keys=keys))
+        except ValueError as error:
+            raise CommandError(Exit.USAGE, str(error)) from None
         yield client

@@ -1,7 +1,8 @@
 """Sans-IO. What a command line names: a path on this machine, or a path on a server written as a URL.
 
 `netfs://host:port/path` and `netfs+unix:///socket:/path` are cut into the endpoint, which the client connects to, and the path
-there. Paths on a server are cleaned as text: a server follows no symlinks, so `..` means what it says. Owns no memory.
+there. Paths are written as they are, without percent-encoding. Those on a server are cleaned as text: it follows no symlinks,
+so `..` means what it says. Owns no memory.
 """
 
 import posixpath

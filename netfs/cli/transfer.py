@@ -142,5 +142,6 @@ def tell(host: Host, totals: "Totals", seconds: float) -> int:
     )
     if host.interactive and not totals.failed:
         rate = totals.bytes / seconds / 1e6 if seconds > 0 else 0.0
-        host.note(f"{totals.files:,} files, {totals.bytes / 1e6:,.1f} MB in {seconds:.1f} s ({rate:,.0f} MB/s)")
+        files = "1 file" if totals.files == 1 else f"{totals.files:,} files"
+        host.note(f"{files}, {totals.bytes / 1e6:,.1f} MB in {seconds:.1f} s ({rate:,.0f} MB/s)")
     return totals.failed[0].code if totals.failed else Exit.DONE
