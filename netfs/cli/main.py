@@ -17,7 +17,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from netfs.cli.host import CommandError, Exit, Host, OutputClosed, describe, root_cause
 
-__all__ = ["build", "main", "run"]
+__all__ = ["GROUP", "build", "main", "run"]
 
 GROUP = "netfs.commands"
 QUIET = Parameter(negative=(), show_default=False)

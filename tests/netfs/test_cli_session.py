@@ -9,13 +9,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from netfs.cli.main import GROUP, build, run
 
 NETFS = [sys.executable, "-m", "netfs"]
 LINUX = sys.platform == "linux"
@@ -28,11 +32,31 @@ class Done(NamedTuple):
     err: str
 
 
-def netfs(*arguments: str | Path, timeout: float = 30) -> Done:
-    done = subprocess.run(
-        [*NETFS, *map(str, arguments)], capture_output=True, text=True, errors="surrogateescape", timeout=timeout, check=False
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+def netfs(*arguments: str | Path) -> Done:
+    """Run a command in this process, as the program would, with its streams in files."""
+    app, host = build(entry_points(group=GROUP))
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with standard_streams(out.fileno(), err.fileno()):
+            code = run(app, host, [str(argument) for argument in arguments])
+        out.seek(0)
+        err.seek(0)
+        return Done(code, out.read().decode("utf-8", "surrogateescape"), err.read().decode("utf-8", "surrogateescape"))
+
+
+@contextmanager
+def standard_streams(out: int, err: int) -> Iterator[None]:
+    saved = os.dup(1), os.dup(2)
+    streams = sys.stdout, sys.stderr
+    try:
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        with open(1, "w", closefd=False) as sys.stdout, open(2, "w", closefd=False) as sys.stderr:
+            yield
+    finally:
+        sys.stdout, sys.stderr = streams
+        for fd, old in enumerate(saved, 1):
+            os.dup2(old, fd)
+            os.close(old)
 
 
 def told(done: Done, code: int, *words: str) -> None:
@@ -111,10 +135,8 @@ def test_a_folder_there_and_back(tmp_path: Path, url: str, key: Path, encrypted:
     assert "-rwxr-x---" in netfs("ls", "-l", *keys, f"{top}/a/one").out
     assert json.loads(netfs("stat", *keys, "--json", f"{top}/a/big").out)["size"] == 5 << 20
     assert netfs("cat", *keys, f"{top}/a/one", f"{top}/a/one").out == "11"
-    cut = subprocess.run(
-        [*NETFS, "cat", *keys, "--offset", "99999", "--length", "9", f"{top}/a/b/größe ü"], capture_output=True, check=True
-    )
-    assert cut.stdout == contents["a/b/größe ü"][99_999:]
+    cut = netfs("cat", *keys, "--offset", "99999", "--length", "9", f"{top}/a/b/größe ü").out
+    assert cut.encode("utf-8", "surrogateescape") == contents["a/b/größe ü"][99_999:]
     done = netfs("cp", "-r", *keys, f"{top}/a", tmp_path / "back")
     assert done == Done(0, "", "")
     assert read_tree(tmp_path / "back") == {name.removeprefix("a/"): content for name, content in contents.items()}
