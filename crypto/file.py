@@ -70,7 +70,7 @@ class EncryptedFile:
     size: plain bytes, as committed or set by `resize`. changes: grows with whatever may make an entry read earlier outdated.
     """
 
-    __slots__ = ("_pending", "_redo", "_resized", "changes", "cipher", "key", "record", "sealed", "size", "tree")
+    __slots__ = ("_pending", "_redo", "_cut", "changes", "cipher", "key", "record", "sealed", "size", "tree")
 
     def __init__(self, key: VolumeKey, sealed: bytes) -> None:
         """Open the record as the server returned it. Raises: Malformed, WrongKey, IntegrityError."""
@@ -81,7 +81,7 @@ class EncryptedFile:
         self.tree = TagTree(record.file_id, nr_blocks(record.size, record.log2bs), record.root)
         self.size = record.size
         self.changes = 0
-        self._resized = False
+        self._cut = False
         self._pending: tuple[Record, bytes] | None = None
         self._redo: list[tuple[int, bytes]] = []
 
@@ -122,19 +122,19 @@ class EncryptedFile:
         self.changes += 1
 
     def block_to_rewrite(self, size: int) -> int | None:
-        """Return the block that must be sealed anew, its tail zero, before `resize(size)` cuts it; None when there is none."""
+        """Return the block a cut to `size` goes through, which must be sealed anew with its tail zero; None when there is none."""
         block = size >> self.record.log2bs
-        if size >= self.size or not size & (self.block_size - 1):
+        if not size & (self.block_size - 1) or block >= self.tree.blocks:
             return None
         is_hole, _ = first_of_other_kind(self.entries(block, 1))
         return None if is_hole else block
 
     def resize(self, size: int) -> None:
         """Cut the file, or extend it by a hole; the path to the new last block must not be missing when it is cut."""
-        if size > MAX_PLAIN_SIZE:
-            raise ValueError("larger than an encrypted file can be")
-        self.tree.resize(nr_blocks(size, self.record.log2bs))
-        self._resized = self._resized or size < self.size
+        assert size <= MAX_PLAIN_SIZE, "larger than an encrypted file can be"
+        blocks = nr_blocks(size, self.record.log2bs)
+        self._cut = self._cut or blocks < self.tree.blocks
+        self.tree.resize(blocks)
         self.size = size
         self.changes += 1
 
@@ -142,7 +142,7 @@ class EncryptedFile:
 
     def needs_commit(self, plain_size: int) -> bool:
         """Say whether the server's record is behind; `plain_size` as in `begin_commit`."""
-        return self.tree.is_dirty or self._resized or self._size_with(plain_size) != self.record.size
+        return self.tree.is_dirty or self._cut or self._size_with(plain_size) != self.record.size
 
     def begin_commit(self, plain_size: int, nonce: bytes, max_pages: int) -> CommitPlan:
         """Return the next transaction, of at most `max_pages` pages; as long as `needs_commit`, another one follows.
@@ -156,7 +156,7 @@ class EncryptedFile:
         self._pending = record, sealed
         data = dict(pages)
         writes = tuple((run.pos, tuple(data[page] for page in run.pages)) for run in runs_of(data))
-        if not self._resized:
+        if not self._cut:
             return CommitPlan(writes, None, None, sealed)
         return CommitPlan(writes, aux_size(self.tree.blocks), padded_size(size, record.log2bs), sealed)
 
@@ -168,7 +168,7 @@ class EncryptedFile:
         self.tree.end_commit(stored=stored)
         if stored:
             self.record, self.sealed, self.size = record, sealed, record.size
-            self._resized = False
+            self._cut = False
 
     def adopt(self, sealed: bytes) -> list[Fetch]:
         """Take the record another client has put; what was written here and not committed waits for `redo()`.
@@ -191,7 +191,7 @@ class EncryptedFile:
             self._redo += self.tree.written_entries()
             self.record, self.sealed, self.size = record, sealed, record.size
             self.tree = TagTree(record.file_id, nr_blocks(record.size, record.log2bs), record.root, keep=self.tree.keep)
-            self._resized = False
+            self._cut = False
             self.changes += 1
         missing: dict[PageId, None] = {}
         for first, entries in self._redo:

@@ -18,7 +18,7 @@ from crypto.errors import IntegrityError, Malformed
 from crypto.file import CommitPlan, first_of_other_kind, new_record
 from crypto.keys import FILE_ID_SIZE, VolumeKey
 from crypto.layout import ENTRY_SIZE, MAX_LOG2BS, MIN_LOG2BS, PAGE_SIZE
-from crypto.record import open_record, seal_record
+from crypto.record import MAX_PLAIN_SIZE, open_record, seal_record
 from iov.iov_iter import Direction, IovIter
 from iov.pool import BufferPool
 from iov.probe import Probe
@@ -120,7 +120,9 @@ class EncryptedOps(FileOps):
     # ---- reading and writing
 
     async def init_request(self, rreq: IoRequest) -> None:
-        """Load the tags of the range, unless they are there."""
+        """Load the tags of the range, unless they are there. Raises: OSError(EFBIG) for what no record can describe."""
+        if rreq.start + rreq.length > MAX_PLAIN_SIZE:
+            raise OSError(errno.EFBIG, "larger than an encrypted file can be")
         first = rreq.start // self.block_size
         count = -(-rreq.length // self.block_size)
         if self._sealed.file.fetches(first, count):
@@ -172,6 +174,8 @@ class EncryptedOps(FileOps):
 
     async def resize(self, size: int) -> None:
         """Cut the file, or extend it by a hole; the block that is cut is encrypted anew."""
+        if size > MAX_PLAIN_SIZE:
+            raise OSError(errno.EFBIG, "larger than an encrypted file can be")
         for _ in range(CONFLICTS):
             async with Turn(self._sealed):
                 await self._resize_blocks(size)
@@ -235,10 +239,10 @@ class EncryptedOps(FileOps):
     async def _resize_blocks(self, size: int) -> None:
         sealed = self._sealed
         file = sealed.file
-        if size < file.size:
-            block = size // self.block_size
+        if size < self._inode.sizes.i_size:
             await finished(lambda then: sealed.with_tags(max(0, size - 1) // self.block_size, 2, then, tries=0))
-            if file.block_to_rewrite(size) is not None:
+            block = file.block_to_rewrite(size)
+            if block is not None:
                 await self._cut_block(block, size % self.block_size)
         file.resize(size)
 
@@ -278,13 +282,16 @@ class EncryptedOps(FileOps):
     # ---- opening
 
     async def revalidate(self, attr: Attr) -> int:
-        """Read the record. Returns: the size it seals."""
+        """Read the record. Returns: the size it seals, or more if this client has written more."""
         await finished(self._sealed.refresh)
         file = self._sealed.file
         if file.block_size != self.block_size:
             # Known only now; nothing of the file can have been cached yet.
             self._set_block_size(file.block_size)
             self._inode.set_ops(self)
+        if self._inode.uncommitted:
+            # What this client wrote and has not committed is in no record yet.
+            return max(file.size, self._inode.sizes.remote_i_size)
         return file.size
 
 
