@@ -49,7 +49,7 @@ BIG_PAYLOAD: Final = 64 << 10
 SMALL_WINDOW: Final = 4 << 10
 LARGE_WINDOW: Final = 256 << 10
 FEW_RECEIVES: Final = 4
-"""So many receives in a row that filled the window widen it; so many that hardly used it narrow it."""
+"""So many receives that fill the window widen it; so many in a row that hardly use it narrow it."""
 MAX_PIECES: Final = 1024
 
 Piece = bytes | memoryview | FileRange
@@ -89,15 +89,16 @@ def pack_header(kind: FrameKind, op: Op, xid: int, status: int, body_length: int
 class FrameReader:
     """Take frames of one kind apart as their bytes come.
 
-    ceiling: the most the window may grow to; the consumer lowers it to SMALL_WINDOW while it expects a large payload.
+    floor: the size of the window at first and after a large payload. ceiling: the most it may grow to; a consumer that knows when
+    large payloads come uses a large floor and lowers the ceiling to SMALL_WINDOW meanwhile.
     """
 
     __slots__ = (
-        "_discard", "_end", "_frame", "_kind", "_limits", "_lull", "_memory", "_need", "_offered", "_payload_ops", "_probe", "_rest",
-        "_rest_length", "_rush", "_start", "_window", "ceiling",
+        "_discard", "_end", "_floor", "_frame", "_kind", "_limits", "_lull", "_memory", "_need", "_offered", "_payload_ops",
+        "_probe", "_rest", "_rest_length", "_rush", "_start", "_window", "ceiling",
     )  # fmt: skip
 
-    def __init__(self, kind: FrameKind, limits: Limits, probe: Probe, ceiling: int = LARGE_WINDOW) -> None:
+    def __init__(self, kind: FrameKind, limits: Limits, probe: Probe, floor: int, ceiling: int) -> None:
         self._kind = int(kind)
         self._payload_ops = _PAYLOAD_OPS[kind]
         self._limits = limits
@@ -105,7 +106,7 @@ class FrameReader:
         capacity = max(LARGE_WINDOW, -(-(limits.max_body + HEADER_LENGTH) // PAGE_SIZE) * PAGE_SIZE)
         self._memory = memoryview(mmap.mmap(-1, capacity))
         self._start = self._end = 0
-        self._window = self._offered = SMALL_WINDOW
+        self._window = self._offered = self._floor = floor
         self._rush = self._lull = 0
         self._need = HEADER_LENGTH
         self._rest: list[memoryview] = []
@@ -132,7 +133,7 @@ class FrameReader:
             end = left
         limit = self._window
         if limit > self.ceiling:
-            limit = self._window = self.ceiling
+            limit = self.ceiling
         if limit < self._need:
             limit = self._need
         self._offered = limit
@@ -160,12 +161,13 @@ class FrameReader:
             if self._rush == FEW_RECEIVES:
                 self._rush = 0
                 self._window = min(4 * self._window, self.ceiling)
-        elif self._rush or self._window > SMALL_WINDOW:
-            self._rush = 0
-            self._lull = self._lull + 1 if self._end <= SMALL_WINDOW else 0
+        elif self._end > SMALL_WINDOW:
+            self._lull = 0
+        else:
+            self._lull += 1
             if self._lull == FEW_RECEIVES:
-                self._lull = 0
-                self._window = SMALL_WINDOW
+                self._lull = self._rush = 0
+                self._window = self._floor
 
     def next(self) -> Frame | None:
         """Return the next frame with a whole body, or once more the one whose payload has landed just now, or None.
@@ -200,7 +202,7 @@ class FrameReader:
             return None
         self._start = body_end
         if payload_length >= BIG_PAYLOAD:
-            self._window = SMALL_WINDOW
+            self._window = self._floor
             self._rush = 0
         return Frame(op, xid, status, payload_length, self._memory[body_start:body_end])
 

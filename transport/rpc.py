@@ -139,7 +139,7 @@ class ClientConnection:
         self._big = 0
         self._landing: Call | None = None
         self.error: TransportError | None = None
-        self.reader = FrameReader(FrameKind.REPLY, limits, probe, LARGE_WINDOW)
+        self.reader = FrameReader(FrameKind.REPLY, limits, probe, LARGE_WINDOW, LARGE_WINDOW)
         self.writer: FrameWriter[Call] = FrameWriter()
 
     @property
@@ -325,7 +325,7 @@ class ServerConnection:
         self._landing: ServerCall | None = None
         self._over = False
         self.in_flight = 0
-        self.reader = FrameReader(FrameKind.REQUEST, limits, probe, SERVER_WINDOW)
+        self.reader = FrameReader(FrameKind.REQUEST, limits, probe, SMALL_WINDOW, SERVER_WINDOW)
         self.writer: FrameWriter[ServerCall] = FrameWriter()
 
     def process(self, most: int, max_pending: int) -> bool:

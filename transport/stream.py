@@ -14,7 +14,7 @@ import os
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 import trio
 
@@ -24,51 +24,24 @@ from iov.probe import Probe
 from transport.base import Done, FileRange, Handler, Limits, Outcome, Reply, Transport
 from transport.env import Env
 from transport.errors import HelloMismatch, TransportError
-from transport.framing import FrameReader, FrameWriter
-from transport.hello import HelloReader, agree, encode_hello
+from transport.hello import agree, encode_hello
 from transport.link import ByteStream
 from transport.messages import Request
+from transport.pump import Pump, Spot, error_of, receive_hello, receive_some, send_all
 from transport.rpc import Call, ClientConnection, ServerCall, ServerConnection
 
 __all__ = ["StreamTransport", "connect_stream", "serve_stream"]
 
 DEFAULT_LIMITS: Final = Limits()
-HELLO_TIMEOUT_S: Final = 10.0
 ABANDON_TIMEOUT_S: Final = 10.0
 MAX_FRAMES: Final = 64
 """Frames worked through before other tasks get a turn."""
-MAX_SENDS: Final = 8
 MAX_EAGER: Final = 4
 MAX_PENDING: Final = 4 << 20
 """Bytes of replies that may wait before a server stops receiving."""
 
-Owner = TypeVar("Owner")
 
-
-class _Spot:
-    """A place for one task to wait until it is woken."""
-
-    __slots__ = ("_task",)
-
-    def __init__(self) -> None:
-        self._task: trio.lowlevel.Task | None = None
-
-    async def park(self) -> None:
-        assert self._task is None
-        self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._leave)
-
-    def _leave(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._task = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def wake(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            trio.lowlevel.reschedule(task)
-
-
-class _Answer(_Spot):
+class _Answer(Spot):
     """The place of a task that waits for the outcome of its call; it is the call's `done`."""
 
     __slots__ = ("outcome",)
@@ -80,123 +53,6 @@ class _Answer(_Spot):
     def __call__(self, outcome: Outcome) -> None:
         self.outcome = outcome
         self.wake()
-
-
-class _Pump(Generic[Owner]):
-    """Send what a connection has to send: at once as far as the stream takes it, the rest from a task.
-
-    fill: moves what has become due to the writer. sent: told of bytes sent. corked: the receiver is at work and flushes after.
-    """
-
-    __slots__ = (
-        "_blocked", "_busy", "_due", "_fail", "_fill", "_probe", "_send_file", "_sent", "_spot", "_stopped", "_stream", "_writer",
-        "corked",
-    )  # fmt: skip
-
-    def __init__(
-        self, stream: ByteStream, probe: Probe, writer: FrameWriter[Owner], sent: Callable[[int], None],
-        fail: Callable[[Exception], None], fill: Callable[[], None] | None = None,
-        send_file: Callable[[FileRange], int] | None = None,
-    ) -> None:  # fmt: skip
-        self._stream = stream
-        self._probe = probe
-        self._writer = writer
-        self._sent = sent
-        self._fail = fail
-        self._fill = fill
-        self._send_file = send_file
-        self._spot = _Spot()
-        self._due = self._busy = self._blocked = self._stopped = False
-        self.corked = False
-
-    def kick(self) -> None:
-        """Have the task flush after the present tick."""
-        if not (self.corked or self._busy or self._due):
-            self._due = True
-            self._spot.wake()
-
-    def nudge(self) -> None:
-        """Flush now, or when the receiver is done."""
-        if not self.corked:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send without waiting; what the stream does not take is left to the task."""
-        if self._busy or self._blocked:
-            return
-        self._busy = True
-        try:
-            if not self._push():
-                self._blocked = True
-                self._spot.wake()
-        except (OSError, TransportError) as error:
-            self._fail(error)
-        finally:
-            self._busy = False
-
-    def _push(self) -> bool:
-        """Send; return whether everything went out."""
-        writer, stream, probe = self._writer, self._stream, self._probe
-        for _ in range(MAX_SENDS):
-            if self._fill is not None:
-                self._fill()
-            if not writer.pending:
-                return True
-            file = writer.file()
-            if file is not None and self._send_file is not None:
-                length = self._send_file(file)
-            else:
-                views, more = writer.batch()
-                length = stream.send_nowait(views, more)
-            probe.syscalls += 1
-            if not length:
-                return False
-            probe.wire_bytes += length
-            self._sent(length)
-        return not writer.pending
-
-    async def run(self) -> None:
-        """Flush whenever it is due, until stopped."""
-        while not self._stopped:
-            if self._blocked:
-                try:
-                    await self._stream.wait_writable()
-                except (OSError, trio.ClosedResourceError):
-                    return
-                self._blocked = False
-            elif not self._due:
-                await self._spot.park()
-            self._due = False
-            self.flush()
-
-    def stop(self) -> None:
-        """Have the task end."""
-        self._stopped = True
-        self._spot.wake()
-
-
-async def _receive_some(stream: ByteStream, reader: FrameReader, probe: Probe, eager: bool) -> tuple[int, bool]:
-    """Receive what is there into the reader. Returns: bytes, 0 at the end, and whether there was more than fitted."""
-    while True:
-        if not eager:
-            await stream.wait_readable()
-        views = reader.buffers()
-        length = stream.recv_nowait(views)
-        probe.syscalls += 1
-        if length is not None:
-            probe.wire_bytes += length
-            reader.received(length)
-            return length, length == sum(map(len, views))
-        eager = False
-
-
-def _error_of(error: Exception, peer: str) -> TransportError:
-    """Return the error of a connection for one of its stream."""
-    if isinstance(error, TransportError):
-        return error
-    if isinstance(error, OSError):
-        return TransportError(error.errno or errno.EIO, f"{peer}: {os.strerror(error.errno or errno.EIO)}")
-    return TransportError(errno.ECONNABORTED, f"{peer}: the connection was closed here")
 
 
 # ---- the client's end
@@ -211,7 +67,7 @@ class StreamTransport(Transport):
         self._env = env
         self._probe = probe
         self._connection = ClientConnection(limits, probe)
-        self._pump = _Pump(stream, probe, self._connection.writer, self._connection.sent, self.fail, self._connection.fill)
+        self._pump = Pump(stream, probe, self._connection.writer, self._connection.sent, self.fail, self._connection.fill)
         self._alone = False
 
     def submit(self, request: Request, done: Done, source: IovIter | None = None, dest: IovIter | None = None) -> Call:
@@ -254,7 +110,7 @@ class StreamTransport(Transport):
         """End the connection: every call gets the error. Idempotent."""
         self._pump.stop()
         self._stream.close()
-        self._connection.lost(_error_of(error, self._stream.peer))
+        self._connection.lost(error_of(error, self._stream.peer))
 
     async def aclose(self) -> None:
         self.fail(TransportError(errno.ECONNABORTED, f"{self._stream.peer}: the connection was closed here"))
@@ -279,7 +135,7 @@ class StreamTransport(Transport):
         connection, pump = self._connection, self._pump
         more, rounds = False, 0
         while rounds <= MAX_EAGER:
-            length, more = await _receive_some(self._stream, connection.reader, self._probe, more)
+            length, more = await receive_some(self._stream, connection.reader, self._probe, more)
             if not length:
                 where = "inside a reply" if connection.reader.midway else ""
                 raise TransportError(errno.ECONNRESET, f"{self._stream.peer}: it closed the connection {where}".rstrip())
@@ -311,8 +167,8 @@ class _Connecting(AbstractAsyncContextManager[StreamTransport]):
     async def __aenter__(self) -> StreamTransport:
         stream = self._stream
         try:
-            await _send_all(stream, encode_hello(self._limits))
-            theirs = await _receive_hello(stream, self._env, "server")
+            await send_all(stream, encode_hello(self._limits))
+            theirs = await receive_hello(stream, self._env, "server")
             agreed = agree(self._limits, theirs.hello(), "server")
         except BaseException:
             stream.close()
@@ -340,48 +196,6 @@ def connect_stream(
     return _Connecting(stream, env, probe, limits)
 
 
-# ---- the hello
-
-
-async def _send_all(stream: ByteStream, data: bytes) -> None:
-    view = memoryview(data)
-    try:
-        while view:
-            length = stream.send_nowait([view])
-            if not length:
-                await stream.wait_writable()
-            view = view[length:]
-    except OSError as error:
-        raise _error_of(error, stream.peer) from error
-
-
-async def _receive_hello(stream: ByteStream, env: Env, role: str) -> HelloReader:
-    """Receive the peer's hello and nothing behind it.
-
-    Raises: HelloMismatch, with the peer's name in front.
-    """
-    reader = HelloReader(role)
-    buffer = memoryview(bytearray(64))
-    try:
-        with trio.CancelScope(deadline=env.now() + HELLO_TIMEOUT_S):
-            while reader.need:
-                length = stream.recv_nowait([buffer[: reader.need]])
-                if length is None:
-                    await stream.wait_readable()
-                elif not length:
-                    raise reader.ended()
-                else:
-                    reader.feed(buffer[:length])
-        if reader.need:
-            raise reader.silent(HELLO_TIMEOUT_S)
-        await trio.lowlevel.checkpoint()
-    except HelloMismatch as error:
-        raise HelloMismatch(f"{stream.peer}: {error}") from None
-    except OSError as error:
-        raise _error_of(error, stream.peer) from error
-    return reader
-
-
 # ---- the server's end
 
 
@@ -395,8 +209,8 @@ class _Serving:
         self._limits = limits
         self._connection = ServerConnection(handler, limits, probe, self._spawn)
         connection = self._connection
-        self._pump = _Pump(stream, probe, connection.writer, self._sent, self._fail, None, self._send_file)
-        self._drained = _Spot()
+        self._pump = Pump(stream, probe, connection.writer, self._sent, self._fail, None, self._send_file)
+        self._drained = Spot()
         self._pool: BufferPool | None = None
         self._failure: Exception | None = None
         self._nursery: trio.Nursery | None = None
@@ -420,7 +234,7 @@ class _Serving:
     def _fail(self, error: Exception) -> None:
         """Remember the first error and end everything."""
         if self._failure is None:
-            self._failure = _error_of(error, self._stream.peer) if isinstance(error, OSError) else error
+            self._failure = error_of(error, self._stream.peer) if isinstance(error, OSError) else error
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
@@ -428,7 +242,7 @@ class _Serving:
         try:
             more, rounds = False, 0
             while True:
-                length, more = await _receive_some(self._stream, self._connection.reader, self._probe, more)
+                length, more = await receive_some(self._stream, self._connection.reader, self._probe, more)
                 if not length:
                     break
                 await self._serve()
@@ -526,8 +340,8 @@ async def serve_stream(
     Cancellation: the connection is dropped.
     """
     try:
-        reader = await _receive_hello(stream, env, "client")
-        await _send_all(stream, encode_hello(limits))
+        reader = await receive_hello(stream, env, "client")
+        await send_all(stream, encode_hello(limits))
         try:
             agreed = agree(limits, reader.hello(), "client")
         except HelloMismatch as error:
