@@ -22,15 +22,16 @@ __all__ = ["bar"]
 
 
 class _Bar:
-    def __init__(self, progress: RichProgress, task: TaskID, total: int) -> None:
-        self._progress, self._task, self._total = progress, task, total
+    def __init__(self, progress: RichProgress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
 
     def advance(self, amount: int) -> None:
         self._progress.advance(self._task, amount)
 
     def expect(self, amount: int) -> None:
-        self._total += amount
-        self._progress.update(self._task, total=self._total)
+        # Not by update(): that forgets the rate so far.
+        for task in self._progress.tasks:
+            task.total = (task.total or 0) + amount
 
     def say(self, label: str) -> None:
         self._progress.update(self._task, description=label)
@@ -48,4 +49,4 @@ def bar(total: int | None, label: str) -> Iterator[_Bar]:
         TimeRemainingColumn(),
     )
     with RichProgress(*columns, console=Console(stderr=True, highlight=False), transient=True, expand=True) as progress:
-        yield _Bar(progress, progress.add_task(label, total=total), total or 0)
+        yield _Bar(progress, progress.add_task(label, total=total))

@@ -10,7 +10,7 @@ connection or of the whole target ends the copy. On the way out, cancelled or no
 
 import errno
 import mmap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -90,11 +90,23 @@ class _Engine:
                 except CommandError as error:
                     self.record(error)
 
+    async def measure(self, jobs: Iterable[tuple[Place, Item, Place]]) -> None:
+        """Tell the progress bar what there is to do, ahead of the walker: a time left is worth a second listing."""
+        stack = [(origin, item) for origin, item, _ in jobs]
+        while stack:
+            origin, item = stack.pop()
+            if item.kind is Kind.FILE:
+                self.progress.expect(item.size)
+            elif item.kind is Kind.DIRECTORY:
+                try:
+                    stack.extend((origin.child(each.name), each) for each in await self.source.entries(origin))
+                except CommandError:
+                    continue  # the walker will tell
+
     async def queue(self, origin: Place, item: Item, target: Place, pieces: trio.MemorySendChannel[_Piece]) -> None:
         sink = self.target.sink(target, item.mode, self.fresh_name())
         starts = range(0, max(item.size, 1), PIECE)
         copy = _Copy(origin, target, self.source.source(origin), sink, item.size, len(starts))
-        self.progress.expect(item.size)
         for pos in starts:
             await pieces.send(_Piece(copy, pos, min(PIECE, item.size - pos)))
 
@@ -151,17 +163,18 @@ class _Engine:
 
 
 async def copy_trees(
-    jobs: Iterable[tuple[Place, Item, Place]],
+    jobs: Sequence[tuple[Place, Item, Place]],
     source: Side,
     target: Side,
     *,
     workers: int,
+    measured: bool,
     progress: Progress,
     fresh_name: Callable[[], str],
 ) -> Totals:
     """Copy files and whole directories.
 
-    Args: jobs: (from, what is there, to); fresh_name: makes names for unfinished files.
+    Args: jobs: (from, what is there, to). measured: tell `progress` what there is to do. fresh_name: of unfinished files.
     Raises: CommandError when nothing more can be copied.
     Cancellation: files already committed stay; of the others nothing is left, unless the far side cannot be reached for 5 s.
     """
@@ -170,6 +183,8 @@ async def copy_trees(
         async with trio.open_nursery() as nursery:
             send, receive = trio.open_memory_channel[_Piece](QUEUED_PIECES)
             nursery.start_soon(engine.walk, jobs, send)
+            if measured:
+                nursery.start_soon(engine.measure, jobs)
             async with receive:
                 for _ in range(workers):
                     nursery.start_soon(engine.work, receive.clone())

@@ -118,6 +118,7 @@ async def copy_all(
                     sides[endpoint],
                     sides[target.endpoint],
                     workers=jobs,
+                    measured=host.interactive,
                     progress=progress,
                     fresh_name=lambda: f".netfs-{env.nonces(8).hex()}.part",
                 )

@@ -6,6 +6,7 @@ socket.
 
 import errno
 import ipaddress
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -65,7 +66,9 @@ async def _connect_loopback(url: Url) -> trio.socket.SocketType:
             await sock.connect(address)
         except OSError as error:
             sock.close()
-            last = error
+            last = OSError(
+                error.errno, os.strerror(error.errno or errno.ECONNREFUSED)
+            )  # Trio adds the address, which we name ourselves
             continue
         except BaseException:
             sock.close()

@@ -36,7 +36,9 @@ async def copy(source: Side, target: Side, origin: Path | str, final: Path | str
     assert item is not None
     with silent_host().progress(None, "") as progress:
         jobs = [(place, item, Place(None, str(final)))]
-        return await copy_trees(jobs, source, target, workers=workers, progress=progress, fresh_name=fresh_names())
+        return await copy_trees(
+            jobs, source, target, workers=workers, measured=False, progress=progress, fresh_name=fresh_names()
+        )
 
 
 def make_tree(root: Path) -> dict[str, bytes]:

@@ -206,7 +206,7 @@ def test_nobody_there() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-        told(netfs("ls", f"netfs://127.0.0.1:{port}/"), 3, f"127.0.0.1:{port}", "refused")
+        told(netfs("ls", f"netfs://127.0.0.1:{port}/"), 3, f"127.0.0.1:{port}: Connection refused\n")
     told(netfs("ls", "netfs+unix:///no/such/socket:/"), 3, "/no/such/socket")
 
 
