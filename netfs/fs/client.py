@@ -17,7 +17,7 @@ from iov.pool import BufferPool
 from iov.probe import Probe
 from netfs.cache.pagecache import PageCache
 from netfs.engine.park import acquire_exclusive
-from netfs.engine.writeback import END_OF_TIME, drop_range, flush_range, fsync, resize
+from netfs.engine.writeback import END_OF_TIME, drop_range, fsync, resize
 from netfs.errors import translate
 from netfs.fs.calls import ask
 from netfs.fs.connect import connect
@@ -174,7 +174,10 @@ class Client:
             for entry in page.entries:
                 cookie = entry.cookie
                 if entry.attr.type is FileType.FILE:
-                    entry.attr.size = self._volume.entry_size(entry)
+                    try:
+                        entry.attr.size = self._volume.entry_size(entry)
+                    except Exception as error:
+                        raise translate(error, child(path, entry.name)) from error
                 yield Entry(entry.name, child(path, entry.name), entry.attr)
 
     async def listdir(self, path: str = "/") -> list[str]:
@@ -308,8 +311,12 @@ class Client:
         return inode
 
     async def _revalidate(self, inode: Inode, *, write: bool) -> None:
-        if inode.mapping.dirty:
-            await flush_range(inode, 0, END_OF_TIME)
+        if inode.mapping.dirty or inode.mapping.unstable:
+            # Another descriptor is at work. What is only here has to be safe before the folios may be dropped as outdated.
+            try:
+                await fsync(inode)
+            except Exception as error:  # noqa: BLE001 (it is the other descriptor's)
+                inode.wb_error.record(error)
         modified = inode.modified
         attr = (await ask(self.transport, Open(inode.handle, write), AttrReply)).attr
         size = await inode.file_ops.revalidate(attr)

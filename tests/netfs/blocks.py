@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import trio
+
 from iov.iov_iter import Direction, IovIter
 from netfs.engine.request import IoSubrequest
 from netfs.fs.inode import Inode
@@ -40,6 +42,10 @@ class BlockOps(PlainOps):
         return await super().commit(verifier)
 
     async def resize(self, size: int) -> None:
+        with trio.CancelScope(shield=True):  # stands for one transaction
+            await self.resize_in_steps(size)
+
+    async def resize_in_steps(self, size: int) -> None:
         tail = -size % self.block_size
         await super().resize(size)
         await super().resize(size + tail)

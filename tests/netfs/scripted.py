@@ -1,4 +1,4 @@
-"""A filesystem below the request library whose every answer is scripted; no event loop is needed to drive a request through it."""
+"""A filesystem below the request library whose every answer is scripted; a request is driven through it without a loop."""
 
 import random
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Every end a subrequest can have, at every position of a request of one to five, in many orders, against what it must come to."""
+"""Every end of a subrequest, at every position of a request of one to five, in many orders, against what it comes to."""
 
 import errno
 import itertools

@@ -1,6 +1,7 @@
-"""Random operations on one file through several descriptors, buffered and direct, against a bytes oracle; the seed is in the name."""
+"""Random operations on one file through several descriptors against a bytes oracle; the seed is in the test's name."""
 
 import random
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -120,10 +121,16 @@ class Model:
         assert file.size == len(self.data)
 
     async def step(self) -> None:
-        kinds: list[tuple[int, Callable[[File], Awaitable[None]]]] = [
-            (10, self.read), (10, self.write), (2, self.sequential), (2, self.truncate), (2, self.fsync), (2, self.reopen), (1, self.drop),
-        ]  # fmt: skip
-        action = self.rng.choices([kind for _, kind in kinds], [weight for weight, _ in kinds])[0]
+        kinds: dict[Callable[[File], Awaitable[None]], int] = {
+            self.read: 10,
+            self.write: 10,
+            self.sequential: 2,
+            self.truncate: 2,
+            self.fsync: 2,
+            self.reopen: 2,
+            self.drop: 1,
+        }
+        action = self.rng.choices(list(kinds), list(kinds.values()))[0]
         file = self.rng.choice(self.files)
         self.log.append(f"{action.__name__} direct={file.direct} size={len(self.data)}")
         await action(file)
@@ -170,7 +177,7 @@ async def run(setup: Setup, seed: int, steps: int) -> None:
         assert cache.used_bytes <= cache.budget
         assert cache.held_bytes == 0 and not cache.holders
     except BaseException:
-        print("\n".join(model.log[-30:]))
+        sys.stdout.write("\n".join(model.log[-30:]))
         raise
     await client.aclose()
     store.close()

@@ -1,0 +1,206 @@
+"""Files: modes, positions, ends and what a closed one says."""
+
+import errno
+
+import pytest
+
+from iov.iov_iter import Direction, IovIter
+from netfs.fs.file import MAX_POS, parse_mode
+from tests.netfs.mount import DATA, get, mounted, put
+from transport.messages import (
+    Read,
+    Truncate,
+    Write,
+)  # fmt: skip
+
+# ---- modes and positions
+
+
+@pytest.mark.parametrize("mode", ["r", "rb", "r+", "w", "wb", "w+b", "a", "a+", "x", "xb+"])
+def test_modes_python_knows(mode: str) -> None:
+    how = parse_mode(mode)
+    assert how.read == ("r" in mode or "+" in mode)
+    assert how.write == ("r" not in mode or "+" in mode)
+    assert (how.append, how.exclusive, how.truncate) == ("a" in mode, "x" in mode, "w" in mode)
+
+
+@pytest.mark.parametrize("mode", ["", "b", "rw", "rt", "r++", "rbb", "+", "z"])
+def test_modes_nobody_knows(mode: str) -> None:
+    with pytest.raises(ValueError):
+        parse_mode(mode)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_position_moves_as_pythons_does(direct: bool) -> None:
+    async with mounted() as (client, _):
+        async with await client.open("/f", "w+", direct=direct) as file:
+            assert await file.write(DATA[:5000]) == 5000
+            assert file.tell() == 5000
+            assert file.seek(-10, 2) == 4990
+            assert await file.read(4) == DATA[4990:4994]
+            assert await file.read() == DATA[4994:5000]
+            assert await file.read(10) == b""
+            assert file.seek(100) == 100
+            assert await file.read(3, pos=7) == DATA[7:10]
+            assert file.tell() == 100
+            with pytest.raises(OSError) as caught:
+                file.seek(-101, 1)
+            assert caught.value.errno == errno.EINVAL
+            assert await file.truncate() == 100
+            assert file.size == 100 == (await file.stat()).size
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_append_writes_at_the_end_wherever_the_position_is(direct: bool) -> None:
+    async with mounted() as (client, _):
+        await put(client, "/f", b"begin")
+        async with await client.open("/f", "a+", direct=direct) as file:
+            async with await client.open("/f", "a", direct=not direct) as other:
+                for n in range(4):
+                    file.seek(0)
+                    await (file, other)[n % 2].write(b"%d" % n)
+                    assert (file, other)[n % 2].tell() == 6 + n
+        assert await get(client, "/f") == b"begin0123"
+
+
+async def test_exclusive_and_truncating_opens() -> None:
+    async with mounted() as (client, _):
+        await put(client, "/f", b"old")
+        with pytest.raises(FileExistsError) as caught:
+            await client.open("/f", "x")
+        assert caught.value.filename == "/f"
+        async with await client.open("/f", "w") as file:
+            assert file.size == 0
+        assert await get(client, "/f") == b""
+
+
+# ---- ends and offsets
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("pos", [0, 1, 4095, 4096, (1 << 31) - 1, 1 << 31, (1 << 40) + 5, MAX_POS - 3, MAX_POS])
+async def test_offsets(pos: int, direct: bool) -> None:
+    async with mounted() as (client, _):
+        async with await client.open("/f", "w+", direct=direct) as file:
+            assert await file.preadv([bytearray(10)], pos) == 0
+            assert await file.read(10, pos) == b""
+            if pos < 1 << 41:
+                assert await file.pwritev([b"x", b"yz"], pos) == 3
+                assert file.size == pos + 3
+                buffer = bytearray(b"?" * 8)
+                assert await file.preadv([buffer], max(pos - 2, 0)) == min(pos, 2) + 3
+                assert buffer.rstrip(b"?") == bytes(min(pos, 2)) + b"xyz"
+            else:
+                with pytest.raises(OSError) as caught:
+                    await file.pwritev([b"x", b"yz", b"12"], pos)
+                assert caught.value.errno == errno.EFBIG
+            await file.truncate(0)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("pos", [-1, MAX_POS + 1])
+async def test_positions_that_are_none(pos: int, direct: bool) -> None:
+    async with mounted() as (client, _):
+        async with await client.open("/f", "w+", direct=direct) as file:
+            for attempt in (file.read(1, pos), file.preadv([bytearray(1)], pos), file.pwritev([b"x"], pos), file.truncate(pos)):
+                with pytest.raises(OSError) as caught:
+                    await attempt
+                assert caught.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_nothing_is_read_or_written_by_empty_calls(direct: bool) -> None:
+    async with mounted() as (client, transport):
+        async with await client.open("/f", "w+", direct=direct) as file:
+            sent = len(transport.log)
+            assert await file.preadv([], 5) == 0
+            assert await file.preadv([bytearray()], 5) == 0
+            assert await file.pwritev([], 5) == 0
+            assert await file.write(b"") == 0
+            assert await file.read(0) == b""
+            assert file.size == 0
+            assert len(transport.log) == sent
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_wrong_way_iterators(direct: bool) -> None:
+    async with mounted() as (client, _):
+        async with await client.open("/f", "w+", direct=direct) as file:
+            with pytest.raises(ValueError):
+                await file.read_iter(IovIter.ubuf(Direction.SOURCE, b"x"), 0)
+            with pytest.raises(ValueError):
+                await file.write_iter(IovIter.ubuf(Direction.DEST, bytearray(1)), 0)
+            with pytest.raises(TypeError):
+                await file.preadv([b"read-only"], 0)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_iterators_are_moved_by_what_came(direct: bool) -> None:
+    async with mounted() as (client, _):
+        await put(client, "/f", DATA[:9000])
+        async with await client.open("/f", direct=direct) as file:
+            it = IovIter.iovec(Direction.DEST, [bytearray(4000), bytearray(8000)])
+            assert await file.read_iter(it, 10) == 8990
+            assert it.count == 12000 - 8990
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_a_file_that_shrank_behind_our_back(direct: bool) -> None:
+    async with mounted() as (client, transport):
+        await put(client, "/f", DATA[:20000])
+        async with await client.open("/f", direct=direct) as file:
+            transport.serve(Truncate(file._inode.handle, 5000), None, None, None)
+            data = await file.read(20000, 0)
+        # Direct: the server's word. Buffered: the size of the open, what is gone is zeros.
+        assert data == (DATA[:5000] if direct else DATA[:5000] + bytes(15000))
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_close_to_open(direct: bool) -> None:
+    async with mounted() as (client, transport):
+        await put(client, "/f", b"first")
+        async with await client.open("/f", direct=direct) as file:
+            assert await file.read() == b"first"
+            transport.serve(Write(file._inode.handle, 0), IovIter.ubuf(Direction.SOURCE, b"SECOND"), None, None)
+            async with await client.open("/f", direct=direct) as again:
+                assert await again.read() == b"SECOND"
+        sent = len(transport.log)
+        async with await client.open("/f") as file:
+            assert await file.read() == b"SECOND"
+        async with await client.open("/f") as file:
+            assert await file.read() == b"SECOND"
+        # The second time the unchanged file is read from the cache.
+        assert sum(isinstance(request, Read) for request in transport.log[sent:]) == (1 if direct else 0)
+
+
+# ---- closed
+
+
+async def test_use_after_close() -> None:
+    async with mounted() as (client, _):
+        file = await client.open("/f", "w+")
+        await file.aclose()
+        await file.aclose()
+        assert file.closed
+        reads = (file.read(1), file.preadv([bytearray(1)], 0), file.stat())
+        writes = (file.write(b"x"), file.pwritev([b"x"], 0), file.fsync(), file.truncate(0))
+        for attempt in (*reads, *writes):
+            with pytest.raises(OSError) as caught:
+                await attempt
+            assert caught.value.errno == errno.EBADF and caught.value.filename == "/f"
+        for sync in (file.tell, lambda: file.seek(0)):
+            with pytest.raises(OSError):
+                sync()
+    with pytest.raises(OSError) as caught:
+        await client.open("/f")
+    assert caught.value.errno == errno.EBADF
+
+
+async def test_reading_what_is_open_for_writing_and_the_other_way() -> None:
+    async with mounted() as (client, _):
+        async with await client.open("/f", "w") as file:
+            with pytest.raises(OSError):
+                await file.read(1)
+        async with await client.open("/f") as file:
+            with pytest.raises(OSError):
+                await file.write(b"x")
