@@ -66,9 +66,8 @@ async def _connect_loopback(url: Url) -> trio.socket.SocketType:
             await sock.connect(address)
         except OSError as error:
             sock.close()
-            last = OSError(
-                error.errno, os.strerror(error.errno or errno.ECONNREFUSED)
-            )  # Trio adds the address, which we name ourselves
+            # Trio adds the address, which the caller names too.
+            last = OSError(error.errno, os.strerror(error.errno or errno.ECONNREFUSED))
             continue
         except BaseException:
             sock.close()

@@ -96,11 +96,11 @@ class MemoryStore(Store):
     """Files in memory. now_ns: wall clock in nanoseconds, by default a counter. boot: differs from that of any earlier store."""
 
     def __init__(
-        self, probe: Probe, now_ns: Callable[[], int] | None = None, *, boot: int = 1, uid: int = 0, gid: int = 0
+        self, probe: Probe | None = None, now_ns: Callable[[], int] | None = None, *, boot: int = 1, uid: int = 0, gid: int = 0
     ) -> None:
         self.verifier = boot
         self.lent = 0
-        self._probe = probe
+        self._probe = probe or Probe()
         self._ticks = 0
         self._now = now_ns or self._tick
         self._owner = (uid, gid)
