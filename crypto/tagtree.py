@@ -221,7 +221,7 @@ class TagTree:
                 chosen.update((above, None) for above in path_of(page_id.index, self.depth - page_id.level, page_id.level))
         for leaf in leaves:
             path = [above for above in path_of(leaf.index, self.depth) if above not in chosen]
-            if len(chosen) + len(path) > max_pages:
+            if chosen and len(chosen) + len(path) > max_pages:
                 break
             chosen.update(dict.fromkeys(path))
         return sorted(chosen)

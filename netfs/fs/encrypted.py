@@ -55,12 +55,13 @@ __all__ = ["DEFAULT_BLOCK_SIZE", "EncryptedOps", "EncryptedVolume"]
 DEFAULT_BLOCK_SIZE: Final = 1 << 14
 MAX_AREAS: Final = 16
 MAX_COMMIT_PAGES: Final = 256
+CANCEL_WAIT_S: Final = 10
 CONFLICTS: Final = 8
 """How often a commit is tried while other clients commit to the same file."""
 
 
 async def finished(start: Callable[[Then], None]) -> None:
-    """Wait for what goes on by callbacks. Raises: the error it ended with. Cancellation: it goes on, nobody is told."""
+    """Wait for what goes on by callbacks. Raises: the error it ended with. Cancellation: what is under way is waited for."""
     ended = trio.Event()
     errors: list[Exception] = []
 
@@ -70,7 +71,12 @@ async def finished(start: Callable[[Then], None]) -> None:
         ended.set()
 
     start(then)
-    await ended.wait()
+    try:
+        await ended.wait()
+    except BaseException:
+        with trio.move_on_after(CANCEL_WAIT_S, shield=True):
+            await ended.wait()
+        raise
     if errors:
         raise errors[0]
 
@@ -176,13 +182,22 @@ class EncryptedOps(FileOps):
         """Cut the file, or extend it by a hole; the block that is cut is encrypted anew."""
         if size > MAX_PLAIN_SIZE:
             raise OSError(errno.EFBIG, "larger than an encrypted file can be")
+        sealed = self._sealed
         for _ in range(CONFLICTS):
-            async with Turn(self._sealed):
-                await self._resize_blocks(size)
-                # Unstable writes of an earlier boot are the library's to find out at its next commit.
-                if await self._store(size, 0):
-                    return
-            await finished(self._sealed.refresh)
+            bad: IntegrityError | None = None
+            known = sealed.file.sealed
+            async with Turn(sealed):
+                try:
+                    await self._resize_blocks(size)
+                except IntegrityError as error:
+                    bad = error
+                else:
+                    # Unstable writes of an earlier boot are the library's to find out at its next commit.
+                    if await self._store(size, 0):
+                        return
+            await finished(sealed.refresh)
+            if bad is not None and sealed.file.sealed == known:
+                raise bad
         raise OSError(errno.EAGAIN, "other clients are faster at changing the file")
 
     async def _boot(self) -> int:
