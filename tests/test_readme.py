@@ -1,0 +1,93 @@
+"""What README shows is run as it is printed: the Python example, and the commands of the two terminals."""
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    return [text for name, text in BLOCK.findall(README) if name == language]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return an environment in which `netfs` is ours and `~` is a folder of the test."""
+    return {**os.environ, "HOME": str(home), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_the_python_example(tmp_path: Path) -> None:
+    (example,) = blocks("python")
+    assert len(example.splitlines()) <= 15
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "31 a network ['hello']\n"
+
+
+@contextmanager
+def first_terminal(command: str, home: Path) -> Iterator[None]:
+    command = command.replace("~", str(home))
+    with subprocess.Popen(shlex.split(command), env=environment(home), stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            assert f"netfs://{shlex.split(command)[-1]}/" in server.stdout.readline()
+            yield
+        finally:
+            server.terminate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a real folder is served on Linux")
+def test_the_two_terminals(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])  # the printed one may be taken on this machine
+    shown = (text for text in blocks("sh") if text.startswith(("netfs serve", "netfs cp")))
+    serve, session = (text.replace("7777", port) for text in shown)
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").write_bytes(b"a picture")
+    (tmp_path / "shared" / "notes.txt").write_text("a note\n")
+    with first_terminal(serve, tmp_path):
+        done = subprocess.run(
+            ["sh", "-e"],
+            input=session,
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "one.jpg" in done.stdout
+    assert done.stdout.endswith("a note\n")
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == [".netfs", "notes.txt"]
+
+
+def test_the_line_without_make() -> None:
+    (line,) = (text for text in blocks("sh") if ".venv" in text)
+    steps = [shlex.split(step) for step in line.split("&&")]
+    assert [step[0] for step in steps] == ["python3", ".venv/bin/pip", ".venv/bin/netfs"]
+    assert steps[1][1:] == ["install", "-e", "."]
+    help_text = subprocess.run(
+        [sys.executable, "-m", "netfs", steps[2][1], "--help"], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert "Usage: netfs demo" in help_text.stdout
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    missing = [name for name in re.findall(r"\]\(([^)#:]+)\)", path.read_text()) if not (path.parent / name).exists()]
+    assert missing == []
