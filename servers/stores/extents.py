@@ -90,7 +90,7 @@ class Extents:
         """Make [start, end), which reaches the end of all content, read as zeros, but leave landings in flight alone."""
         if start >= end:
             return
-        first = -(-start >> SHIFT)
+        first = max((self.size + _OFF_MASK) >> SHIFT, start >> SHIFT)  # nothing of this chunk or a later one is content
         held = {i for span in self.spans for i in range(span[0] >> SHIFT, ((span[1] - 1) >> SHIFT) + 1)}
         last = (end - 1) >> SHIFT
         for index in [i for i in self.chunks if first <= i <= last and i not in held]:
