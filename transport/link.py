@@ -248,6 +248,12 @@ class MemoryStream:
         if pipe.reset:
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
+    def reset(self) -> None:
+        """Break the link: both ends get ECONNRESET, and what is under way is lost."""
+        self._in.reset = self._out.reset = True
+        self._in.wake()
+        self._out.wake()
+
     async def wait_readable(self) -> None:
         source = self._in
         await trio.lowlevel.checkpoint()

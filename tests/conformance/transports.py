@@ -1,0 +1,93 @@
+"""How each transport is set up for the conformance suite. A new one is a new entry in TRANSPORTS."""
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from iov.probe import Probe
+from tests.conformance.transport_suite import Opened, Opener
+from transport.base import Handler, Limits
+from transport.env import system_env
+from transport.errors import TransportError
+from transport.link import ByteStream, LinkShape, SocketStream, memory_link
+from transport.stream import connect_stream, serve_stream
+
+__all__ = ["SLOW", "TRANSPORTS"]
+
+HandlerFactory = Callable[[str], Handler]
+
+
+@asynccontextmanager
+async def over_streams(
+    ours: ByteStream, theirs: ByteStream, handler_factory: HandlerFactory, limits: Limits, cut: Callable[[], None]
+) -> AsyncIterator[Opened]:
+    """Serve on one end and connect from the other; both are over when the block is."""
+    client_probe, server_probe = Probe(), Probe()
+    env = system_env()
+
+    async def serve() -> None:
+        with contextlib.suppress(TransportError):  # the tests look at what the client sees of it
+            await serve_stream(theirs, handler_factory, env, server_probe, limits)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        async with connect_stream(ours, env, client_probe, limits) as transport:
+            yield Opened(transport, cut, client_probe, server_probe)
+
+
+@asynccontextmanager
+async def memory(handler_factory: HandlerFactory, limits: Limits, shape: LinkShape | None = None) -> AsyncIterator[Opened]:
+    ours, theirs = memory_link(shape, shape)
+    async with over_streams(ours, theirs, handler_factory, limits, ours.reset) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def memory_bytewise(handler_factory: HandlerFactory, limits: Limits) -> AsyncIterator[Opened]:
+    async with memory(handler_factory, limits, LinkShape(slice_length=1)) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def memory_narrow(handler_factory: HandlerFactory, limits: Limits) -> AsyncIterator[Opened]:
+    async with memory(handler_factory, limits, LinkShape(slice_length=1500, capacity=4000)) as opened:
+        yield opened
+
+
+def shut(sock: socket.socket) -> Callable[[], None]:
+    def cut() -> None:
+        with contextlib.suppress(OSError):  # it may be gone already
+            sock.shutdown(socket.SHUT_RDWR)
+
+    return cut
+
+
+@asynccontextmanager
+async def socketpair(handler_factory: HandlerFactory, limits: Limits) -> AsyncIterator[Opened]:
+    ours, theirs = socket.socketpair()
+    async with over_streams(SocketStream(ours), SocketStream(theirs), handler_factory, limits, shut(ours)) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def tcp(handler_factory: HandlerFactory, limits: Limits) -> AsyncIterator[Opened]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    async with over_streams(SocketStream(ours), SocketStream(theirs), handler_factory, limits, shut(ours)) as opened:
+        yield opened
+
+
+TRANSPORTS: Final[dict[str, Opener]] = {
+    "memory": memory,
+    "memory-bytewise": memory_bytewise,
+    "memory-narrow": memory_narrow,
+    "socketpair": socketpair,
+    "tcp": tcp,
+}
+SLOW: Final = frozenset({"memory-bytewise"})
+"""Where large payloads would take too long."""
