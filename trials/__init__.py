@@ -1,1 +1,5 @@
-"""Client and server pairs, demonstrations, measurements and simulated runs."""
+"""Client and server pairs, the simulator, trials and their checkers."""
+
+from trials.pair import Pair, pair
+
+__all__ = ["Pair", "pair"]

@@ -1,0 +1,186 @@
+"""Trio shell. A client and a server in two lines: in one process over a socketpair or over RDMA, or in two over TCP.
+
+    async with trials.pair(transport="rdma-memory", encrypt=True) as p:
+        async with await p.client.open("/notes", "w") as f:
+            await f.write(b"hello")
+
+Everything lives as long as the block: the server (or its process), the connections and the clients; what is lent must be back
+when it ends, or the block fails. Owns no payload memory.
+"""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+import trio
+
+from crypto.keys import VolumeKey
+from iov.probe import Probe
+from netfs.fs.client import DEFAULT_CACHE_BYTES, Client, open_client
+from servers.server import Server
+from servers.stores.base import Store
+from servers.stores.directory import DirectoryStore
+from servers.stores.memory import MemoryStore
+from transport.base import Limits
+from transport.rdma.endpoint import rdma_memory_connection
+from transport.rdma.profiles import RXE, DeviceProfile
+from transport.stream import connect_stream
+from trials.world import RealWorld, World
+
+__all__ = ["TRANSPORTS", "Pair", "TransportName", "pair", "server_process"]
+
+TransportName = Literal["stream", "rdma-memory", "tcp"]
+TRANSPORTS: Final[tuple[TransportName, ...]] = ("stream", "rdma-memory", "tcp")
+START_TIMEOUT_S: Final = 20
+STOP_TIMEOUT_S: Final = 10
+_LIMITS: Final = Limits()
+
+
+@dataclass(slots=True)
+class Pair:
+    """Clients and the server they share. store, server_probe: None when the server is another process."""
+
+    clients: list[Client]
+    client_probes: list[Probe]
+    store: Store | None = None
+    server_probe: Probe | None = None
+    url: str | None = None
+    keys: VolumeKey | None = field(default=None, repr=False)
+
+    @property
+    def client(self) -> Client:
+        """The first client."""
+        return self.clients[0]
+
+    @property
+    def client_probe(self) -> Probe:
+        """The probe of the first client."""
+        return self.client_probes[0]
+
+
+@asynccontextmanager
+async def pair(
+    transport: TransportName = "stream",
+    *,
+    encrypt: bool = False,
+    keys: VolumeKey | None = None,
+    store: Literal["memory"] | str | os.PathLike[str] | Store = "memory",  # noqa: PYI051 (says what the word means)
+    clients: int = 1,
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
+    rsize: int = 1 << 20,
+    wsize: int = 1 << 20,
+    block_size: int = 1 << 14,
+    limits: Limits = _LIMITS,
+    profile: DeviceProfile = RXE,
+    world: World | None = None,
+) -> AsyncIterator[Pair]:
+    """Run a server and its clients for the length of a block.
+
+    Args: transport: `stream` (one process, a socketpair, or the world's own link), `rdma-memory` (one process, emulated RDMA),
+    `tcp` (the server is a process of its own). encrypt: with a fresh key; keys: with this one. store: `memory`, a folder, or a
+    store, which stays the caller's. cache_bytes: of each client; rsize, wsize: most bytes of one read or write; block_size: of
+    encrypted files. world: where time, randomness and links come from; the real one by default.
+    Raises: OSError when the server cannot be started or reached.
+    Cancellation: dirty data of files that were not closed is lost; nothing keeps running.
+    """
+    world = world or RealWorld()
+    if keys is None and encrypt:
+        keys = VolumeKey(world.env("client0").nonces(32))
+    async with AsyncExitStack() as stack:
+        open_one = partial(open_client, keys=keys, cache_bytes=cache_bytes, rsize=rsize, wsize=wsize, block_size=block_size)
+        probes = [world.probe(f"client{index}") for index in range(clients)]
+        found = Pair([], probes, keys=keys)
+        if transport == "tcp":
+            if isinstance(store, Store):
+                raise ValueError("a store of this process cannot be served by another one")
+            found.url = await stack.enter_async_context(server_process(None if store == "memory" else Path(store)))
+            targets: Sequence[str] = [found.url] * clients
+            for index, url in enumerate(targets):
+                client = open_one(url, env=world.env(f"client{index}"), probe=probes[index])
+                found.clients.append(await stack.enter_async_context(client))
+            yield found
+            return
+        env, probe = world.env("server"), world.probe("server")
+        found.server_probe = probe
+        if isinstance(store, Store):
+            found.store = store
+        else:
+            found.store = MemoryStore(probe, env.wall_ns) if store == "memory" else DirectoryStore(store, probe)
+            stack.callback(found.store.close)
+        server = Server(found.store, env, probe, limits)
+        nursery = None
+        if transport == "stream":
+            nursery = await stack.enter_async_context(_quiet_nursery())
+        for index in range(clients):
+            node = f"client{index}"
+            if nursery is None:
+                connection = rdma_memory_connection(server.handler, world.env(node), probes[index], env, probe, limits, profile)
+                wire = await stack.enter_async_context(connection)
+                client = open_one(wire, env=world.env(node), probe=probes[index])
+            else:
+                ours, theirs = world.link(node, "server")
+                nursery.start_soon(server.serve_connection, theirs)
+                stream = await stack.enter_async_context(connect_stream(ours, world.env(node), probes[index], limits))
+                client = open_one(stream, env=world.env(node), probe=probes[index])
+            found.clients.append(await stack.enter_async_context(client))
+        yield found
+
+
+@asynccontextmanager
+async def _quiet_nursery() -> AsyncIterator[trio.Nursery]:
+    """Open a nursery whose tasks end when the block does, and that leaves the block's own exception as it is.
+
+    The clients have closed their connections by then, so the server's tasks end by themselves.
+    """
+    manager = trio.open_nursery()
+    nursery = await manager.__aenter__()
+    try:
+        yield nursery
+    finally:
+        nursery.cancel_scope.deadline = trio.current_time() + STOP_TIMEOUT_S
+        await manager.__aexit__(None, None, None)
+        assert not nursery.cancel_scope.cancelled_caught, "the server did not notice that its clients have left"
+
+
+@asynccontextmanager
+async def server_process(folder: Path | None) -> AsyncIterator[str]:
+    """Run `netfs serve` in a process of its own for the length of a block. folder: None for an empty store in memory.
+
+    Returns: its URL. Raises: OSError with what the server said when it does not start.
+    Cancellation: the process is ended all the same.
+    """
+    what = ["--memory"] if folder is None else [os.fspath(folder)]
+    command = [sys.executable, "-m", "netfs", "serve", *what, "--listen", "127.0.0.1:0", "--json"]
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        line = bytearray()
+        with trio.move_on_after(START_TIMEOUT_S):
+            while not line.endswith(b"\n"):
+                chunk = await process.stdout.receive_some(4096)
+                if not chunk:
+                    break
+                line += chunk
+        if not line.endswith(b"\n"):
+            process.terminate()
+            said = (await process.stderr.receive_some(4096)).decode(errors="replace").strip()
+            raise OSError(errno.ECONNREFUSED, said or "the server did not start in time", " ".join(what))
+        yield str(json.loads(line)["url"])
+    finally:
+        process.terminate()
+        with trio.move_on_after(STOP_TIMEOUT_S, shield=True):
+            await process.wait()
+        if process.returncode is None:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+        await process.stdout.aclose()
+        await process.stderr.aclose()
