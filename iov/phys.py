@@ -143,6 +143,13 @@ class PhysMemory:
             return [PhysVec(PhysAddr(self.base + address - self._origin), end - start)]
         return self._translate_user(address, end - start)
 
+    def page_at(self, address: int) -> memoryview:
+        """Return the page frame at a virtual address, as a page list names it. Raises: ValueError when it is not of the arena."""
+        off = address - self._origin
+        if not 0 <= off < len(self._arena) or off % PAGE_SIZE:
+            raise ValueError(f"{address:#x} is no page of the arena")
+        return self._arena[off : off + PAGE_SIZE]
+
     def phys_vecs(self, it: IovIter, max_size: int, max_segs: int = ALL_SEGS) -> list[PhysVec]:
         """Return where the next bytes of an iterator lie, and move past them; what touches is one vector.
 
