@@ -1,8 +1,9 @@
-"""Blocks between iterators and landing areas: any shape of memory, wrong blocks refused, zeros where they were, no nonce twice."""
+"""Blocks between iterators and landing areas: any shape of memory, wrong blocks refused and zeroed, no nonce twice."""
 
 import mmap
 import os
 import struct
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -196,7 +197,7 @@ def test_equal_plaintext_never_looks_equal(ledger: Ledger) -> None:
 def test_programming_errors() -> None:
     box, area = cipher(), area_for(2)
     source, dest = IovIter.ubuf(Direction.SOURCE, bytes(2 * B)), IovIter.ubuf(Direction.DEST, bytearray(2 * B))
-    for wrong in (
+    wrongs: tuple[Callable[[], int], ...] = (
         lambda: box.seal(source, area[:-1], 0, 2, bytes(24), bytearray(64)),
         lambda: box.seal(source, area, 0, 2, bytes(12), bytearray(64)),
         lambda: box.seal(source, area, 0, 0, b"", bytearray(64)),
@@ -204,7 +205,8 @@ def test_programming_errors() -> None:
         lambda: box.open(area, bytes(63), 0, 2, dest),
         lambda: box.open(area, bytes(64), 0, 2, dest, 1),
         lambda: box.open(area, bytes(64), 0, 2, dest, B),
-    ):
+    )
+    for wrong in wrongs:
         with pytest.raises(ValueError):
             wrong()
     assert source.count == dest.count == 2 * B

@@ -130,9 +130,9 @@ def test_changed_pages_are_refused(blocks: int) -> None:
             with pytest.raises(IntegrityError) as caught:
                 store.tree.supply(page, bad)
             assert (caught.value.file_id, caught.value.block_no) == (FILE_ID, 0)
-        for bad in (b"", good[:-1], good + b"\0", bytes(PAGE_SIZE)):
+        for wrong in (b"", good[:-1], good + b"\0", bytes(PAGE_SIZE)):
             with pytest.raises(IntegrityError):
-                store.tree.supply(page, bad)
+                store.tree.supply(page, wrong)
         store.tree.supply(page, good)
     store.read(0, blocks)
 
