@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 
 __all__ = ["picture", "register", "size_of"]
 
-UNITS = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "kb": 1000, "m": 1 << 20, "mib": 1 << 20, "mb": 1000**2, "g": 1 << 30, "gib": 1 << 30}
+UNITS = {
+    "": 1,
+    "b": 1,
+    "k": 1 << 10,
+    "kib": 1 << 10,
+    "kb": 1000,
+    "m": 1 << 20,
+    "mib": 1 << 20,
+    "mb": 1000**2,
+}
 PAGE = 4096
 RULER = 64
 MAP_ROWS = 8
