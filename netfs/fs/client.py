@@ -28,6 +28,7 @@ from netfs.fs.path import child, names_of, split_last
 from netfs.fs.plain import PlainVolume
 from netfs.fs.url import parse_url
 from netfs.fs.volume import Volume
+from netfs.fs.walk import Walk
 from transport.base import Transport
 from transport.env import Env, system_env
 from transport.messages import (
@@ -105,9 +106,9 @@ class Client:
         """
         how = parse_mode(mode)
 
-        async def found() -> EntryReply:
+        async def found(walk: Walk) -> EntryReply:
             names, name = split_last(path)
-            parent = await self._directory(names)
+            parent = await walk.directory(names)
             if not how.create:
                 return await ask(self.transport, Lookup(parent, name), EntryReply)
             entry = await ask(self.transport, Create(parent, name, create_mode, how.exclusive), EntryReply)
@@ -115,7 +116,7 @@ class Client:
             return entry
 
         try:
-            entry = await self._fresh(found)
+            entry = await self._walked(found)
             inode = self._get_inode(entry.handle, path)
             try:
                 await self._revalidate(inode, write=how.write)
@@ -135,11 +136,11 @@ class Client:
     async def stat(self, path: str) -> Attr:
         """Return the attributes of what a path names; the size is the one a reader sees. Cancellation: no effect."""
 
-        async def found() -> Attr:
+        async def found(walk: Walk) -> Attr:
             names = names_of(path)
             if not names:
-                return (await ask(self.transport, Getattr(await self._root_handle()), AttrReply)).attr
-            entry = await ask(self.transport, Lookup(await self._directory(names[:-1]), names[-1]), EntryReply)
+                return (await ask(self.transport, Getattr(walk.root), AttrReply)).attr
+            entry = await ask(self.transport, Lookup(await walk.directory(names[:-1]), names[-1]), EntryReply)
             attr = entry.attr
             if attr.type is FileType.FILE:
                 inode = self._inodes.get(entry.handle)
@@ -160,8 +161,8 @@ class Client:
     async def scandir(self, path: str = "/") -> AsyncIterator[Entry]:
         """Yield the entries of a directory with their attributes, in the server's order. Cancellation: no effect."""
 
-        async def directory() -> Handle:
-            return await self._directory(names_of(path))
+        async def directory(walk: Walk) -> Handle:
+            return await walk.directory(names_of(path))
 
         handle = await self._translated(directory, path)
         cookie, eof = 0, False
@@ -191,9 +192,9 @@ class Client:
             for depth in range(1, len(names)):
                 await self.mkdir("/".join(names[:depth]), exist_ok=True)
 
-        async def made() -> EntryReply:
+        async def made(walk: Walk) -> EntryReply:
             names, name = split_last(path)
-            parent = await self._directory(names)
+            parent = await walk.directory(names)
             return await ask(self.transport, Mkdir(parent, name, mode), EntryReply)
 
         try:
@@ -205,18 +206,18 @@ class Client:
     async def unlink(self, path: str) -> None:
         """Remove a name that is not a directory. Open descriptors are not kept working. Cancellation: may have happened."""
 
-        async def removed() -> Ack:
+        async def removed(walk: Walk) -> Ack:
             names, name = split_last(path)
-            return await ask(self.transport, Unlink(await self._directory(names), name), Ack)
+            return await ask(self.transport, Unlink(await walk.directory(names), name), Ack)
 
         await self._translated(removed, path)
 
     async def rmdir(self, path: str) -> None:
         """Remove an empty directory. Cancellation: may have happened."""
 
-        async def removed() -> Ack:
+        async def removed(walk: Walk) -> Ack:
             names, name = split_last(path)
-            parent = await self._directory(names)
+            parent = await walk.directory(names)
             self._dentries.forget(parent, name)
             return await ask(self.transport, Rmdir(parent, name), Ack)
 
@@ -225,10 +226,10 @@ class Client:
     async def rename(self, path: str, new_path: str) -> None:
         """Rename as POSIX does: what had the new name is replaced. Cancellation: may have happened."""
 
-        async def renamed() -> Ack:
+        async def renamed(walk: Walk) -> Ack:
             names, name = split_last(path)
             new_names, new_name = split_last(new_path)
-            parent, new_parent = await self._directory(names), await self._directory(new_names)
+            parent, new_parent = await walk.directory(names), await walk.directory(new_names)
             self._dentries.forget(parent, name)
             self._dentries.forget(new_parent, new_name)
             return await ask(self.transport, Rename(parent, name, new_parent, new_name), Ack)
@@ -331,32 +332,22 @@ class Client:
             self._root = root
         return self._root
 
-    async def _directory(self, names: list[str]) -> Handle:
-        """Walk to a directory; names known are not asked for again."""
-        handle = await self._root_handle()
-        for name in names:
-            known = self._dentries.get(handle, name)
-            if known is None:
-                known = (await ask(self.transport, Lookup(handle, name), EntryReply)).handle
-                self._dentries.put(handle, name, known)
-            handle = known
-        return handle
-
-    async def _fresh(self, action: Callable[[], Awaitable[T]]) -> T:
-        """Do something that walks a path; once more without remembered names if they may have misled it."""
+    async def _walked(self, action: Callable[[Walk], Awaitable[T]]) -> T:
+        """Do something that walks a path; once more, asking for every name, if remembered ones may have misled it."""
         if self._closed:
             raise OSError(errno.EBADF, "the client is closed")
+        root = await self._root_handle()
+        walk = Walk(self.transport, root, self._dentries, trusting=True)
         try:
-            return await action()
+            return await action(walk)
         except OSError as error:
-            if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ESTALE} or not self._dentries:
+            if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ESTALE} or not walk.trusted:
                 raise
-        self._dentries.clear()
-        return await action()
+        return await action(Walk(self.transport, root, self._dentries, trusting=False))
 
-    async def _translated(self, action: Callable[[], Awaitable[T]], path: str) -> T:
+    async def _translated(self, action: Callable[[Walk], Awaitable[T]], path: str) -> T:
         try:
-            return await self._fresh(action)
+            return await self._walked(action)
         except Exception as error:
             raise translate(error, path) from error
 

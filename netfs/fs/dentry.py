@@ -18,9 +18,6 @@ class DentryCache:
         self._limit = limit
         self._handles: OrderedDict[tuple[Handle, str], Handle] = OrderedDict()
 
-    def __bool__(self) -> bool:
-        return bool(self._handles)
-
     def get(self, parent: Handle, name: str) -> Handle | None:
         """Return what the name was last."""
         return self._handles.get((parent, name))

@@ -105,7 +105,8 @@ async def test_lost_connection_is_a_connection_error() -> None:
             transport.refuse = {Read: [-errno.ECONNRESET], Lookup: [-errno.ECONNRESET]}
             with pytest.raises(NotReachable) as caught:
                 await file.read(10)
-            assert isinstance(caught.value, ConnectionError) and caught.value.errno == errno.ECONNRESET
+            assert isinstance(caught.value, ConnectionError)
+            assert caught.value.errno == errno.ECONNRESET
             with pytest.raises(ConnectionError):
                 await client.open("/f")
 

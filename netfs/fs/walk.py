@@ -1,0 +1,42 @@
+"""Sans-IO. Walking a path: one LOOKUP per directory on the way, except where a remembered name is believed.
+
+Owns no memory.
+"""
+
+from collections.abc import Sequence
+
+from netfs.fs.calls import ask
+from netfs.fs.dentry import DentryCache
+from transport.base import Transport
+from transport.messages import EntryReply, Handle, Lookup
+
+__all__ = ["Walk"]
+
+
+class Walk:
+    """One attempt at an operation on a path. trusting: believe remembered names; trusted: one was believed, perhaps wrongly."""
+
+    __slots__ = ("_dentries", "_transport", "_trusting", "root", "trusted")
+
+    def __init__(self, transport: Transport, root: Handle, dentries: DentryCache, *, trusting: bool) -> None:
+        self.root = root
+        self.trusted = False
+        self._transport = transport
+        self._dentries = dentries
+        self._trusting = trusting
+
+    async def directory(self, names: Sequence[str]) -> Handle:
+        """Return the handle of the directory the names lead to from the root.
+
+        Raises: OSError of the server. Cancellation: no effect.
+        """
+        handle = self.root
+        for name in names:
+            known = self._dentries.get(handle, name) if self._trusting else None
+            if known is None:
+                known = (await ask(self._transport, Lookup(handle, name), EntryReply)).handle
+                self._dentries.put(handle, name, known)
+            else:
+                self.trusted = True
+            handle = known
+        return handle
