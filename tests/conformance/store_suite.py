@@ -548,8 +548,13 @@ def check_rename_oddities(store: Store) -> None:
     file, outer = new(store), folder(store)
     inner = folder(store, "e", outer)
     store.rename(root, "f", root, "f")
+    assert store.getattr(file).nlink == 1
     assert store.lookup(root, "f").handle == file
     store.rename(root, "d", root, "d")
+    assert store.lookup(outer, "e").handle == inner
+    new(store, "child", b"", outer)
+    with refused(errno.ENOTEMPTY):
+        store.rename(outer, "child", root, "d")
     with refused(errno.EINVAL):
         store.rename(root, "d", outer, "x")
     with refused(errno.EINVAL):

@@ -520,3 +520,51 @@ def test_what_the_page_cache_holds_is_read_without_sleeping(store: DirectoryStor
     tail.release()
     store._tree._files.drop(file)
     assert store.try_read_source(file, 0, 4096) is None
+
+
+def test_page_cache_that_ends_early_is_not_the_end_of_the_file(store: DirectoryStore) -> None:
+    if not store.blocking:
+        pytest.skip("the test folder lives in memory")
+    file = new(store, data=b"x" * (1 << 20))
+    store.commit(file)
+    held = store._tree.opened(file)
+    assert held is not None
+    os.posix_fadvise(held.fd, 1 << 19, 1 << 19, os.POSIX_FADV_DONTNEED)
+    store._tree.let_go(held)
+    lent = store.try_read_source(file, 0, 1 << 20)
+    if lent is not None:  # the kernel kept the pages after all
+        assert lent.length == 1 << 20
+        assert lent.release is not None
+        lent.release()
+    assert len(get(store, file)) == 1 << 20
+
+
+def test_walk_that_met_half_a_rename_is_repeated(home: Path, store: DirectoryStore) -> None:
+    file = new(store, data=b"data")
+    store._tree._files.drop(file)
+    with ThreadPoolExecutor(1) as pool:
+        with store._tree.names:
+            (home / "f").rename(home / "g")  # the kernel's half
+            reading = pool.submit(get, store, file)
+            with pytest.raises(TimeoutError):
+                reading.result(0.05)
+            store._tree.moved(store._tree.node(file), store._tree.root, b"g")
+        assert reading.result() == b"data"
+
+
+def test_look_that_met_a_rename_does_not_remember_the_old_place(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = new(store, data=b"data")
+    pending = [True]
+
+    def overtaken(fd: int, name: bytes = b"") -> Statx:
+        found = statx(fd, name)
+        if name == b"f" and pending:
+            pending.clear()
+            store.rename(top(store), "f", top(store), "g")
+        return found
+
+    monkeypatch.setattr("servers.stores.handles.statx", overtaken)
+    with refused(errno.ENOENT):
+        store.lookup(top(store), "f")
+    store._tree._files.drop(file)
+    assert get(store, file) == b"data"
