@@ -127,7 +127,7 @@ class Folio:
     def cut(self, off: int) -> None:
         """The file ends at `off` now: the rest is zero and nothing of it is dirty."""
         self.zero(off, self.size)
-        if self.valid_to != self.size or self.valid_from >= off:
+        if not self.uptodate:
             self.valid_to = min(self.valid_to, off)
             self.valid_from = min(self.valid_from, self.valid_to)
         self.dirty_to = min(self.dirty_to, off)
