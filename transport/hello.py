@@ -21,7 +21,6 @@ HELLO_LENGTH: Final = HELLO.size
 MAX_HELLO: Final = 4096
 MIN_BODY: Final = 4096
 _PREFIX: Final = struct.Struct("<8sH")
-_QUOTED: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ class HelloReader:
         return Hello(low, high, Limits(max_body, max_payload, credits_, max_segs, known))
 
     def _quote(self) -> str:
-        return repr(bytes(self._data[:_QUOTED]))  # header: the first bytes of a stranger's, for the error
+        return repr(bytes(self._data[: _PREFIX.size]))  # header: the first bytes of a stranger's, for the error
 
 
 def agree(limits: Limits, theirs: Hello, role: str) -> Limits:

@@ -8,11 +8,11 @@ bytes of replies waiting stops receiving until the client has taken some.
 Ownership: as in `base.py`. A broken stream gives everything back before the connection is gone.
 """
 
+import contextlib
 import errno
 import mmap
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Final
 
@@ -150,7 +150,7 @@ class StreamTransport(Transport):
         await trio.lowlevel.checkpoint()
 
 
-class _Connecting(AbstractAsyncContextManager[StreamTransport]):
+class _Connecting(contextlib.AbstractAsyncContextManager[StreamTransport]):
     """The block in which a transport lives; the two tasks end with it, and not before.
 
     They are shielded so that a block that is cancelled can still end its calls in order; leaving it closes the stream, which
@@ -167,7 +167,8 @@ class _Connecting(AbstractAsyncContextManager[StreamTransport]):
     async def __aenter__(self) -> StreamTransport:
         stream = self._stream
         try:
-            await send_all(stream, encode_hello(self._limits))
+            with contextlib.suppress(TransportError):  # who does not listen may have said why
+                await send_all(stream, encode_hello(self._limits))
             theirs = await receive_hello(stream, self._env, "server")
             agreed = agree(self._limits, theirs.hello(), "server")
         except BaseException:
@@ -187,7 +188,7 @@ class _Connecting(AbstractAsyncContextManager[StreamTransport]):
 
 def connect_stream(
     stream: ByteStream, env: Env, probe: Probe, limits: Limits = DEFAULT_LIMITS
-) -> AbstractAsyncContextManager[StreamTransport]:
+) -> contextlib.AbstractAsyncContextManager[StreamTransport]:
     """Say hello over a stream and open a transport for the length of a block: `async with connect_stream(...) as transport`.
 
     Raises: HelloMismatch when the peer is not a server of ours; TransportError when the stream breaks.

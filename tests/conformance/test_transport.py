@@ -50,7 +50,7 @@ async def with_transport(open_: Opener, limits: Limits, body: Callable[[Opened, 
     async with open_(lambda _peer: served, limits) as opened:
         result = body(opened, served)
         assert hasattr(result, "__await__")
-        await result  # type: ignore[misc]
+        await result
     served.check_over()
     return served
 
