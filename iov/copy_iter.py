@@ -4,7 +4,7 @@ The wrong direction copies nothing and returns 0, as the kernel does. Callers co
 Owns no memory. Follows kernel.md 1.3: copy_to_iter, copy_from_iter, iov_iter_zero.
 """
 
-from iov.bvec import PAGE_SIZE, Buffer, byte_view
+from iov.bvec import Buffer, byte_view
 from iov.iov_iter import Direction, IovIter, IterType
 from iov.walk import reachable, take
 
@@ -12,7 +12,7 @@ __all__ = ["copy_from_iter", "copy_from_iter_full", "copy_to_iter", "copy_to_ite
 
 _SOURCE = Direction.SOURCE
 _DISCARD = IterType.DISCARD
-_ZEROS = memoryview(bytes(64 * PAGE_SIZE))
+_ZEROS = memoryview(bytes(262144))
 
 
 def copy_to_iter(src: Buffer, it: IovIter) -> int:

@@ -88,7 +88,7 @@ class PhysMemory:
                 break
         else:
             raise OSError(errno.ENOMEM, f"no {pages} free frames in a row")
-        self._used[first : first + pages] = bytes([1]) * pages
+        self._used[first : first + pages] = b"\1" * pages
         start = first * PAGE_SIZE
         folio = Folio(self._arena[start : start + size], PhysAddr(self.base + start))
         for frame in range(first, first + pages):
@@ -102,7 +102,7 @@ class PhysMemory:
         if self._folios.get(first) is not folio:
             raise ValueError("the folio is not allocated here")
         pages = folio.size // PAGE_SIZE
-        self._used[first : first + pages] = bytes(pages)
+        self._used[first : first + pages] = bytearray(pages)
         for frame in range(first, first + pages):
             del self._folios[frame]
         del self._by_view[id(folio.memory)]

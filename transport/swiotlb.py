@@ -70,7 +70,7 @@ class Swiotlb:
         nr_slots = -(-(skew + vec.length) // SLOT_SIZE)
         stride = max(1, (min_align_mask + 1) // SLOT_SIZE)
         first = self._find(nr_slots, stride)
-        self._used[first : first + nr_slots] = bytes([1]) * nr_slots
+        self._used[first : first + nr_slots] = b"\1" * nr_slots
         self._next = first + nr_slots
         bounce = Bounce(vec, self.base + first * SLOT_SIZE + skew, first, nr_slots)
         self.copy_in(bounce)
@@ -81,7 +81,7 @@ class Swiotlb:
         if direction is not DmaDirection.TO_DEVICE:
             self.copy_back(bounce)
         assert all(self._used[bounce.first : bounce.first + bounce.nr_slots]), "the slots were freed before"
-        self._used[bounce.first : bounce.first + bounce.nr_slots] = bytes(bounce.nr_slots)
+        self._used[bounce.first : bounce.first + bounce.nr_slots] = bytearray(bounce.nr_slots)
 
     def copy_in(self, bounce: Bounce) -> None:
         """Bring the slots up to the memory they stand for."""
@@ -104,7 +104,7 @@ class Swiotlb:
         return self._memory[addr - self.base : addr - self.base + length]
 
     def _find(self, nr_slots: int, stride: int) -> int:
-        free = bytes(nr_slots)
+        free = bytearray(nr_slots)
         for start, stop in ((self._next, len(self._used)), (0, len(self._used))):
             place = self._used.find(free, start, stop)
             while place >= 0 and place % stride:
