@@ -78,7 +78,7 @@ class ContentCipher:
         parts: list[bytes] = []
         while done < nr_blocks:
             left = nr_blocks - done
-            seg = peek_segments(source, left * size, 1)[0]
+            seg = front(source, left * size)
             run = len(seg) // size
             if run:
                 self._seal_run(seg, area, first_block, done, run, nonces, rekey, parts)
@@ -218,7 +218,7 @@ class ContentCipher:
         """Return the memory `dest` stands on if whole blocks lie there in one piece."""
         if dest.iter_type is IterType.DISCARD:
             return None
-        seg = peek_segments(dest, most * self.block_size, 1)[0]
+        seg = front(dest, most * self.block_size)
         whole = len(seg) >> self.key.log2bs << self.key.log2bs
         return seg[:whole] if whole else None
 
@@ -235,3 +235,11 @@ class ContentCipher:
             size = self.block_size
             self._slots = tuple(slice(at, at + size + TAG_SIZE) for at in range(0, nr_blocks * size, size))
             self._blocks = tuple(slice(at, at + size) for at in range(0, nr_blocks * size, size))
+
+
+def front(it: IovIter, most: int) -> memoryview:
+    """Return the memory the iterator stands on, at most `most` bytes in one piece; its commonest kind is looked at first."""
+    mem = it.mem
+    if mem is not None:
+        return mem[it.off : it.off + min(most, it.count)]
+    return peek_segments(it, most, 1)[0]
