@@ -1,8 +1,8 @@
 """Trio shell. The trace of a run and its hash: every task step, every event of every probe and every byte on the wire.
 
-Equal hashes mean equal runs. A line carries the virtual time and the task that made it, named by the order of spawning, never by an
-address. With `keep` the lines stay readable, to find the first one in which two runs differ. Owns no memory; bytes are hashed
-and let go.
+Equal hashes mean equal runs. A line carries the virtual time and the task that made it, named by the order of spawning, never
+by an address. With `keep` the lines stay readable, to find the first one in which two runs differ. Owns no
+memory; bytes are hashed and let go.
 """
 
 import hashlib

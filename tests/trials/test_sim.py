@@ -1,0 +1,224 @@
+"""The simulator: what it pins, what it stops, and that it leaves nothing behind."""
+
+import gc
+import os
+import random
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import pytest
+import trio
+from trio._core import _run
+
+from trials import sim
+from trials.sim import internals
+from trials.sim.internals import OrderedSet
+from trials.sim.rng import Streams, stream_seed
+
+
+async def nothing(world: sim.SimWorld) -> None:
+    del world
+    await trio.lowlevel.checkpoint()
+
+
+def test_virtual_time_jumps_over_a_day() -> None:
+    async def main(_: sim.SimWorld) -> float:
+        started = trio.current_time()
+        await trio.sleep(86_400)
+        return trio.current_time() - started
+
+    assert sim.run(1, main).result == 86_400
+
+
+def order_of_tasks(seed: int, policy: str = "uniform") -> list[int]:
+    async def main(_: sim.SimWorld) -> list[int]:
+        seen: list[int] = []
+
+        async def work(index: int) -> None:
+            for _ in range(3):
+                seen.append(index)
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            for index in range(6):
+                nursery.start_soon(work, index)
+        return seen
+
+    return sim.run(seed, main, policy=policy).result  # type: ignore[arg-type]
+
+
+def test_the_schedule_follows_the_seed() -> None:
+    orders = {tuple(order_of_tasks(seed)) for seed in range(8)}
+    assert len(orders) > 4
+    assert order_of_tasks(3) == order_of_tasks(3)
+    assert order_of_tasks(1, "fifo") == order_of_tasks(2, "fifo") == [0, 1, 2, 3, 4, 5] * 3
+
+
+def aborts_at_one_deadline(seed: int) -> list[int]:
+    """Return the order in which abort functions run where many scopes end at once, with the heap stirred."""
+    stirred = [object() for _ in range(random.Random(seed).randrange(5000))]
+
+    async def main(_: sim.SimWorld) -> list[int]:
+        seen: list[int] = []
+
+        async def work(index: int) -> None:
+            def abort(_: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+                seen.append(index)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            with trio.move_on_at(100.0):
+                await trio.lowlevel.wait_task_rescheduled(abort)
+            with trio.move_on_at(200.0):
+                async with trio.open_nursery() as inner:
+                    for part in range(3):
+                        inner.start_soon(deep, 10 * index + part, seen)
+
+        async def deep(index: int, seen: list[int]) -> None:
+            def abort(_: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+                seen.append(1000 + index)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+
+        async with trio.open_nursery() as nursery:
+            for index in range(20):
+                nursery.start_soon(work, index)
+        return seen
+
+    result = sim.run(1, main).result
+    del stirred
+    return result
+
+
+def test_aborts_at_one_deadline_come_in_one_order() -> None:
+    orders = {tuple(aborts_at_one_deadline(seed)) for seed in range(6)}
+    assert len(orders) == 1
+    assert len(orders.pop()) == 80
+
+
+async def _in_a_thread() -> None:
+    await trio.to_thread.run_sync(lambda: None)
+
+
+ESCAPES: dict[str, Callable[[], Any]] = {
+    "time.time": time.time,
+    "time.perf_counter": time.perf_counter,
+    "os.urandom": lambda: os.urandom(4),
+    "random.random": random.random,
+    "uuid.uuid4": uuid.uuid4,
+    "Thread.start": lambda: threading.Thread(target=print).start(),
+    "socket.__init__": socket.socket,
+    "open": lambda: open("never-written", "w"),  # noqa: SIM115, PTH123
+    "run_sync": _in_a_thread,
+}
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_an_escape_is_stopped_and_named(name: str) -> None:
+    async def main(_: sim.SimWorld) -> None:
+        await trio.lowlevel.checkpoint()
+        # Looked up now, as simulated code would: the fence stands where the function stood.
+        escape = ESCAPES[name]
+        owner = {"time.time": time, "time.perf_counter": time, "random.random": random, "uuid.uuid4": uuid}.get(name)
+        found = getattr(owner, name.partition(".")[2])() if owner else escape()
+        if name == "run_sync":
+            await found
+
+    with pytest.raises(sim.EscapedSimulation, match=name.replace(".", r"\.")) as caught:
+        sim.run(1, main)
+    assert "test_sim.py" in str(caught.value)
+
+
+def test_a_program_that_waits_for_ever_is_reported() -> None:
+    async def main(_: sim.SimWorld) -> None:
+        await trio.sleep_forever()
+
+    with pytest.raises(sim.Deadlock):
+        sim.run(1, main)
+
+
+def state() -> tuple[object, ...]:
+    flag = _run._ALLOW_DETERMINISTIC_SCHEDULING
+    return _run._r, flag, _run.Deadlines.add, trio.Event.__init__, time.time, open, gc.isenabled()
+
+
+def test_everything_is_put_back_also_after_an_error() -> None:
+    before = (
+        _run._r,
+        _run._ALLOW_DETERMINISTIC_SCHEDULING,
+        _run.Deadlines.add,
+        trio.Event.__init__,
+        time.time,
+        open,
+        gc.isenabled(),
+    )
+
+    async def main(_: sim.SimWorld) -> None:
+        await trio.lowlevel.checkpoint()
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        sim.run(1, main)
+    sim.run(1, nothing)
+    after = (
+        _run._r,
+        _run._ALLOW_DETERMINISTIC_SCHEDULING,
+        _run.Deadlines.add,
+        trio.Event.__init__,
+        time.time,
+        open,
+        gc.isenabled(),
+    )
+    assert before == after
+
+
+def test_one_simulation_at_a_time() -> None:
+    with sim.install(1), pytest.raises(RuntimeError, match="already"):
+        sim.run(2, nothing)
+
+
+def test_a_trio_with_another_inside_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(internals, "NAMES", (*internals.NAMES, "_no_such_name"))
+    with pytest.raises(sim.UnknownTrio, match="_no_such_name"):
+        sim.run(1, nothing)
+
+
+def test_streams_do_not_disturb_each_other() -> None:
+    one, two = Streams(7), Streams(7)
+    two.rng("other").random()
+    assert one.rng("mine").random() == two.rng("mine").random()
+    assert stream_seed(7, "mine") != stream_seed(8, "mine")
+
+
+def test_run_blocking_takes_virtual_time_and_outlasts_a_cancel() -> None:
+    async def main(world: sim.SimWorld) -> tuple[float, list[str]]:
+        env = world.env("server")
+        done: list[str] = []
+        started = trio.current_time()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+
+                async def work() -> None:
+                    await env.run_blocking(lambda: done.append("ran"))
+
+                nursery.start_soon(work)
+                await trio.lowlevel.checkpoint()
+                scope.cancel()
+        return trio.current_time() - started, done
+
+    took, done = sim.run(4, main).result
+    assert done == ["ran"]
+    assert 0 < took < 0.001
+
+
+def test_ordered_set_is_a_set_in_order() -> None:
+    items = OrderedSet("cab")
+    items.add("c")
+    items.discard("a")
+    items.add("a")
+    assert list(items) == ["c", "b", "a"]
+    assert set(items) == {"a", "b", "c"}

@@ -1,0 +1,95 @@
+"""Trio shell. Run a program in the simulator: seeded scheduling, virtual time, fences, and a trace with a hash.
+
+    outcome = sim.run(17, scenario)          # async def scenario(world: SimWorld) -> T
+
+Equal seeds give equal traces: in this process, in a fresh one with another hash seed, on each supported Python. Everything is
+put back when the run ends, however it ends. One run at a time in a process, since Trio's order is process-wide. Owns no memory.
+"""
+
+import gc
+import random
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Generic, Literal, TypeVar
+
+import trio
+
+from trials.sim.clock import Deadlock, virtual_clock
+from trials.sim.fences import raise_fences
+from trials.sim.internals import pin_order
+from trials.sim.patches import Patches
+from trials.sim.policy import Fifo, Policy, Uniform
+from trials.sim.rng import stream_seed
+from trials.sim.trace import Trace
+from trials.sim.world import SimWorld
+
+__all__ = ["Outcome", "PolicyName", "install", "run"]
+
+T = TypeVar("T")
+PolicyName = Literal["fifo", "uniform"]
+_ONE_AT_A_TIME: Final = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """What a run gave: its result, the hash of its trace, the task steps, and the trace's lines if they were kept."""
+
+    seed: int
+    result: T
+    trace: str
+    steps: int
+    lines: list[str] | None
+
+
+@contextmanager
+def install(seed: int, policy: PolicyName = "uniform") -> Iterator[None]:
+    """Make Trio's order follow a seed for the length of a block, in which `trio.run` is then called.
+
+    Raises: UnknownTrio where that cannot be claimed; RuntimeError when another block is open.
+    """
+    if not _ONE_AT_A_TIME.acquire(blocking=False):
+        raise RuntimeError("a simulation is running in this process already")
+    collecting = gc.isenabled()
+    try:
+        with Patches() as patches:
+            pin_order(patches, _policy(seed, policy))
+            # A collection may run finalisers at any allocation; between runs it may do so freely.
+            gc.collect()
+            gc.disable()
+            yield
+    finally:
+        if collecting:
+            gc.enable()
+        _ONE_AT_A_TIME.release()
+
+
+def run(
+    seed: int, main: Callable[[SimWorld], Awaitable[T]], *, policy: PolicyName = "uniform", keep: bool = False
+) -> Outcome[T]:  # fmt: skip
+    """Run `main` in a simulated world. keep: also keep the trace's lines.
+
+    Raises: what `main` raised; EscapedSimulation; Deadlock when no task can ever run again.
+    """
+    trace = Trace(keep=keep)
+    scopes: list[trio.CancelScope] = []
+
+    async def whole() -> T:
+        with trio.CancelScope() as scope, Patches() as patches:
+            scopes.append(scope)
+            raise_fences(patches)
+            return await main(SimWorld(seed, trace))
+        raise Deadlock("no task can run and no deadline is set")
+
+    def stuck() -> None:
+        scopes[0].cancel()
+
+    with install(seed, policy):
+        clock = virtual_clock(stuck)
+        result = trio.run(whole, clock=clock, instruments=[trace])
+    return Outcome(seed, result, trace.hexdigest(), trace.steps, trace.lines)
+
+
+def _policy(seed: int, name: PolicyName) -> Policy:
+    return Fifo() if name == "fifo" else Uniform(random.Random(stream_seed(seed, "schedule")))

@@ -1,0 +1,104 @@
+"""Trio shell. The private parts of Trio that decide order: what they are, that this Trio has them, and how they are pinned.
+
+Trio is reproducible from a seed when its scheduler sorts each batch before a seeded policy orders it, when scopes with one
+deadline are cancelled in the order of their making, and when the tasks and scopes under a cancelled one are told in the order
+they came. The first is a switch of Trio's own; the other two replace a heap key and some sets that follow addresses.
+A Trio without these names is refused: nothing here degrades silently. Owns no memory.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, MutableSet
+from heapq import heappush
+from typing import Any, Final, TypeVar
+
+import trio
+from trio._core import _run
+
+from trials.sim.patches import Patches
+from trials.sim.policy import Policy
+
+__all__ = ["OrderedSet", "UnknownTrio", "pin_order"]
+
+T = TypeVar("T")
+NAMES: Final = ("_ALLOW_DETERMINISTIC_SCHEDULING", "_r", "Deadlines", "CancelStatus", "Task")
+
+
+class UnknownTrio(Exception):
+    """This Trio's inside is not the one the simulator knows, so it does not claim to be reproducible."""
+
+
+class OrderedSet(MutableSet[T]):
+    """A set that remembers the order of insertion."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Iterable[T] = ()) -> None:
+        self._items: dict[T, None] = dict.fromkeys(items)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._items
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def add(self, value: T) -> None:
+        """Add at the end, unless it is there."""
+        self._items[value] = None
+
+    def discard(self, value: T) -> None:
+        """Remove if it is there."""
+        self._items.pop(value, None)
+
+    def __repr__(self) -> str:
+        return f"OrderedSet({list(self._items)!r})"
+
+
+def pin_order(patches: Patches, policy: Policy) -> None:
+    """Make the order of everything in Trio a function of the policy, until the patches end.
+
+    Raises: UnknownTrio.
+    """
+    _recognise()
+    patches.set(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+    patches.set(_run, "_r", policy)
+    counter = itertools.count()
+
+    def add(deadlines: Any, deadline: float, scope: trio.CancelScope) -> None:
+        heappush(deadlines._heap, (deadline, next(counter), scope))
+        deadlines._active += 1
+
+    patches.set(_run.Deadlines, "add", add)
+    _order(patches, _run.CancelStatus, "_children", "_tasks")
+    _order(patches, trio.Event, "_tasks")
+    _order(patches, trio.MemorySendChannel, "_tasks")
+    _order(patches, trio.MemoryReceiveChannel, "_tasks")
+
+
+def _order(patches: Patches, cls: type[Any], *names: str) -> None:
+    """Give new instances of `cls` ordered sets."""
+    made: Callable[..., None] = cls.__init__
+
+    def init(self: object, *args: object, **kwargs: object) -> None:
+        made(self, *args, **kwargs)
+        for name in names:
+            setattr(self, name, OrderedSet(getattr(self, name)))
+
+    patches.set(cls, "__init__", init)
+
+
+def _recognise() -> None:
+    missing = [name for name in NAMES if not hasattr(_run, name)]
+    if missing:
+        raise UnknownTrio(f"trio {trio.__version__} has no {', '.join(missing)} in trio._core._run")
+    if not callable(getattr(_run._r, "shuffle", None)) or "_counter" not in getattr(_run.Task, "__slots__", ()):
+        raise UnknownTrio(f"trio {trio.__version__} orders tasks in a way not known here")
+    deadlines: Any = _run.Deadlines()
+    deadlines.add(1.0, trio.CancelScope())
+    if [len(entry) for entry in deadlines._heap] != [3] or deadlines._active != 1:
+        raise UnknownTrio(f"trio {trio.__version__} keeps deadlines in a way not known here")
+    event: Any = trio.Event()
+    if not isinstance(event._tasks, (set, OrderedSet)):
+        raise UnknownTrio(f"trio {trio.__version__} keeps an event's tasks in a way not known here")
