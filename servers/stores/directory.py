@@ -127,7 +127,10 @@ class DirectoryStore(Store):
             except FileExistsError:
                 if exclusive:
                     raise fail(errno.EEXIST, name) from None
-                found, seen = self._tree.look(node, fd, raw)
+                try:
+                    found, seen = self._tree.look(node, fd, raw)
+                except FileNotFoundError:  # removed between the two calls
+                    return self.create(parent, name, mode, exclusive=False)
                 if found.type is not FileType.FILE:
                     self._tree.file_node(found.handle)
                 return _entry(found, seen)
