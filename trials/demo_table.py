@@ -3,7 +3,9 @@
 80 columns are enough; from 100 on messages and work requests stand apart and nothing is abbreviated. Owns no memory.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from rich.text import Text
 
@@ -11,7 +13,7 @@ __all__ = ["Row", "header", "line", "title"]
 
 TITLES = {
     "stream": "socket pair, one process",
-    "rdma-memory": "RDMA verbs in memory, one process",
+    "rdma-memory": "RDMA verbs, one process",
     "tcp": "TCP, two processes",
 }
 
@@ -20,7 +22,7 @@ TITLES = {
 class Row:
     """What one run of the demo showed, under the names of `netfs demo --json`. error: why there is nothing to show, else None."""
 
-    transport: str
+    transport: Literal["stream", "rdma-memory", "tcp"]
     processes: int
     encrypted: bool
     mode: str
@@ -50,9 +52,9 @@ class Row:
 
 
 # Title over two lines, width in a wide and in a narrow terminal (0: not shown), whether it is a number.
-COLUMNS = (
+COLUMNS: tuple[tuple[str, str, int, int, bool], ...] = (
     ("", "content", 10, 10, False),
-    ("", "mode", 8, 8, False),
+    ("", "mode", 8, 9, False),
     ("write", "MB/s", 7, 6, True),
     ("read", "MB/s", 7, 6, True),
     ("", "requests", 9, 0, True),
@@ -71,13 +73,13 @@ WIDE = 100
 
 def header(width: int) -> Text:
     """Return the two lines over the columns."""
-    lines = [_laid_out([column[part] for column in COLUMNS], width) for part in (0, 1)]
-    return Text("\n", style="bold").join(lines)
+    upper, lower = [column[0] for column in COLUMNS], [column[1] for column in COLUMNS]
+    return Text.assemble(_laid_out(upper, width), "\n", _laid_out(lower, width), style="bold")
 
 
-def title(transport: str) -> Text:
-    """Return the line over the rows of a transport."""
-    return Text(TITLES[transport], style="bold cyan")
+def title(transport: str, store: str) -> Text:
+    """Return the line over the rows of a transport; `store` says where the server keeps its files."""
+    return Text.assemble((TITLES[transport], "bold cyan"), (f", {store}", "cyan"))
 
 
 def line(row: Row, width: int) -> Text:
@@ -85,14 +87,18 @@ def line(row: Row, width: int) -> Text:
     content = " encrypted" if row.encrypted else " plain"
     if row.error is not None:
         return Text.assemble(f"{content:<10} {row.mode:<8}  ", (row.error, "bold red"))
-    cells: list[str | Text] = [content, row.mode, f"{row.write_mb_s:,.0f}", f"{row.read_mb_s:,.0f}"]
+    cells: list[str | Text] = [content, row.mode, _short(row.write_mb_s, 10), _short(row.read_mb_s, 10)]
     cells += [f"{row.requests:,}"] * 2 + [f"{row.subrequests:,}"] * 2
     cells += [f"{row.messages:,}", f"{row.work_requests or row.messages:,}"]
     cells.append(f"{row.work_requests:,}" if row.work_requests else "–")
-    cells.append(f"{row.copies_per_byte_write:.2f}  {row.copies_per_byte_read:.2f}")
+    cells.append(f"{_short(row.copies_per_byte_write, 100)}  {_short(row.copies_per_byte_read, 100)}")
     cells.append(Text("same", "green") if row.verified else Text("differs", "bold red"))
     cells.append(_holds(row))
     return _laid_out(cells, width)
+
+
+def _short(value: float, whole_from: int) -> str:
+    return f"{value:,.0f}" if value >= whole_from else f"{value:.2f}"
 
 
 def _holds(row: Row) -> Text:
@@ -102,7 +108,7 @@ def _holds(row: Row) -> Text:
     return Text("plaintext" if row.plaintext_in_store else "ciphertext", style)
 
 
-def _laid_out(cells: list[str | Text], width: int) -> Text:
+def _laid_out(cells: Sequence[str | Text], width: int) -> Text:
     out = Text()
     for cell, (_, _, wide, narrow, number) in zip(cells, COLUMNS, strict=True):
         room = wide if width >= WIDE else narrow

@@ -1,7 +1,8 @@
 """Trio shell. The `netfs` program: finds its commands through entry points, runs one, and turns every end into an exit code.
 
-Commands come from the entry-point group `netfs.commands`, so the client need not import the server or the trials to offer their
-commands. A command module that cannot be imported costs one line of warning. Owns no memory.
+Commands come from the entry-point group `netfs.commands`, so the client need not import the server or the trials to offer
+theirs. An entry's name is that of a command; when the command line names one, only its module is loaded. A module that cannot
+be imported costs one line of warning. Owns no memory.
 """
 
 import os
@@ -23,8 +24,15 @@ GROUP = "netfs.commands"
 QUIET = Parameter(negative=(), show_default=False)
 
 
-def build(points: Iterable[EntryPoint]) -> tuple[App, Host]:
-    """Return the program with all commands of `points`; one that cannot be loaded is named on standard error and left out."""
+def needed(points: Iterable[EntryPoint], arguments: Sequence[str]) -> dict[str, EntryPoint]:
+    """Return the entry points to load by what they load: those of the command that is named, or all."""
+    name = next((argument for argument in arguments if not argument.startswith("-")), None)
+    found = {point.value: point for point in points if point.name == name}
+    return found or {point.value: point for point in points}
+
+
+def build(points: Iterable[EntryPoint], arguments: Sequence[str] = ()) -> tuple[App, Host]:
+    """Return the program with the commands a command line needs; a module that cannot be loaded is named and left out."""
     app = App(
         name="netfs",
         help="A network filesystem on Trio: files over sockets or RDMA, encrypted end to end.",
@@ -39,11 +47,11 @@ def build(points: Iterable[EntryPoint]) -> tuple[App, Host]:
     )
     app["--help"].group = app["--version"].group = app.meta.group_parameters = Group("Every command", sort_key=9)
     host = Host(app)
-    for point in sorted(points, key=lambda point: point.name):
+    for value, point in needed(tuple(points), arguments).items():
         try:
             point.load()(host)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one command, the others work
-            host.warn(f"the commands of {point.value} are not available: {type(error).__name__}: {error}")
+            host.warn(f"the commands of {value} are not available: {type(error).__name__}: {error}")
 
     def launch(
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
@@ -114,6 +122,6 @@ def main() -> None:
         signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGTERM, terminate)
-    app, host = build(entry_points(group=GROUP))
+    app, host = build(entry_points(group=GROUP), sys.argv[1:])
     code = run(app, host, sys.argv[1:])
     sys.exit(128 + signal.SIGTERM if terminated and code == 128 + signal.SIGINT else code)
