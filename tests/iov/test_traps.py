@@ -27,9 +27,7 @@ SOURCE, DEST = Direction.SOURCE, Direction.DEST
 
 @EVERY
 @given(cuts=CUTS, tries=st.lists(st.tuples(st.integers(1, 6000), st.integers(0, 6000)), max_size=10))
-def test_trap_4_partial_writes_with_changing_sizes_send_the_source(
-    make: Maker, cuts: list[int], tries: list[tuple[int, int]]
-) -> None:
+def test_trap_4_partial_writes_of_changing_sizes(make: Maker, cuts: list[int], tries: list[tuple[int, int]]) -> None:
     """A retry starts from a copy moved by what was accepted; nothing is ever moved back, and the pieces make the source."""
     memory = block(SIZE)
     memory[:] = data = pattern(SIZE)
