@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
-__all__ = ["Env", "RunBlocking", "system_env"]
+__all__ = ["Env", "RunBlocking", "monotonic", "system_env"]
 
 T = TypeVar("T")
 
@@ -49,3 +49,8 @@ async def _run_in_thread(fn: Callable[[], T], /) -> T:
 def system_env() -> Env:
     """Return the real world: Trio's clock, a fresh generator, the operating system's nonces and worker threads."""
     return Env(now=trio.current_time, rng=random.Random(), nonces=os.urandom, run_blocking=_run_in_thread)
+
+
+def monotonic() -> float:
+    """Return the monotonic clock in seconds, for a blocking program that has no Trio run."""
+    return time.monotonic()

@@ -87,7 +87,7 @@ class PD:
         check_access(access)
         if not access & Access.ZERO_BASED:
             raise VerbsError(errno.EINVAL, "a region over device memory is zero-based")
-        if off < 0 or length < 1 or off + length > dm.length:
+        if off < 0 or length < 0 or off + length > dm.length:
             raise VerbsError(errno.EINVAL, "the range leaves the device memory")
         mr = self.reg_mr(dm.memory[off : off + length], access)
         mr.dm = dm

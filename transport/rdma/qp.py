@@ -276,7 +276,7 @@ class QP:
                     raise VerbsError(errno.ENOMEM, "the send queue is full", wr)
                 limit = self.op_sges.get(wr.opcode, -1)
                 if len(wr.sges) > limit or wr.flags & CHECKED or wr.opcode in ATOMICS:
-                    self._check_send(wr, limit)
+                    self.check_send(wr)
                 if self.device.ledger is not None:
                     self.device.ledger.posted_send(self, wr)
                 requester.used += 1
@@ -287,7 +287,14 @@ class QP:
             if todo:
                 requester.keep(count)
 
-    def _check_send(self, wr: SendWR, limit: int) -> None:
+    def check_send(self, wr: SendWR) -> None:
+        """Refuse a request that may not be posted in this state or at all.
+
+        Raises: VerbsError EINVAL with `bad_wr`.
+        """
+        if self.state < RTS:
+            raise VerbsError(errno.EINVAL, f"sends cannot be posted in {self.state.name}", wr)
+        limit = self.op_sges.get(wr.opcode, -1)
         if limit < 0:
             raise VerbsError(errno.EINVAL, f"opcode {wr.opcode} is not supported", wr)
         if len(wr.sges) > limit:

@@ -256,5 +256,5 @@ class Responder:
 
 def _route_header(sender: "QP", receiver: "QP", length: int) -> bytes:
     """Return the GRH of a datagram: version 6, payload length, next header IBA, hop limit, the two GIDs."""
-    head = (6 << 28).to_bytes(4, "big") + length.to_bytes(2, "big") + bytes((0x1B, 64))
+    head = (6 << 28).to_bytes(4, "big") + length.to_bytes(2, "big") + b"\x1b\x40"
     return head + sender.device.gid + receiver.device.gid

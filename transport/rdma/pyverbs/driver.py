@@ -1,0 +1,75 @@
+"""Trio shell. What makes the sans-IO device a blocking one: a fabric for the process, the clock, real addresses, waiting.
+
+pyverbs programs post and poll in one thread and name memory by real addresses: `view_at` turns an address into a view, as a
+device's DMA does, and like a device believes what a registration said. Trio is not used here; the wait is a plain sleep.
+"""
+
+import ctypes
+import os
+import threading
+from typing import Final
+
+from transport.env import monotonic
+from transport.rdma.device import Context, Device
+from transport.rdma.memory_fabric import MemoryFabric
+from transport.rdma.profiles import CONNECTX, PROFILES, DeviceProfile
+
+__all__ = ["DEVICES", "address_of", "advance", "contexts_by_fd", "open_by_name", "use_profile", "view_at", "wait_a_little"]
+
+LONGEST_WAIT_S: Final = 0.001
+fabric: Final = MemoryFabric(monotonic())
+DEVICES: Final[dict[str, Device]] = {}
+contexts_by_fd: Final[dict[int, object]] = {}
+"""Contexts by the inode of their command descriptor, so that a duplicate of it opens the same device."""
+_pause: Final = threading.Event()
+
+
+def view_at(addr: int, length: int) -> memoryview:
+    """Return the bytes at a real address; a wrong one is as deadly as in C."""
+    return memoryview((ctypes.c_char * length).from_address(addr)).cast("B")
+
+
+def address_of(buffer: bytearray | memoryview) -> int:
+    """Return the real address of a writable buffer."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
+def add_device(name: str, profile: DeviceProfile) -> Device:
+    """Plug another device into the process's fabric."""
+    device = fabric.add_device(name, profile)
+    device.resolver = view_at
+    DEVICES[name] = device
+    return device
+
+
+def use_profile(name: str) -> None:
+    """Replace the device of the process by one of a named profile (`rxe`, `siw`, `connectx`, `tiny`)."""
+    DEVICES.clear()
+    add_device("emu0", PROFILES[name])
+
+
+def open_by_name(name: str) -> Context | None:
+    """Open a device of the process."""
+    device = DEVICES.get(name)
+    return None if device is None else device.open()
+
+
+def inode_of(fd: int) -> int:
+    """Return what identifies a command descriptor however often it was duplicated."""
+    return os.fstat(fd).st_ino
+
+
+def advance() -> None:
+    """Let the device's timers run."""
+    fabric.advance(monotonic())
+
+
+def wait_a_little() -> None:
+    """Sleep until a timer is due, at most a moment: another thread may post meanwhile."""
+    deadline = fabric.next_deadline()
+    delay = LONGEST_WAIT_S if deadline is None else min(LONGEST_WAIT_S, max(0.0, deadline - monotonic()))
+    _pause.wait(delay)
+    advance()
+
+
+add_device("emu0", CONNECTX)
