@@ -120,8 +120,9 @@ class _Engine:
                 try:
                     await self.carry(copy, buffer[: piece.length], piece.pos)
                 except CommandError as error:
-                    copy.failed = True
-                    self.record(error)
+                    if not copy.failed:  # by another piece of it
+                        copy.failed = True
+                        self.record(error)
             copy.left -= 1
             if copy.left == 0:
                 await self.finish(copy)

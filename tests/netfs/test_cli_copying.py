@@ -197,6 +197,18 @@ async def test_a_failed_copy_leaves_nothing(step: str, pos: int, code: int, work
     assert (source.open, target.unfinished, target.named) == (0, set(), set())
 
 
+async def test_a_file_is_told_of_once_however_many_pieces_fail() -> None:
+    def fail(name: str, _pos: int) -> object:
+        if name == "write":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return None
+
+    target = ScriptedSide(4, fail)
+    totals = await copy(ScriptedSide(4, never), target, "/big", "/copy")
+    assert len(totals.failed) == 1
+    assert (totals.files, target.unfinished) == (0, set())
+
+
 async def test_a_file_that_shrinks_is_not_taken_for_whole() -> None:
     source, target = ScriptedSide(4, never), ScriptedSide(4, never)
 
