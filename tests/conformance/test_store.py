@@ -1,7 +1,7 @@
 """The store suite over every store; what only a real folder has; random operations against the kernel's own answers."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -9,10 +9,15 @@ from iov.probe import Probe
 from servers.stores.base import Store
 from servers.stores.directory import DirectoryStore
 from servers.stores.memory import MemoryStore
-from tests.conformance.store_suite import CHECKS, Check
+from tests.conformance import store_suite, store_suite_names
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the directory store needs Linux")
 KINDS = ["memory", pytest.param("disk", marks=linux), pytest.param("tmpfs", marks=linux)]
+
+
+Check = Callable[[Store], None]
+FOUND = [*vars(store_suite).items(), *vars(store_suite_names).items()]
+CHECKS: tuple[Check, ...] = tuple(check for name, check in FOUND if name.startswith("check_"))
 
 
 @pytest.fixture

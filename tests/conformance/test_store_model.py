@@ -14,7 +14,7 @@ from iov.probe import Probe
 from servers.stores.base import Store
 from servers.stores.directory import DirectoryStore
 from servers.stores.memory import MemoryStore
-from tests.conformance.store_suite import get, put
+from tests.conformance.store_words import get, put
 from tests.conformance.test_store import KINDS
 from transport.messages import FileType, Handle, Setattr
 

@@ -8,7 +8,7 @@ from iov.extract import extract_segments
 from iov.iov_iter import IovIter
 from iov.probe import Probe
 from servers.stores.memory import MemoryStore
-from tests.conformance.store_suite import folder, get, new, put, refused, top
+from tests.conformance.store_words import folder, get, new, put, refused, top
 
 
 def test_times_are_the_callers() -> None:
