@@ -75,6 +75,20 @@ def test_the_two_terminals(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == [".netfs", "notes.txt"]
 
 
+@pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+def test_examples(example: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", ROOT / "examples" / example],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
 def test_the_line_without_make() -> None:
     (line,) = (text for text in blocks("sh") if ".venv" in text)
     steps = [shlex.split(step) for step in line.split("&&")]

@@ -88,6 +88,15 @@ async def test_a_row_that_fails_is_told(file: Path, capfd: pytest.CaptureFixture
     assert (row["verified"], row["plaintext_in_store"]) == (False, None)
 
 
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_where_no_folder_can_be_served(file: Path, monkeypatch: pytest.MonkeyPatch, encrypted: bool) -> None:
+    monkeypatch.setattr(demo, "FOLDERS", False)
+    row = next(row for row in plan() if row.transport == "tcp" and row.encrypted is encrypted)
+    row = await run_row(row, load_sample(file), VolumeKey(bytes(32)), memoryview(bytearray(LENGTH)))
+    assert row.good
+    assert row.plaintext_in_store is not encrypted
+
+
 @pytest.mark.parametrize("content", [b"", b"x" * 100_000])
 async def test_what_cannot_be_searched_is_not_claimed(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file").write_bytes(content)
