@@ -14,6 +14,8 @@ from transport.base import Handler, Limits
 from transport.env import system_env
 from transport.errors import TransportError
 from transport.link import ByteStream, LinkShape, SocketStream, memory_link
+from transport.rdma.endpoint import rdma_memory_connection
+from transport.rdma.profiles import PROFILES
 from transport.stream import connect_stream, serve_stream
 
 __all__ = ["SLOW", "TRANSPORTS"]
@@ -82,12 +84,28 @@ async def tcp(handler_factory: HandlerFactory, limits: Limits) -> AsyncIterator[
         yield opened
 
 
+def rdma(profile: str) -> Opener:
+    """Return the opener of the RDMA transport over devices of a named profile."""
+
+    @asynccontextmanager
+    async def open_rdma(handler_factory: HandlerFactory, limits: Limits) -> AsyncIterator[Opened]:
+        env, client_probe, server_probe = system_env(), Probe(), Probe()
+        async with rdma_memory_connection(
+            handler_factory, env, client_probe, env, server_probe, limits, PROFILES[profile]
+        ) as transport:
+            yield Opened(transport, transport.end.qp.enter_error, client_probe, server_probe)
+
+    return open_rdma
+
+
 TRANSPORTS: Final[dict[str, Opener]] = {
     "memory": memory,
     "memory-bytewise": memory_bytewise,
     "memory-narrow": memory_narrow,
     "socketpair": socketpair,
     "tcp": tcp,
+    "rdma-roce": rdma("rxe"),
+    "rdma-iwarp": rdma("siw"),
 }
 SLOW: Final = frozenset({"memory-bytewise"})
 """Where large payloads would take too long."""

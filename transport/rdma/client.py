@@ -14,6 +14,7 @@ Regions and credits are bounded; a call that lacks one waits in order. Ownership
 
 import errno
 from collections import deque
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -28,7 +29,7 @@ from transport.codec import decode_reply, encode_request
 from transport.env import Env
 from transport.errors import ProtocolError, TransportError
 from transport.framing import FrameKind
-from transport.messages import IDEMPOTENT, Op, Request
+from transport.messages import IDEMPOTENT, REQUEST_PAYLOAD, Op, Request
 from transport.rdma.device import Device
 from transport.rdma.enums import Access, Opcode, SendFlag
 from transport.rdma.mr import MR
@@ -102,9 +103,21 @@ class ClientEnd(End):
     # ---- out
 
     def submit(self, call: _Call) -> None:
-        """Post a call, or queue it behind those that wait."""
+        """Post a call, or queue it behind those that wait.
+
+        Raises: ValueError for a payload the limits or the operation do not allow.
+        """
+        limits = self.limits
+        if call.source is not None:
+            if call.op not in REQUEST_PAYLOAD or call.source.count > limits.max_payload:
+                raise ValueError(f"{call.op.name} with {call.source.count} bytes of payload")
+            if call.source.nr_segs > limits.max_segs:
+                raise ValueError(f"a payload of more segments than the {limits.max_segs} that were agreed")
         if self.error is not None:
             call.finish(TransportError(self.error.errno, str(self.error), retryable=True))
+            return
+        if len(call.body) > limits.max_body:
+            call.finish(TransportError(errno.EMSGSIZE, f"{call.op.name} is too long for one message"))
             return
         self.waiting.append(call)
         self._start()
@@ -129,11 +142,12 @@ class ClientEnd(End):
         """Return the memory to register; none for what goes inline. What is to be discarded lands in a sink again and again."""
         if it is None or it.count <= INLINE_MAX:
             return []
+        length = min(it.count, self.limits.max_payload)
         if it.iter_type is not IterType.DISCARD:
-            return peek_segments(it, it.count)
+            return peek_segments(it, length)
         if self.sink is None:
             self.sink = memoryview(bytearray(SINK_BYTES))
-        whole, rest = divmod(it.count, SINK_BYTES)
+        whole, rest = divmod(length, SINK_BYTES)
         return [self.sink] * whole + ([self.sink[:rest]] if rest else [])
 
     def _regions(self, views: list[memoryview]) -> int:
@@ -227,8 +241,9 @@ class ClientEnd(End):
         if len(message.inline):
             if call.dest is None or len(message.inline) != length:
                 raise ProtocolError("bad message: inline bytes that are not the payload")
-            copy_to_iter(message.inline, call.dest.copy())
-            self.probe.copied(length)
+            if call.dest.iter_type is not IterType.DISCARD:
+                copy_to_iter(message.inline, call.dest.copy())
+                self.probe.copied(length)
         return Reply(0, body, received=length)
 
     def _release(self, call: _Call) -> None:
@@ -271,7 +286,8 @@ class RdmaTransport(Transport):
 
     def __init__(self, end: ClientEnd) -> None:
         self.end = end
-        self.limits = end.limits
+        max_segs = min(end.limits.max_segs, end.mrs.size * end.mrs.max_segs)
+        self.limits = replace(end.limits, credits=end.credits, max_segs=max_segs)
 
     def submit(self, request: Request, done: Done, source: IovIter | None = None, dest: IovIter | None = None) -> _Call:
         """See `Transport`."""

@@ -19,7 +19,7 @@ import trio
 
 from iov.copy_iter import copy_to_iter
 from iov.extract import extract_segments
-from iov.iov_iter import Direction, IovIter
+from iov.iov_iter import Direction, IovIter, IterType
 from iov.pool import BufferPool, Lease
 from iov.probe import Probe
 from transport.base import FileRange, Handler, Landing, Limits, Reply
@@ -151,7 +151,12 @@ class ServerEnd(End):
             if isinstance(landing, int):
                 self._reply(op, Reply(landing))
                 return
+            if landing.iter.count < length:
+                raise ValueError(f"a landing of {landing.iter.count} bytes for {length} bytes of payload")
             op.landing = landing
+            if landing.iter.iter_type is IterType.DISCARD:
+                self._handle(op)
+                return
             if op.source:
                 op.fetching = True
                 self._fetch(op)
@@ -323,7 +328,10 @@ class ServerEnd(End):
         if length and not inline and length <= sum(chunk.length for chunk in op.dest):
             wrs = plan(Opcode.WRITE, dma_sges(views), op.dest, self.max_sge)
         body = b"" if reply.status or reply.body is None else encode_reply(reply.body)
-        head = pack(FrameKind.REPLY, op.request.op, op.xid, reply.status, body, length, inline)
+        status = reply.status
+        if len(body) > self.limits.max_body:
+            status, body, length, inline, wrs = errno.EMSGSIZE, b"", 0, 0, []
+        head = pack(FrameKind.REPLY, op.request.op, op.xid, status, body, length, inline)
         message = self.gather(head, views if inline else [])
         send = SendWR(op.xid << 1 | REPLY_ID, Opcode.SEND, dma_sges(message), SIGNALED)
         if op.key is not None:

@@ -14,7 +14,8 @@ __all__ = ["NAMES", "UnsupportedModule"]
 NAMES: Final = (
     "cmid", "dma_util", "dmabuf", "flow", "providers", "providers.efa", "providers.efa.efa_enums", "providers.efa.efadv",
     "providers.mlx5", "providers.mlx5.dr_action", "providers.mlx5.dr_domain", "providers.mlx5.dr_matcher",
-    "providers.mlx5.dr_rule", "providers.mlx5.dr_table", "providers.mlx5.mlx5_enums", "providers.mlx5.mlx5_vfio", "providers.mlx5.mlx5dv",
+    "providers.mlx5.dr_rule",
+    "providers.mlx5.dr_table", "providers.mlx5.mlx5_enums", "providers.mlx5.mlx5_vfio", "providers.mlx5.mlx5dv",
     "providers.mlx5.mlx5dv_crypto", "providers.mlx5.mlx5dv_dmabuf", "providers.mlx5.mlx5dv_flow", "providers.mlx5.mlx5dv_mkey",
     "providers.mlx5.mlx5dv_objects", "providers.mlx5.mlx5dv_sched", "spec", "wq", "xrcd",
 )  # fmt: skip
