@@ -70,7 +70,7 @@ class EncryptedFile:
     size: plain bytes, as committed or set by `resize`. changes: grows with whatever may make an entry read earlier outdated.
     """
 
-    __slots__ = ("_pending", "_redo", "_cut", "changes", "cipher", "key", "record", "sealed", "size", "tree")
+    __slots__ = ("_cut", "_pending", "_redo", "_wrote_last", "changes", "cipher", "key", "record", "sealed", "size", "tree")
 
     def __init__(self, key: VolumeKey, sealed: bytes) -> None:
         """Open the record as the server returned it. Raises: Malformed, WrongKey, IntegrityError."""
@@ -82,6 +82,7 @@ class EncryptedFile:
         self.size = record.size
         self.changes = 0
         self._cut = False
+        self._wrote_last = False
         self._pending: tuple[Record, bytes] | None = None
         self._redo: list[tuple[int, bytes]] = []
 
@@ -119,10 +120,11 @@ class EncryptedFile:
         if end > self.tree.blocks:
             self.tree.resize(end)
         self.tree.set_entries(first, entries)
+        self._wrote_last = self._wrote_last or end == self.tree.blocks
         self.changes += 1
 
     def block_to_rewrite(self, size: int) -> int | None:
-        """Return the block a cut to `size` goes through, which must be sealed anew with its tail zero; None when there is none."""
+        """Return the block a cut to `size` goes through, to be sealed anew with its tail zero; None when there is none."""
         block = size >> self.record.log2bs
         if not size & (self.block_size - 1) or block >= self.tree.blocks:
             return None
@@ -136,6 +138,7 @@ class EncryptedFile:
         self._cut = self._cut or blocks < self.tree.blocks
         self.tree.resize(blocks)
         self.size = size
+        self._wrote_last = False
         self.changes += 1
 
     # ---- commit
@@ -187,11 +190,18 @@ class EncryptedFile:
             raise IntegrityError("the record is another file's", file_id=mine.file_id)
         if record.generation < mine.generation or (record.generation == mine.generation and sealed != self.sealed):
             raise Rollback("the server returned an older state of the file than it did before")
+        redo: list[tuple[int, bytes]] = []
         if record.generation > mine.generation:
-            self._redo += self.tree.written_entries()
+            blocks = nr_blocks(record.size, record.log2bs)
+            # A cut took what was written behind it, committed or not: those writes came before it.
+            kept = blocks if record.size < mine.size else MAX_PLAIN_SIZE
+            for first, entries in (*self._redo, *self.tree.written_entries()):
+                if first < kept:
+                    redo.append((first, entries[: (kept - first) * ENTRY_SIZE]))
+            self._redo = redo
             self.record, self.sealed, self.size = record, sealed, record.size
-            self.tree = TagTree(record.file_id, nr_blocks(record.size, record.log2bs), record.root, keep=self.tree.keep)
-            self._cut = False
+            self.tree = TagTree(record.file_id, blocks, record.root, keep=self.tree.keep)
+            self._cut = self._wrote_last = False
             self.changes += 1
         missing: dict[PageId, None] = {}
         for first, entries in self._redo:
@@ -209,9 +219,11 @@ class EncryptedFile:
         self.cipher.key.close()
 
     def _size_with(self, plain_size: int) -> int:
-        """Return the size to commit: inside the last block there is, and never less than what was committed before."""
+        """Return the size to commit: as it was, or where the user's bytes end in the last block if that was written here."""
+        if not self._wrote_last:
+            return self.size
         end = self.tree.blocks << self.record.log2bs
-        return max(self.size, min(max(plain_size, end - self.block_size + 1), end)) if end else 0
+        return max(self.size, min(max(plain_size, end - self.block_size + 1), end))
 
 
 def runs_of(pages: Iterable[PageId]) -> list[Fetch]:
