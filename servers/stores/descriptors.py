@@ -34,9 +34,6 @@ class Descriptors(Generic[K]):
         self._lock = threading.Lock()
         self._open: OrderedDict[K, Descriptor] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._open)
-
     def pin(self, key: K) -> Descriptor | None:
         """Return the descriptor of a key, which stays open until `unpin`."""
         with self._lock:

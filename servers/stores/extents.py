@@ -68,14 +68,6 @@ class Extents:
         if size < old:
             self._scrub(size, old)
 
-    def write_from(self, pos: int, data: memoryview) -> None:
-        """Copy `data` to `pos`."""
-        taken = 0
-        for index, start, stop in _pieces(pos, pos + len(data)):
-            self._chunk(index, whole=False)[start:stop] = data[taken : taken + stop - start]
-            taken += stop - start
-        self.size = max(self.size, pos + len(data))
-
     def _chunk(self, index: int, *, whole: bool) -> memoryview:
         chunk = self.chunks.get(index)
         if chunk is None:
