@@ -1,0 +1,242 @@
+"""Two tasks on one file at the moments that matter."""
+
+import errno
+import random
+
+import pytest
+import trio
+import trio.testing
+
+from netfs.engine.locking import IoLock
+from netfs.engine.park import acquire_exclusive, acquire_shared
+from netfs.engine.writeback import flush_range, start_writeback
+from tests.netfs.mount import DATA, get, mounted, put
+from tests.netfs.test_fsx import Setup, make
+from transport.messages import Commit, Open, Read, Write
+
+
+async def test_a_buffered_read_during_a_direct_write_leaves_nothing_old_behind() -> None:
+    async with mounted() as (client, transport):
+        await put(client, "/f", DATA[:8000])
+        client.drop_caches()
+        buffered = await client.open("/f")
+        direct = await client.open("/f", "r+", direct=True)
+        transport.hold = lambda request: isinstance(request, Write)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(direct.pwritev, [DATA[50000:54000]], 2000)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await buffered.read(-1, 0) == DATA[:8000]
+            transport.let_go()
+        assert await buffered.read(-1, 0) == DATA[:2000] + DATA[50000:54000] + DATA[6000:8000]
+        await buffered.aclose()
+        await direct.aclose()
+
+
+async def test_a_read_ahead_during_a_direct_write_is_not_kept() -> None:
+    async with mounted() as (client, transport):
+        await put(client, "/f", DATA[:8000])
+        client.drop_caches()
+        buffered = await client.open("/f")
+        direct = await client.open("/f", "r+", direct=True)
+        async with trio.open_nursery() as nursery:
+            transport.hold = lambda request: isinstance(request, Read)
+            nursery.start_soon(buffered.read, 100, 0)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(direct.pwritev, [DATA[50000:54000]], 2000)
+            await trio.testing.wait_all_tasks_blocked()
+            transport.let_go()
+        assert await buffered.read(-1, 0) == DATA[:2000] + DATA[50000:54000] + DATA[6000:8000]
+        await buffered.aclose()
+        await direct.aclose()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_direct_writers_of_parts_of_one_block(seed: int) -> None:
+    async def main() -> None:
+        store, new_client, _ = make(Setup(4096, 4096, block=1024), seed)
+        client = new_client()
+        piece = 200
+        async with await client.open("/f", "w", direct=True) as file:
+            await file.write(bytes(40 * piece))
+
+        async def writer(k: int) -> None:
+            async with await client.open("/f", "r+", direct=True) as file:
+                for n in range(k, 40, 8):
+                    await file.pwritev([DATA[n * piece : (n + 1) * piece]], n * piece)
+
+        async with trio.open_nursery() as nursery:
+            for k in range(8):
+                nursery.start_soon(writer, k)
+        async with await client.open("/f", direct=True) as file:
+            assert await file.read() == DATA[: 40 * piece]
+        await client.aclose()
+        store.close()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_a_direct_read_of_a_hole_before_dirty_data() -> None:
+    async with mounted() as (client, _):
+        async with await client.open("/f", "w+") as file, await client.open("/f", direct=True) as direct:
+            await file.pwritev([b"end"], 30000)
+            assert await direct.read(1000, 100) == bytes(1000)
+            assert await direct.read(1000, 29999) == b"\0end"
+
+
+@pytest.mark.parametrize("size", [0, 1, 1023, 1024, 1500, 4096, 5000])
+async def test_what_was_cut_off_does_not_come_back(size: int) -> None:
+    async with mounted() as (client, _):
+        async with await client.open("/f", "w+") as file:
+            await file.write(DATA[:9000])
+            await file.truncate(size)
+            await file.truncate(9000)
+            assert await file.read(-1, 0) == DATA[:size] + bytes(9000 - size)
+            await file.truncate(size)
+            await file.pwritev([b"x"], 8999)
+            assert await file.read(-1, 0) == DATA[:size] + bytes(8999 - size) + b"x"
+        assert await get(client, "/f") == DATA[:size] + bytes(8999 - size) + b"x"
+
+
+async def test_after_a_failed_writeback_the_server_is_believed() -> None:
+    async with mounted() as (client, transport):
+        await put(client, "/f", DATA[:3000])
+        async with await client.open("/f", "r+") as file:
+            assert await file.read() == DATA[:3000]
+            await file.pwritev([b"lost"], 100)
+            transport.refuse = {Write: [errno.EIO]}
+            with pytest.raises(OSError):
+                await file.fsync()
+            assert await file.read(-1, 0) == DATA[:3000]
+
+
+async def test_folios_dropped_before_their_commit_count_as_direct() -> None:
+    async with mounted() as (client, transport):
+        async with await client.open("/f", "w+") as file, await client.open("/f", "r+", direct=True) as direct:
+            await file.write(DATA[:1000])
+            await flush_range(file._inode, 0, 1000)
+            transport.restart()
+            await direct.pwritev([b"new boot"], 0)
+            with pytest.raises(OSError) as caught:
+                await file.fsync()
+            assert caught.value.errno == errno.EIO
+            with pytest.raises(OSError):
+                await direct.fsync()
+
+
+async def test_an_open_that_was_overtaken_by_a_write_does_not_shrink_the_file() -> None:
+    async with mounted() as (client, transport):
+        await put(client, "/f", DATA[:1000])
+        async with await client.open("/f", "r+", direct=True) as file:
+            transport.hold = lambda request: isinstance(request, Write)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(file.pwritev, [DATA[1000:9000]], 1000)
+                await trio.testing.wait_all_tasks_blocked()
+
+                async def reopen() -> None:
+                    async with await client.open("/f") as other:
+                        assert other.size in {1000, 9000}
+
+                transport.hold = lambda request: isinstance(request, (Write, Open))
+                nursery.start_soon(reopen)
+                await trio.testing.wait_all_tasks_blocked()
+                # The open is answered first, its answer is taken last.
+                call = next(call for call in transport.queue if isinstance(call.request, Open))
+                transport.queue.remove(call)
+                outcome = transport.outcome(call)
+                transport.let_go()
+                await trio.testing.wait_all_tasks_blocked()
+                assert file.size == 9000
+                call.end(outcome)
+            assert file.size == 9000
+
+
+async def test_a_commit_speaks_of_what_had_arrived_only() -> None:
+    async with mounted() as (client, transport):
+        file = await client.open("/f", "w+")
+        await file.write(DATA[:1000])
+        transport.hold = lambda request: isinstance(request, Write)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.fsync)
+            await trio.testing.wait_all_tasks_blocked()
+            await file.pwritev([DATA[2000:3000]], 2048)
+            await start_writeback(file._inode, 2048, 4096)
+            # The first write arrives, so that the commit could be sent; the second is still under way.
+            first = transport.queue.pop(0)
+            first.end(transport.outcome(first))
+            await trio.testing.wait_all_tasks_blocked()
+            assert not any(isinstance(request, Commit) for request in transport.log)
+            transport.let_go()
+        await file.aclose()
+        assert await get(client, "/f") == DATA[:1000] + bytes(1048) + DATA[2000:3000]
+
+
+async def test_one_who_wants_a_lock_alone_gets_it() -> None:
+    lock = IoLock()
+    got: list[str] = []
+
+    async def sharer() -> None:
+        for _ in range(50):
+            await acquire_shared(lock)
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            lock.release_shared()
+            got.append("shared")
+
+    async def alone() -> None:
+        await trio.lowlevel.checkpoint()
+        await acquire_exclusive(lock)
+        assert not lock.shared
+        got.append("alone")
+        lock.release_exclusive()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(sharer)
+        nursery.start_soon(alone)
+    assert got.index("alone") < 20
+    assert lock.try_exclusive()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_readers_and_writers_of_all_kinds(seed: int) -> None:
+    """Every task owns a region of whole folios and blocks; another truncates behind them all."""
+
+    async def main() -> None:
+        rng = random.Random(seed)
+        block = rng.choice([1, 1024])
+        setup = Setup(rng.choice([1024, 4096]), rng.choice([1024, 4096]), folio=1024, folios=rng.choice([16, 64]), block=block)
+        store, new_client, _ = make(setup, seed)
+        client = new_client()
+        region, tasks = 4096, 8
+        async with await client.open("/f", "w") as file:
+            await file.truncate(region * tasks)
+
+        async def work(k: int) -> None:
+            mine = random.Random(seed * 100 + k)
+            base, data = k * region, bytearray(region)
+            async with await client.open("/f", "r+", direct=k % 2 == 0) as file:
+                for _ in range(12):
+                    pos, length = mine.randrange(region), mine.randrange(1, 1500)
+                    length = min(length, region - pos)
+                    if mine.random() < 0.5:
+                        new = mine.randbytes(length)
+                        await file.pwritev([new], base + pos)
+                        data[pos : pos + length] = new
+                    else:
+                        assert await file.read(length, base + pos) == data[pos : pos + length]
+                    if mine.random() < 0.1:
+                        await file.fsync()
+
+        async def resize() -> None:
+            async with await client.open("/f", "r+") as file:
+                for n in range(6):
+                    await file.truncate(region * tasks + (n % 3) * 700)
+
+        async with trio.open_nursery() as nursery:
+            for k in range(tasks):
+                nursery.start_soon(work, k)
+            nursery.start_soon(resize)
+        await client.aclose()
+        store.close()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
