@@ -107,6 +107,11 @@ class Host:
         elif text:
             self.write(text.encode("utf-8", "surrogateescape") + (b"" if text.endswith("\n") else b"\n"))
 
+    def say(self, text: str) -> None:
+        """Print a line of the result as soon as it is known; nothing under --json, where `emit` prints it all."""
+        if not self.json:
+            self.emit(None, text)
+
     def write(self, data: bytes | memoryview) -> None:
         """Write to standard output at once. Raises: OutputClosed when its reader has gone, CommandError when it fails."""
         sys.stdout.flush()
