@@ -41,6 +41,9 @@ def extract_segments(it: IovIter, max_size: int, max_segs: int = ALL_SEGS) -> li
 
 def peek_segments(it: IovIter, max_size: int, max_segs: int = ALL_SEGS) -> list[memoryview]:
     """Return the same as `extract_segments` without moving the iterator."""
+    mem = it.mem
+    if mem is not None and 0 < max_size <= it.count and max_segs > 0:
+        return [mem[it.off : it.off + max_size]]  # one block: every small message comes through here
     return take(it.copy(), max_size, max_segs)
 
 

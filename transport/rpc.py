@@ -388,19 +388,22 @@ class ServerConnection:
         if self._over:
             _release(call)
             return
-        body = b"" if reply.status else encode_reply(_body_of(reply))
+        status, body = reply.status, b""
         payload: list[memoryview] | FileRange | None = None
         length = 0
-        source = reply.source
-        if source is not None and not reply.status:
-            length = source.length if isinstance(source, FileRange) else source.count
-        if length > self._limits.max_payload:
-            raise ValueError(f"a reply of {length} bytes, at most {self._limits.max_payload} were agreed")
-        if length:
-            payload = peek_segments(source, length) if isinstance(source, IovIter) else source
-        status = reply.status
-        if len(body) > self._limits.max_body:
-            status, body, payload, length = errno.EMSGSIZE, b"", None, 0
+        if not status:
+            body = encode_reply(_body_of(reply))
+            source = reply.source
+            if isinstance(source, IovIter):
+                length = source.count
+                payload = peek_segments(source, length)
+            elif source is not None and source.length:
+                length = source.length
+                payload = source
+            if length > self._limits.max_payload:
+                raise ValueError(f"a reply of {length} bytes, at most {self._limits.max_payload} were agreed")
+            if len(body) > self._limits.max_body:
+                status, body, payload, length = errno.EMSGSIZE, b"", None, 0
         head = pack_header(FrameKind.REPLY, call.op, call.xid, status, len(body), length) + body
         self._probe.messages += 1
         self.writer.add(head, payload, length, call)

@@ -203,11 +203,9 @@ def connect_stream(
 class _Serving:
     """One client's connection, from after the hello to its end."""
 
-    def __init__(self, stream: ByteStream, handler: Handler, env: Env, probe: Probe, limits: Limits) -> None:
+    def __init__(self, stream: ByteStream, handler: Handler, probe: Probe, limits: Limits) -> None:
         self._stream = stream
-        self._env = env
         self._probe = probe
-        self._limits = limits
         self._connection = ServerConnection(handler, limits, probe, self._spawn)
         connection = self._connection
         self._pump = Pump(stream, probe, connection.writer, self._sent, self._fail, None, self._send_file)
@@ -352,6 +350,6 @@ async def serve_stream(
         stream.close()
         raise
     try:
-        await _Serving(stream, handler, env, probe, agreed).run()
+        await _Serving(stream, handler, probe, agreed).run()
     finally:
         handler.closed()
