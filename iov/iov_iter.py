@@ -410,11 +410,19 @@ def _span(it: IovIter, max_segs: int) -> int:
             total += len(found[0]) - found[1]
             max_segs -= 1
         return total
-    if it.node is None:
-        return sum(length for _, length in _pieces(it, max_segs))
+    if it.views is not None:
+        total = -it.off
+        for view in it.views[it.idx :]:
+            if total >= it.count:
+                break
+            if len(view):
+                if not max_segs:
+                    return total
+                max_segs -= 1
+                total += len(view)
+        return total
     total, memory, end = 0, None, 0
-    node: BvecNode | None = it.node
-    idx, off = it.idx, it.off
+    node, idx, off = it.node, it.idx, it.off
     while node is not None and total < it.count:
         for bvec in node.bvecs[idx:]:
             if bvec.length > off:

@@ -161,6 +161,23 @@ def test_a_bounce_keeps_low_address_bits(off: int, mask: int) -> None:
         assert mapping.vecs[0].addr & mask == (folio.paddr + off) & mask
 
 
+@given(
+    spans=st.lists(st.tuples(st.integers(0, 4095), st.integers(1, 9000)), min_size=2, max_size=6),
+    mask=st.sampled_from([0, 2047, 4095]),
+)
+def test_bounces_do_not_share_slots(spans: list[tuple[int, int]], mask: int) -> None:
+    machine = Machine("swiotlb", None, limits=DmaLimits(min_align_mask=mask))
+    taken: set[int] = set()
+    for off, length in spans:
+        mapping = machine.device.map([vec(machine.phys.alloc(4 * PAGE_SIZE), off, length)], TO)
+        for piece in mapping.vecs:
+            slots = set(range(piece.addr // SLOT_SIZE, (piece.addr + piece.length - 1) // SLOT_SIZE + 1))
+            assert not taken & slots
+            taken |= slots
+    pool = machine.device.swiotlb
+    assert pool is not None and pool.slots_in_use >= len(taken)
+
+
 def test_a_bounce_is_of_256_kib_at_most() -> None:
     machine = Machine("swiotlb", None, limits=DmaLimits(max_segment=1 << 30))
     folio = machine.phys.alloc(1 << 20)
@@ -336,6 +353,14 @@ def test_links_keep_the_granule_rules() -> None:
     span.link(PhysVec(PhysAddr(1 << 31), 100))
     with pytest.raises(ValueError, match="granules"):
         span.link(PhysVec(PhysAddr(1 << 31), 100))
+
+
+def test_links_that_meet_at_the_same_offset_of_a_granule_are_still_refused() -> None:
+    span = IovaRange(Iommu())
+    span.try_alloc(1 << 30, PAGE_SIZE)
+    span.link(PhysVec(PhysAddr(1 << 30), 100))
+    with pytest.raises(ValueError, match="granules"):
+        span.link(PhysVec(PhysAddr((1 << 31) + 100), 100))
 
 
 def test_a_full_aperture_is_retryable_and_holes_are_filled() -> None:
