@@ -14,7 +14,7 @@ from iov.probe import Probe
 from transport.dma import DmaDevice, DmaDirection, DmaLimits, DmaMapping, DmaMisuse, DmaVec, MappingError
 from transport.dma_vec import split
 from transport.iova import TABLE, Iommu, IovaEvent, IovaRange, IovaState
-from transport.swiotlb import Swiotlb
+from transport.swiotlb import SLOT_SIZE, Swiotlb
 
 TO, FROM, BOTH = DmaDirection.TO_DEVICE, DmaDirection.FROM_DEVICE, DmaDirection.BIDIRECTIONAL
 KINDS = ("direct", "iommu", "swiotlb", "untrusted")
