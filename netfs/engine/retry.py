@@ -44,7 +44,6 @@ def _tile(subreq: IoSubrequest) -> list[IoSubrequest]:
     cursor.truncate(left)
     again = IoSubrequest(rreq, subreq.index, subreq.source, subreq.start, subreq.length, cursor, left)
     again.transferred = subreq.transferred
-    again.verifier = subreq.verifier
     again.retry_count = 0 if subreq.made_progress else subreq.retry_count + 1
     again.iter = cut_memory(rreq, cursor, allowed(again, left))
     length = again.iter.count

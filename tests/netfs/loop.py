@@ -30,26 +30,30 @@ class LoopCall:
     done: Done
     source: IovIter | None
     dest: IovIter | None
-    ended: bool = False
+    withdrawn: bool = False
 
     def abandon(self) -> None:
-        if not self.ended:
-            self.end(TransportError(125, "abandoned"))
+        if not self.transport.stubborn:
+            self.withdrawn = True
 
     def end(self, outcome: Outcome) -> None:
-        self.ended = True
         self.transport.in_flight -= 1
         self.done(outcome)
 
 
 @dataclass(eq=False)
 class LoopTransport(Transport):
-    """seed: replies come in an order drawn from it, None: in the order of the requests."""
+    """seed: replies come in an order drawn from it, None: in the order of the requests. hold: requests that have to wait.
+
+    stubborn: an abandoned call is answered all the same, as when the reply was faster; else it ends later, without effect.
+    """
 
     store: MemoryStore
     limits: Limits = field(default_factory=Limits)
     seed: int | None = None
     fault: Fault | None = None
+    hold: Callable[[Request], bool] | None = None
+    stubborn: bool = False
     in_flight: int = 0
     log: list[Request] = field(default_factory=list)
     closed: bool = False
@@ -71,10 +75,17 @@ class LoopTransport(Transport):
         return call
 
     def serve_one(self) -> None:
-        self.queue = [call for call in self.queue if not call.ended]
-        if self.queue:
-            call = self.queue.pop(0 if self.seed is None else self.rng.randrange(len(self.queue)))
-            call.end(self.outcome(call))
+        ready = [call for call in self.queue if not (self.hold and self.hold(call.request))]
+        if ready:
+            call = ready[0 if self.seed is None else self.rng.randrange(len(ready))]
+            self.queue.remove(call)
+            call.end(TransportError(125, "abandoned") if call.withdrawn else self.outcome(call))
+
+    def let_go(self) -> None:
+        """Serve everything that was held."""
+        self.hold = None
+        while self.queue:
+            self.serve_one()
 
     def outcome(self, call: LoopCall) -> Outcome:
         request = call.request
