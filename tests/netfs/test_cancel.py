@@ -75,9 +75,10 @@ async def settle(transport: LoopTransport) -> None:
         await trio.lowlevel.checkpoint()
 
 
-async def run(setup: Setup, name: str, k: int, *, direct: bool, cold: bool) -> bool:
+async def run(setup: Setup, name: str, k: int, *, direct: bool, cold: bool, stubborn: bool) -> bool:
     """Run one operation, cancelled after `k` steps. Returns: whether it was."""
     store, new_client, transport = make(setup, 0)
+    transport.stubborn = stubborn
     client = new_client()
     async with await client.open("/file", "w") as file:
         await file.write(OLD)
@@ -119,14 +120,15 @@ async def run(setup: Setup, name: str, k: int, *, direct: bool, cold: bool) -> b
     return scope.cancelled_caught
 
 
+@pytest.mark.parametrize("stubborn", [False, True])
 @pytest.mark.parametrize("cold", [False, True])
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("setup", SETUPS)
-def test_cancel_at_every_checkpoint(setup: str, name: str, direct: bool, cold: bool) -> None:
+def test_cancel_at_every_checkpoint(setup: str, name: str, direct: bool, cold: bool, stubborn: bool) -> None:
     async def main() -> None:
         k = 0
-        while await run(SETUPS[setup], name, k, direct=direct, cold=cold):
+        while await run(SETUPS[setup], name, k, direct=direct, cold=cold, stubborn=stubborn):
             k += 1
             assert k < 1000
         assert k, "an operation without a checkpoint"
