@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from netfs.engine.write_collect import MIXED
 from tests.netfs.scripted import FULL, Answer, Run, ScriptedOps
 from transport.errors import TransportError
 
@@ -174,3 +175,22 @@ def test_abandoned_request_ends_when_its_parts_have(after: int, write: bool) -> 
     assert run.woken == 1
     assert run.rreq.transferred == after * PART
     assert getattr(run.rreq.error, "errno", 0) == (errno.ECANCELED if pending else 0)
+
+
+def test_nothing_is_asked_behind_the_end() -> None:
+    ops = ScriptedOps(PART, FILE, {(1, 0): Answer(3, eof=True)}, in_flight=1)
+    run = Run(ops, parts=5)
+    run.start()
+    run.finish(random.Random(1))
+    assert sorted(ops.issues) == [0, 1]
+
+
+@pytest.mark.parametrize(("verifiers", "known"), [([7, 7, 7], 7), ([7, 8, 8], MIXED), ([7, 7, 8], MIXED), ([0, 0, 0], 0)])
+def test_verifiers_of_a_write_are_one_or_mixed(verifiers: list[int], known: int) -> None:
+    ops = ScriptedOps(PART, FILE, {(0, 0): Answer(3)})
+    run = Run(ops, write=True, parts=2)
+    run.start()
+    for verifier in verifiers:
+        ops.pending[0][0].verifier = verifier
+        ops.end(0, write=True)
+    assert run.rreq.done and run.rreq.verifier == known
