@@ -45,6 +45,7 @@ SETUPS = {
     "small-folio": Setup(5000, 3000, folio=512, folios=16),
     "blocks": Setup(4096, 4096, block=1024),
     "block-is-rsize": Setup(1024, 1024, block=1024, folio=2048),
+    "odd-parts-blocks": Setup(5000, 3000, block=1024),
     "big-blocks": Setup(1 << 15, 1 << 14, block=8192, folio=4096),
 }
 
