@@ -214,3 +214,11 @@ def test_each_descriptor_is_told_once() -> None:
     assert errors.check(third)[0] is None
     errors.record(OSError(5, "two"))
     assert str(errors.check(third)[0]) == "[Errno 5] two"
+
+
+def test_growing_a_file_does_not_raise_the_zero_point() -> None:
+    sizes = FileSizes()
+    sizes.refreshed(100)
+    sizes.resized(50)
+    sizes.resized(1000)
+    assert (sizes.i_size, sizes.remote_i_size, sizes.zero_point) == (1000, 1000, 50)
