@@ -61,6 +61,10 @@ _STAGING_SLOTS: Final = 4
 _ENTRY_BYTES: Final = 144
 """Most an encoded directory entry takes besides name, handle and record."""
 
+_STATUS_END: Final = 4096
+_TOLD: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What whoever runs the server should hear of."""
+
 Answer = Reply | Awaitable[Reply]
 
 
@@ -253,7 +257,9 @@ def _encoded_bytes(entry: DirEntry) -> int:
 
 
 def _status(error: Exception, request: Request) -> int:
-    if isinstance(error, OSError) and error.errno is not None and 0 < error.errno < 1 << 15:
+    if isinstance(error, OSError) and error.errno is not None and 0 < error.errno < _STATUS_END:
+        if error.errno in _TOLD:
+            log.warning("trouble operation=%s error=%s", type(request).__name__, error.strerror)
         return error.errno
-    log.error("%s failed: %r", type(request).__name__, error, exc_info=error)
+    log.error("defect operation=%s error=%r", type(request).__name__, error, exc_info=error)
     return errno.EIO

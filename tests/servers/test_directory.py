@@ -368,3 +368,10 @@ def test_look_that_met_a_rename_does_not_remember_the_old_place(store: Directory
         store.lookup(top(store), "f")
     store._tree._files.drop(file)
     assert get(store, file) == b"data"
+
+
+def test_elsewhere_than_on_linux_it_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(OSError, match="needs Linux; use the memory store") as refused_here:
+        DirectoryStore(home, Probe())
+    assert refused_here.value.errno == errno.ENOTSUP

@@ -312,3 +312,13 @@ def test_awaitable_is_all_a_slow_answer_costs() -> None:
     answer = Dispatcher(store, system_env(), Probe()).handle(Mount(), None)
     assert isinstance(answer, Awaitable)
     answer.close()  # type: ignore[attr-defined]
+
+
+async def test_trouble_of_the_machine_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    class Full(MemoryStore):
+        def mkdir(self, parent: Handle, name: str, mode: int) -> EntryReply:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    side = Side(Full(Probe()))
+    assert await side.status(Mkdir(Handle(b""), "d")) == errno.ENOSPC
+    assert [record.getMessage() for record in caplog.records] == ["trouble operation=Mkdir error=No space left on device"]
