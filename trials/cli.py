@@ -1,4 +1,4 @@
-"""Trio shell. The commands of the trials: `netfs demo`.
+"""Trio shell. The commands of the trials: `netfs demo` and `netfs bench`.
 
 Owns no memory.
 """
@@ -12,6 +12,7 @@ __all__ = ["register"]
 def register(host: Host) -> None:
     """Add the commands."""
     register_demo(host)
+    register_bench(host)
 
 
 def register_demo(host: Host) -> None:
@@ -28,3 +29,20 @@ def register_demo(host: Host) -> None:
         return await run(host, file, key_file)
 
     host.command(demo, name="demo", examples=["netfs demo", "netfs demo --file video.mp4 --json"])
+
+
+def register_bench(host: Host) -> None:
+    """Add `netfs bench`."""
+
+    async def bench(*names: str, list: bool = False) -> None:  # noqa: A002 (the flag is named so)
+        """Measure, each figure against a limit of this machine in the same run.
+
+        Args:
+            names: figures to run, or patterns of their names; all when none is given.
+            list: name the figures with their limits and targets, and run none.
+        """
+        from trials.bench.command import run_bench  # noqa: PLC0415 - client, server and all transports take a while to load
+
+        await run_bench(host, names, list_only=list)
+
+    host.command(bench, name="bench", examples=["netfs bench --list", "netfs bench 'tcp.*' --json"])

@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,7 +35,7 @@ from transport.rdma.profiles import RXE, DeviceProfile
 from transport.stream import connect_stream
 from trials.world import RealWorld, World
 
-__all__ = ["TRANSPORTS", "Pair", "TransportName", "pair", "server_process"]
+__all__ = ["TRANSPORTS", "Pair", "ServerProcess", "TransportName", "pair", "server_process"]
 
 TransportName = Literal["stream", "rdma-memory", "tcp"]
 TRANSPORTS: Final[tuple[TransportName, ...]] = ("stream", "rdma-memory", "tcp")
@@ -64,6 +64,14 @@ class Pair:
     def client_probe(self) -> Probe:
         """The probe of the first client."""
         return self.client_probes[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProcess:
+    """A server in a process of its own."""
+
+    url: str
+    pid: int
 
 
 @asynccontextmanager
@@ -101,10 +109,10 @@ async def pair(
         if transport == "tcp":
             if isinstance(store, Store):
                 raise ValueError("a store of this process cannot be served by another one")
-            found.url = await stack.enter_async_context(server_process(None if store == "memory" else Path(store)))
-            targets: Sequence[str] = [found.url] * clients
-            for index, url in enumerate(targets):
-                client = open_one(url, env=world.env(f"client{index}"), probe=probes[index])
+            process = await stack.enter_async_context(server_process(None if store == "memory" else Path(store)))
+            found.url = process.url
+            for index in range(clients):
+                client = open_one(process.url, env=world.env(f"client{index}"), probe=probes[index])
                 found.clients.append(await stack.enter_async_context(client))
             yield found
             return
@@ -151,10 +159,10 @@ async def _quiet_nursery() -> AsyncIterator[trio.Nursery]:
 
 
 @asynccontextmanager
-async def server_process(folder: Path | None) -> AsyncIterator[str]:
+async def server_process(folder: Path | None) -> AsyncIterator[ServerProcess]:
     """Run `netfs serve` in a process of its own for the length of a block. folder: None for an empty store in memory.
 
-    Returns: its URL. Raises: OSError with what the server said when it does not start.
+    Raises: OSError with what the server said when it does not start.
     Cancellation: the process is ended all the same.
     """
     what = ["--memory"] if folder is None else [os.fspath(folder)]
@@ -173,7 +181,7 @@ async def server_process(folder: Path | None) -> AsyncIterator[str]:
             process.terminate()
             said = (await process.stderr.receive_some(4096)).decode(errors="replace").strip()
             raise OSError(errno.ECONNREFUSED, said or "the server did not start in time", " ".join(what))
-        yield str(json.loads(line)["url"])
+        yield ServerProcess(str(json.loads(line)["url"]), process.pid)
     finally:
         process.terminate()
         with trio.move_on_after(STOP_TIMEOUT_S, shield=True):

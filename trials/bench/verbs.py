@@ -1,0 +1,100 @@
+"""Trio shell. Figures of the bare verbs device: `verbs.*`, two queue pairs of one memory fabric, post and poll in one thread.
+
+Small operations have no physical limit and stand against a fixed loop of Python calls; large ones stand against memcpy, over
+registered memory that rotates through more than 64 MiB on both sides. Owns what it maps and registers.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+import trio
+
+from transport.rdma.cq import CQ
+from transport.rdma.enums import Access, Opcode
+from transport.rdma.memory_fabric import MemoryFabric, connect_pair
+from transport.rdma.mr import MR
+from transport.rdma.qp import QP, QPCap, QPInit
+from transport.rdma.sge import SGE
+from transport.rdma.wr import RecvWR, SendWR
+from trials.bench.figure import Figure, Pairing
+from trials.bench.limits import MB, memcpy_mb_s, py_loop_per_s, rotating, timed
+
+__all__ = ["FIGURES"]
+
+ALL: Final = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ
+SMALL: Final = 64
+SMALL_COUNT: Final = 20_000
+BLOCK: Final = 1 << 20
+BLOCK_COUNT: Final = 192
+SIGNALED: Final = 2
+
+
+class _Side:
+    """One end: a queue pair, its completion queue, one region."""
+
+    def __init__(self, fabric: MemoryFabric, name: str, blocks: list[memoryview]) -> None:
+        pd = fabric.add_device(name).open().alloc_pd()
+        self.cq: CQ = pd.context.create_cq(256)
+        self.qp: QP = pd.create_qp(QPInit(self.cq, self.cq, QPCap(64, 64)))
+        self.mr: MR = pd.reg_mr(blocks, ALL)
+
+
+def _writes_64b(ours: _Side, theirs: _Side) -> float:
+    sge = SGE(ours.mr.iova, SMALL, ours.mr.lkey)
+    with timed() as clock:
+        for index in range(SMALL_COUNT):
+            ours.qp.post_send(SendWR(index, Opcode.WRITE, [sge], SIGNALED, theirs.mr.iova, theirs.mr.rkey))
+            assert ours.cq.poll(1)[0].status == 0
+    return SMALL_COUNT / clock.seconds
+
+
+def _sends(ours: _Side, theirs: _Side) -> float:
+    source = SGE(ours.mr.iova, SMALL, ours.mr.lkey)
+    target = SGE(theirs.mr.iova, SMALL, theirs.mr.lkey)
+    with timed() as clock:
+        for index in range(SMALL_COUNT):
+            theirs.qp.post_recv(RecvWR(index, [target]))
+            ours.qp.post_send(SendWR(index, Opcode.SEND, [source]))
+            assert ours.cq.poll(1)[0].status == 0
+            assert theirs.cq.poll(1)[0].status == 0
+    return SMALL_COUNT / clock.seconds
+
+
+def _blocks(opcode: Opcode, ours: _Side, theirs: _Side) -> float:
+    count = ours.mr.length // BLOCK
+    with timed() as clock:
+        for index in range(BLOCK_COUNT):
+            off = index % count * BLOCK
+            sge = SGE(ours.mr.iova + off, BLOCK, ours.mr.lkey)
+            ours.qp.post_send(SendWR(index, opcode, [sge], SIGNALED, theirs.mr.iova + off, theirs.mr.rkey))
+            assert ours.cq.poll(1)[0].status == 0
+    return BLOCK_COUNT * BLOCK / clock.seconds / MB
+
+
+@asynccontextmanager
+async def _pairing(block: int, run: Callable[[_Side, _Side], float]) -> AsyncIterator[Pairing]:
+    left, right = rotating(block), rotating(block)
+    fabric = MemoryFabric()
+    ours, theirs = _Side(fabric, "a", left), _Side(fabric, "b", right)
+    connect_pair(ours.qp, theirs.qp, ALL, ALL)
+
+    async def value() -> float:
+        await trio.lowlevel.checkpoint()
+        return run(ours, theirs)
+
+    async def limit() -> float:
+        await trio.lowlevel.checkpoint()
+        return memcpy_mb_s(left, right) if block == BLOCK else py_loop_per_s()
+
+    yield Pairing(value, limit)
+
+
+PAGE: Final = 1 << 16
+FIGURES: Final = (
+    Figure("verbs.write_64b", "WRITEs/s", "py_loop", 0.003, partial(_pairing, PAGE, _writes_64b)),
+    Figure("verbs.send_recv", "pairs/s", "py_loop", 0.002, partial(_pairing, PAGE, _sends)),
+    Figure("verbs.write_1m", "MB/s", "memcpy", 0.70, partial(_pairing, BLOCK, partial(_blocks, Opcode.WRITE))),
+    Figure("verbs.read_1m", "MB/s", "memcpy", 0.70, partial(_pairing, BLOCK, partial(_blocks, Opcode.READ))),
+)
