@@ -114,9 +114,11 @@ class Host:
 
     def write(self, data: bytes | memoryview) -> None:
         """Write to standard output at once. Raises: OutputClosed when its reader has gone, CommandError when it fails."""
-        sys.stdout.flush()
         rest = memoryview(data)
         try:
+            if sys.stdout is None:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            sys.stdout.flush()
             while len(rest) > 0:
                 rest = rest[os.write(sys.stdout.fileno(), rest) :]
         except BrokenPipeError:
@@ -126,7 +128,8 @@ class Host:
 
     def note(self, message: str) -> None:
         """Say something on standard error that is neither the result nor an error."""
-        print(message, file=sys.stderr, flush=True)  # noqa: T201
+        if sys.stderr is not None:
+            print(message, file=sys.stderr, flush=True)  # noqa: T201
 
     def warn(self, message: str) -> None:
         """Say on standard error that something was left out; the command goes on."""
@@ -139,7 +142,7 @@ class Host:
     @property
     def interactive(self) -> bool:
         """Whether somebody watches standard error."""
-        return sys.stderr.isatty() and not self.json
+        return sys.stderr is not None and sys.stderr.isatty() and not self.json
 
     def console(self) -> "Console":
         """Return a rich console on standard output, for tables; as wide as the terminal, or 100 columns."""

@@ -75,7 +75,8 @@ def run(app: App, host: Host, arguments: Sequence[str]) -> int:
     """Run one command line. Returns: the exit code; every failure has been told in one line on standard error."""
     try:
         result = app.meta(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 - the outermost frame: nothing may leave it but an exit code
         if host.debug:
             traceback.print_exc()
@@ -122,6 +123,9 @@ def main() -> None:
         signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGTERM, terminate)
-    app, host = build(entry_points(group=GROUP), sys.argv[1:])
-    code = run(app, host, sys.argv[1:])
+    try:
+        app, host = build(entry_points(group=GROUP), sys.argv[1:])
+        code = run(app, host, sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
     sys.exit(128 + signal.SIGTERM if terminated and code == 128 + signal.SIGINT else code)
