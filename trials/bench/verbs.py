@@ -93,8 +93,8 @@ async def _pairing(block: int, run: Callable[[_Side, _Side], float]) -> AsyncIte
 
 PAGE: Final = 1 << 16
 FIGURES: Final = (
-    Figure("verbs.write_64b", "WRITEs/s", "py_loop", 0.003, partial(_pairing, PAGE, _writes_64b)),
-    Figure("verbs.send_recv", "pairs/s", "py_loop", 0.002, partial(_pairing, PAGE, _sends)),
+    Figure("verbs.write_64b", "WRITEs/s", "py_loop", 0.0035, partial(_pairing, PAGE, _writes_64b)),
+    Figure("verbs.send_recv", "pairs/s", "py_loop", 0.0024, partial(_pairing, PAGE, _sends)),
     Figure("verbs.write_1m", "MB/s", "memcpy", 0.70, partial(_pairing, BLOCK, partial(_blocks, Opcode.WRITE))),
     Figure("verbs.read_1m", "MB/s", "memcpy", 0.70, partial(_pairing, BLOCK, partial(_blocks, Opcode.READ))),
 )
