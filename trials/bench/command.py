@@ -17,7 +17,7 @@ from trials.bench.figure import Figure, Result, measure
 
 __all__ = ["figures", "run_bench"]
 
-ROOMS: Final = ("wire", "rdma", "memory", "iov")
+ROOMS: Final = ("wire", "rdma", "verbs", "memory", "iov")
 
 
 def figures() -> list[Figure]:
