@@ -2,6 +2,8 @@
 
 import errno
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,11 +12,17 @@ import pytest
 from iov.copy_iter import copy_to_iter
 from iov.extract import extract_segments
 from iov.iov_iter import Direction, IovIter
+from iov.probe import Probe
 from servers.stores.base import Lent, Store
+from servers.stores.directory import DirectoryStore
+from servers.stores.memory import MemoryStore
 from transport.base import FileRange
 from transport.messages import Handle
 
 MIB = 1 << 20
+MEMORY = "/dev/shm"
+KINDS = ("memory", "folder", "sleeping")
+"""A folder's store comes as one that never sleeps, without a disk to wait for, and as one that says it does, on memory."""
 
 
 @contextmanager
@@ -79,3 +87,22 @@ def names(store: Store, handle: Handle, step: int = 1000) -> list[str]:
 
 def source(data: bytes) -> IovIter:
     return IovIter.ubuf(Direction.SOURCE, data)
+
+
+@contextmanager
+def opened(kind: str, probe: Probe) -> Iterator[Store]:
+    """Open a store of a kind over nothing; at the end it is closed, which asserts that nothing is lent."""
+    if kind == "memory":
+        store: Store = MemoryStore(probe)
+        yield store
+        store.close()
+        return
+    if sys.platform != "linux":
+        pytest.skip("the directory store needs Linux")
+    in_memory = kind == "sleeping" and os.access(MEMORY, os.W_OK)
+    with tempfile.TemporaryDirectory(dir=MEMORY if in_memory else None) as folder_name:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("servers.stores.directory.is_memory", lambda _: kind == "folder")
+            store = DirectoryStore(folder_name, probe)
+        yield store
+        store.close()

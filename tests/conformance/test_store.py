@@ -1,19 +1,13 @@
 """The store suite over every store; what only a real folder has; random operations against the kernel's own answers."""
 
-import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from iov.probe import Probe
 from servers.stores.base import Store
-from servers.stores.directory import DirectoryStore
-from servers.stores.memory import MemoryStore
 from tests.conformance import store_suite, store_suite_names
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="the directory store needs Linux")
-KINDS = ["memory", pytest.param("disk", marks=linux), pytest.param("tmpfs", marks=linux)]
-
+from tests.conformance.store_words import KINDS, opened
 
 Check = Callable[[Store], None]
 FOUND = [*vars(store_suite).items(), *vars(store_suite_names).items()]
@@ -27,17 +21,8 @@ def probe() -> Probe:
 
 @pytest.fixture(params=KINDS)
 def store(request: pytest.FixtureRequest, probe: Probe) -> Iterator[Store]:
-    made: Store
-    match request.param:
-        case "memory":
-            made = MemoryStore(probe)
-        case "disk":
-            made = DirectoryStore(request.getfixturevalue("tmp_path"), probe)
-        case _:
-            made = DirectoryStore(request.getfixturevalue("memory_folder"), probe)
-            assert not made.blocking
-    yield made
-    made.close()  # asserts that nothing is lent
+    with opened(request.param, probe) as made:
+        yield made
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))

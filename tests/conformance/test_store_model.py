@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -12,10 +11,7 @@ from hypothesis import strategies as st
 
 from iov.probe import Probe
 from servers.stores.base import Store
-from servers.stores.directory import DirectoryStore
-from servers.stores.memory import MemoryStore
-from tests.conformance.store_words import get, put
-from tests.conformance.test_store import KINDS
+from tests.conformance.store_words import KINDS, get, opened, put
 from transport.messages import FileType, Handle, Setattr
 
 PATHS = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map("/".join)
@@ -166,15 +162,9 @@ def tree(side: OnStore | OnKernel, paths: list[str]) -> object:
 @settings(max_examples=60, deadline=None)
 @given(script=st.lists(rows(), min_size=1, max_size=25))
 def test_results_are_the_kernels(kind: str, script: list[Row]) -> None:
-    folders = [Path(tempfile.mkdtemp(dir="/dev/shm" if kind == "tmpfs" else None)) for _ in range(2)]
-    store: Store = MemoryStore(Probe()) if kind == "memory" else DirectoryStore(folders[0], Probe())
-    ours, theirs = OnStore(store), OnKernel(folders[1])
-    try:
+    with opened(kind, Probe()) as store, tempfile.TemporaryDirectory() as kernels:
+        ours, theirs = OnStore(store), OnKernel(Path(kernels))
         for row in [("mkdir", "a"), ("create", "b", True), *script]:
             assert outcome(ours, row) == outcome(theirs, row), row
         every = [f"{x}{y}{z}" for x in "abc" for y in ("", "/a", "/b", "/c") for z in ("", "/a", "/b", "/c")]
         assert tree(ours, every) == tree(theirs, every)
-        store.close()
-    finally:
-        for folder in folders:
-            shutil.rmtree(folder)

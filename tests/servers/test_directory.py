@@ -18,6 +18,12 @@ from transport.messages import FileType, Handle, Setattr, Step, StepKind
 pytestmark = pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="the directory store needs Linux")
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test waits for a disk."""
+    monkeypatch.setattr("servers.stores.directory.is_memory", lambda _: True)
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     path = tmp_path / "export"
@@ -300,43 +306,6 @@ def test_threads_in_one_folder(store: DirectoryStore) -> None:
         for done in [pool.submit(work, me) for me in range(6)]:
             done.result()
     assert names(store, top(store)) and len(names(store, top(store))) == 30
-
-
-def test_what_the_page_cache_holds_is_read_without_sleeping(store: DirectoryStore) -> None:
-    if not store.blocking:
-        pytest.skip("the test folder lives in memory")
-    file = new(store, data=b"x" * 10_000)
-    lent = store.try_read_source(file, 0, 4096)
-    if lent is None:
-        pytest.skip("this filesystem knows no RWF_NOWAIT")
-    assert (lent.length, lent.eof) == (4096, False)
-    assert lent.release is not None
-    lent.release()
-    tail = store.try_read_source(file, 8192, 4096)
-    assert tail is not None and tail.release is not None
-    assert (tail.length, tail.eof) == (1808, True)
-    tail.release()
-    store._tree._files.drop(file)
-    assert store.try_read_source(file, 0, 4096) is None
-
-
-def test_page_cache_that_ends_early_is_not_the_end_of_the_file(store: DirectoryStore) -> None:
-    if not store.blocking:
-        pytest.skip("the test folder lives in memory")
-    file = new(store, data=b"x" * (1 << 20))
-    store.commit(file)
-    held = store._tree.opened(file)
-    assert held is not None
-    os.posix_fadvise(held.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.posix_fadvise(held.fd, 0, 0, os.POSIX_FADV_RANDOM)
-    os.pread(held.fd, 4096, 0)
-    store._tree.let_go(held)
-    lent = store.try_read_source(file, 0, 1 << 20)
-    if lent is not None:  # the kernel kept the pages after all
-        assert lent.length == 1 << 20
-        assert lent.release is not None
-        lent.release()
-    assert len(get(store, file)) == 1 << 20
 
 
 def test_walk_that_met_half_a_rename_is_repeated(home: Path, store: DirectoryStore) -> None:

@@ -4,7 +4,6 @@ import errno
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -16,9 +15,8 @@ from iov.iov_iter import IovIter
 from iov.probe import Probe
 from servers.dispatch import Dispatcher
 from servers.stores.base import RECORD_MAX, Lent, Store
-from servers.stores.directory import DirectoryStore
 from servers.stores.memory import MemoryStore
-from tests.conformance.test_store import KINDS
+from tests.conformance.store_words import KINDS, opened
 from transport.base import Landing, Limits, Reply
 from transport.codec import encode_reply
 from transport.env import Env, system_env
@@ -81,18 +79,14 @@ class Broken(MemoryStore):
 
 
 @pytest.fixture(params=[*KINDS, "slow"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    match request.param:
-        case "memory":
-            made: Store = MemoryStore(Probe())
-        case "slow":
-            made = Slow(Probe())
-        case "disk":
-            made = DirectoryStore(tmp_path, Probe())
-        case _:
-            made = DirectoryStore(request.getfixturevalue("memory_folder"), Probe())
-    yield made
-    made.close()
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    if request.param == "slow":
+        slow = Slow(Probe())
+        yield slow
+        slow.close()
+    else:
+        with opened(request.param, Probe()) as made:
+            yield made
 
 
 class Side:

@@ -1,9 +1,6 @@
 """Anything a message can say, said to a server: every answer is a reply, none of them a defect of ours, nothing stays lent."""
 
 import errno
-import shutil
-import tempfile
-from pathlib import Path
 
 import pytest
 import trio
@@ -12,10 +9,7 @@ from hypothesis import strategies as st
 
 from iov.probe import Probe
 from servers.dispatch import Dispatcher
-from servers.stores.base import Store
-from servers.stores.directory import DirectoryStore
-from servers.stores.memory import MemoryStore
-from tests.conformance.test_store import KINDS
+from tests.conformance.store_words import KINDS, opened
 from transport.base import Reply
 from transport.env import system_env
 from transport.messages import (
@@ -137,10 +131,5 @@ def test_whatever_a_message_says(kind: str, script: list[tuple[Request, int | No
             await say(dispatcher, real(request, handles), payload)
         dispatcher.closed()
 
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm" if kind == "tmpfs" else None))
-    store: Store = MemoryStore(Probe()) if kind == "memory" else DirectoryStore(folder, Probe())
-    try:
+    with opened(kind, Probe()) as store:
         trio.run(talk)
-        store.close()
-    finally:
-        shutil.rmtree(folder)

@@ -15,6 +15,12 @@ from transport.messages import Handle, Setattr, Step, StepKind
 pytestmark = pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="the directory store needs Linux")
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test waits for a disk."""
+    monkeypatch.setattr("servers.stores.directory.is_memory", lambda _: True)
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     path = tmp_path / "export"
