@@ -105,7 +105,9 @@ async def write_and_read(row: Row, sample: Sample, p: Pair, buffer: memoryview) 
     p.client.drop_caches()
     started = trio.current_time()
     async with await p.client.open(NAME, "r", direct=direct) as file:
-        count = await file.preadv([buffer[:length]], 0)
+        count = 0
+        while part := await file.preadv([buffer[count:length]], count):
+            count += part  # short where a later part failed; the next read raises that error
     read_s, read_copied = trio.current_time() - started, probe.copied_bytes - wrote_copied
     theirs = p.server_probe.work_requests if p.server_probe is not None else 0
     return replace(

@@ -91,7 +91,14 @@ class _RemoteSource(Source):
     async def read_into(self, view: memoryview, pos: int) -> int:
         with failing(Exit.REMOTE, str(self._opened.place)):
             file = await self._opened.file()
-            return await file.preadv([view], pos) if len(view) > 0 else 0
+            done = 0
+            while done < len(view):
+                # Short may also mean that a later part failed; then the next read tells why.
+                count = await file.preadv([view[done:]], pos + done)
+                if count == 0:
+                    break
+                done += count
+            return done
 
     async def aclose(self) -> None:
         with failing(Exit.REMOTE, str(self._opened.place)):
