@@ -31,12 +31,14 @@ class LoopCall:
     source: IovIter | None
     dest: IovIter | None
     withdrawn: bool = False
+    ended: bool = False
 
     def abandon(self) -> None:
         if not self.transport.stubborn:
             self.withdrawn = True
 
     def end(self, outcome: Outcome) -> None:
+        self.ended = True
         self.transport.in_flight -= 1
         self.done(outcome)
 
