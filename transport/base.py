@@ -7,7 +7,8 @@ is a `Reply` (its `status` is 0 or the errno the server answered) or a `Transpor
 to end it early: not yet sent, it is withdrawn without effect; reply pending on a socket, the payload goes to an
 `ITER_DISCARD`; RDMA posted, the memory is fenced first. `done` follows, with `ECANCELED`, or with the reply if that was faster.
 `call()` is the same as a coroutine. The cursors of lent iterators, landings and reply sources included, are not moved. A payload
-longer than the `dest` is a protocol error of the server; a shorter one is a short read. At most `limits.credits` calls are on the wire; further ones wait in order inside the transport.
+longer than the `dest` is a protocol error of the server; a shorter one is a short read. At most `limits.credits` calls are on
+the wire; further ones wait in order inside the transport.
 
 Server side. When a request header with payload has been parsed, `admit(request, length)` picks the landing memory at once
 (the memory store's own pages, a pool of the directory store) or refuses with an errno; a refused payload is discarded and the
