@@ -1,4 +1,4 @@
-"""The bench: figures have names, limits and ratios; the ratio is the median of neighbours; the command prints what scripts read."""
+"""The bench: figures have names, limits and ratios, the median of neighbours; the command prints what scripts read."""
 
 import json
 import os
