@@ -105,9 +105,12 @@ class ClientEnd(End):
     def submit(self, call: _Call) -> None:
         """Post a call, or queue it behind those that wait.
 
-        Raises: ValueError for a payload the limits or the operation do not allow.
+        Raises: ValueError for a payload the limits or the operation do not allow; OSError(EFAULT) for a device's memory.
         """
         limits = self.limits
+        for it in (call.source, call.dest):
+            if it is not None:
+                it.refuse_device_memory()
         if call.source is not None:
             if call.op not in REQUEST_PAYLOAD or call.source.count > limits.max_payload:
                 raise ValueError(f"{call.op.name} with {call.source.count} bytes of payload")

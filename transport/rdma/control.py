@@ -69,6 +69,7 @@ class Rule:
         if flight is None:
             return  # flushed in the meantime
         requester.moved = flight.moved
+        flight.status = 0  # no longer one of the outstanding reads
         if status is None:
             status = HANDLERS[wr.opcode](requester, wr) if wr.opcode in READS else 0
         requester.answered(flight, status)
