@@ -22,10 +22,10 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from iov.address import address_of, overlap
+from iov.address import address_of
+from iov.boundary import check_bvecs, check_count, check_views
 from iov.bvec import PAGE_SIZE, BioVec, Buffer, BvecNode, BvecQueue, byte_view
 from iov.debug import debugging
-from iov.device_memory import ReleasedMemory
 from iov.fault import FaultModel
 from iov.folio import FolioQueue, XArray
 
@@ -74,7 +74,7 @@ class IterState:
 class IovIter:
     """A cursor over memory. Build one with a class method named after its type."""
 
-    __slots__ = ("count", "direction", "faults", "idx", "iter_type", "mem", "node", "off", "views", "xarray")
+    __slots__ = ("count", "direction", "faults", "idx", "iter_type", "mem", "node", "off", "on_device", "views", "xarray")
 
     iter_type: IterType
     direction: Direction
@@ -86,6 +86,7 @@ class IovIter:
     off: int
     xarray: XArray | None
     faults: FaultModel | None
+    on_device: bool
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class IovIter:
         off: int = 0,
         xarray: XArray | None = None,
         faults: FaultModel | None = None,
+        on_device: bool = False,
     ) -> None:
         self.iter_type = iter_type
         self.direction = direction
@@ -110,6 +112,7 @@ class IovIter:
         self.off = off
         self.xarray = xarray
         self.faults = faults
+        self.on_device = on_device
 
     @classmethod
     def ubuf(cls, direction: Direction, buffer: Buffer) -> "IovIter":
@@ -133,7 +136,7 @@ class IovIter:
             return cls.ubuf(direction, views[0])
         if len(views) > UIO_MAXIOV:
             raise OSError(errno.EINVAL, f"{len(views)} vectors, the limit is {UIO_MAXIOV}")
-        return cls(_IOVEC, direction, _check_views(direction, views), None, views)
+        return cls(_IOVEC, direction, check_views(not direction, views), None, views)
 
     @classmethod
     def kvec(cls, direction: Direction, buffers: Iterable[Buffer]) -> "IovIter":
@@ -142,7 +145,7 @@ class IovIter:
         Raises: as `iovec`, but any number will do.
         """
         views = [byte_view(buffer) for buffer in buffers]
-        return cls(_KVEC, direction, _check_views(direction, views), None, views)
+        return cls(_KVEC, direction, check_views(not direction, views), None, views)
 
     @classmethod
     def bvec(cls, direction: Direction, bvecs: Iterable[BioVec], count: int | None = None) -> "IovIter":
@@ -151,8 +154,8 @@ class IovIter:
         Raises: TypeError for read-only memory as DEST; ValueError when destinations overlap or `count` is not in them.
         """
         node = BvecNode(list(bvecs))
-        _check_bvecs(direction, [node])
-        return cls(_BVEC, direction, _check_count(count, node.length), None, None, node)
+        on_device = check_bvecs(not direction, [node])
+        return cls(_BVEC, direction, check_count(count, node.length), None, None, node, on_device=on_device)
 
     @classmethod
     def bvecq(cls, direction: Direction, queue: BvecQueue, count: int | None = None) -> "IovIter":
@@ -171,9 +174,10 @@ class IovIter:
     @classmethod
     def _chain(cls, iter_type: IterType, direction: Direction, queue: BvecQueue, count: int | None) -> "IovIter":
         nodes = list(queue)
-        _check_bvecs(direction, nodes)
+        on_device = check_bvecs(not direction, nodes)
         head = queue.head if queue.head is not None else queue.append_node(BvecNode([]))
-        return cls(iter_type, direction, _check_count(count, sum(node.length for node in nodes)), None, None, head)
+        count = check_count(count, sum(node.length for node in nodes))
+        return cls(iter_type, direction, count, None, None, head, on_device=on_device)
 
     @classmethod
     def xarray_range(cls, direction: Direction, xarray: XArray, pos: int, count: int) -> "IovIter":
@@ -205,6 +209,7 @@ class IovIter:
             self.off,
             self.xarray,
             self.faults,
+            self.on_device,
         )
 
     def save_state(self) -> IterState:
@@ -224,6 +229,14 @@ class IovIter:
         if self.mem is not None:
             return self.mem
         return self.views if self.views is not None else self.xarray
+
+    def refuse_device_memory(self) -> None:
+        """Check, at the boundary, that the processor can touch all there was when the iterator was made.
+
+        Raises: OSError(EFAULT).
+        """
+        if self.on_device:
+            raise OSError(errno.EFAULT, "a device's memory has no CPU mapping: map it for a device, or bounce it (iov.bounce)")
 
     @property
     def user_backed(self) -> bool:
@@ -435,45 +448,3 @@ def _span(it: IovIter, max_segs: int) -> int:
             off = 0
         node, idx = node.next, 0
     return total
-
-
-def _check_views(direction: Direction, views: list[memoryview]) -> int:
-    if direction is not _SOURCE:
-        for view in views:
-            if view.readonly:
-                raise TypeError("a read-only buffer cannot be a destination")
-        if overlap(views):
-            raise ValueError("destination segments overlap")
-    return sum(map(len, views))
-
-
-def _check_bvecs(direction: Direction, nodes: list[BvecNode]) -> None:
-    spans: list[tuple[int, int, int]] = []
-    for node in nodes:
-        if node.gap:
-            if direction is _SOURCE:
-                raise ValueError("a gap holds nothing to copy from")
-            continue
-        for bvec in node.bvecs:
-            memory = bvec.memory
-            if isinstance(memory, ReleasedMemory):
-                raise ValueError("use after release: a node of the chain was released")
-            if bvec.off + bvec.length > len(memory):
-                raise ValueError("a bvec reaches past its memory")
-            if direction is not _SOURCE:
-                if memory.readonly:
-                    raise TypeError("a read-only buffer cannot be a destination")
-                spans.append((id(memory), bvec.off, bvec.length))
-    if len(spans) > 1:
-        spans.sort()
-        for (first, off, length), (second, start, _) in itertools.pairwise(spans):
-            if first == second and off + length > start:
-                raise ValueError("destination segments overlap")
-
-
-def _check_count(count: int | None, length: int) -> int:
-    if count is None:
-        return length
-    if not 0 <= count <= length:
-        raise ValueError(f"{count} bytes of memory that has {length}")
-    return count

@@ -149,10 +149,12 @@ class ClientConnection:
     def submit(self, request: Request, done: Done, source: IovIter | None, dest: IovIter | None) -> Call:
         """Queue a call. On a connection that is over, or for a body that is too long, `done` is called at once.
 
-        Raises: ValueError for a payload the limits or the operation do not allow.
+        Raises: ValueError for a payload the limits or the operation do not allow; OSError(EFAULT) for a device's memory.
         """
         body = encode_request(request)
         op = request.op
+        if dest is not None:
+            dest.refuse_device_memory()
         payload: list[memoryview] | None = None
         length = 0
         if source is not None and source.count:
