@@ -1,8 +1,8 @@
 """Sans-IO. Is a file's plaintext in what a server stores? Telling windows of the file, and a search for them.
 
-A window is 64 bytes of the file that hardly occur elsewhere by chance: many different byte values. The search looks through chunks
-of anything (files, streams of a store, records) and also across the seams between the chunks of one stream. Owns no memory; it
-searches what it is lent.
+A window is 64 bytes of the file that hardly occur elsewhere by chance: many different byte values. The search looks through
+chunks of anything (files, streams of a store, records) and across the seams between the chunks of one stream. Owns no memory;
+it searches what it is lent.
 """
 
 from collections.abc import Iterable
