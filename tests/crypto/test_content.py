@@ -99,6 +99,15 @@ def test_any_pieces(length: int, source_cuts: list[int], dest_cuts: list[int], s
     assert it.count == 0
 
 
+def test_padding_is_zeros_in_a_stage_used_before() -> None:
+    box = cipher()
+    for length in (B, 10):
+        data = b"p" * length
+        area, entries = area_for(1), bytearray(32)
+        box.seal(IovIter.kvec(Direction.SOURCE, cut(data, [5])), area, 0, 1, os.urandom(12), entries)
+    assert opened(area, entries, 0, 1, B) == data.ljust(B, b"\0")
+
+
 def test_contiguous_blocks_are_not_staged() -> None:
     data = os.urandom(4 * B)
     box = cipher()
