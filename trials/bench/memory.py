@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import trio
 
@@ -48,12 +48,13 @@ async def _work(url: str) -> None:
 
 
 def _own_peak_mb() -> float:
-    unit = 1024 if sys.platform == "linux" else 1
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    # What getrusage tells begins, on Linux, with the peak of the process that started this one.
+    peak = _peak_mb_of("self")
+    return peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def _peak_mb_of(pid: int) -> float:
-    """Return the peak of another process, where the system tells it."""
+def _peak_mb_of(pid: int | Literal["self"]) -> float:
+    """Return the peak of a process, 0 where the system does not tell it."""
     try:
         status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
     except OSError:
