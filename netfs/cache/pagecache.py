@@ -110,9 +110,10 @@ class PageCache:
         index = folio.pos // mapping.folio_size
         del mapping.folios[index]
         del self._lru[folio]
-        folio.cleaned()
-        folio.committed()
-        self.update(folio)
+        if folio.dirty or folio.unstable:
+            folio.cleaned()
+            folio.committed()
+            self.update(folio)
         self.used_bytes -= folio.size
         if not folio.pins:
             # One who waits for it may still look at the memory once; it is then left to the garbage collector.

@@ -282,8 +282,9 @@ class Client:
         finally:
             with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
                 await self.transport.aclose()
-        self._pool.close()
-        self._volume.close()
+            # With the connection every call has ended, so that nothing may be lent any more, also after a cancellation.
+            self._pool.close()
+            self._volume.close()
         if failed is not None:
             raise failed
 

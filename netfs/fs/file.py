@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["File", "OpenMode", "parse_mode"]
 
 MAX_POS: Final = (1 << 63) - 1
-READ_ALL_CHUNK: Final = 1 << 20
+READ_ON_CHUNK: Final = 1 << 20
 _DEST = Direction.DEST
 
 
@@ -97,8 +97,9 @@ class File:
         Raises: OSError. Cancellation: no effect.
         """
         at = self._pos if pos is None else pos
-        if n < 0:
-            data = await self._read_all(at)
+        if n < 0 or n > max(self.size - at, READ_ON_CHUNK):
+            # No buffer is made for bytes that are not there.
+            data = await self._read_on(at, MAX_POS if n < 0 else n)
         else:
             data = await self._read_bytes(n, at)
         if pos is None:
@@ -121,10 +122,13 @@ class File:
         self._inode.probe.copied(done)
         return bytes(buffer[:done])  # door: File.read returns bytes
 
-    async def _read_all(self, pos: int) -> bytes:
-        data = await self._read_bytes(max(self.size - pos, 1), pos)
+    async def _read_on(self, pos: int, limit: int) -> bytes:
+        data = await self._read_bytes(min(limit, max(self.size - pos, 1)), pos)
         # The end is where a read says so: the file may have grown, or be larger than its size said.
-        while data and (rest := await self._read_bytes(READ_ALL_CHUNK, pos + len(data))):
+        while data and len(data) < limit:
+            rest = await self._read_bytes(min(limit - len(data), READ_ON_CHUNK), pos + len(data))
+            if not rest:
+                break
             data += rest
         return data
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import netfs
 from iov.iov_iter import Direction, IovIter
@@ -147,6 +148,24 @@ async def test_closing_sends_what_is_dirty_and_tells_what_failed() -> None:
             await file.write(b"lost")
             transport.fault = lambda request: 0 if isinstance(request, Write) else None
     assert (caught.value.errno, caught.value.filename) == (errno.EIO, "/f")
+    store.close()
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_a_cancelled_client_gives_everything_back(direct: bool) -> None:
+    store = MemoryStore(Probe())
+    async with serve(store) as serving:
+        with trio.CancelScope() as scope:
+            async with netfs.open_client(f"netfs://{serving.address}", wsize=1 << 12) as client:
+                async with await client.open("/f", "w+", direct=direct) as file:
+                    await file.write(bytes(1 << 20))
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(file.pwritev, [bytes(1 << 20)], 0)
+                        nursery.start_soon(file.preadv, [bytearray(1 << 20)], 0)
+                        await trio.testing.wait_all_tasks_blocked()
+                        scope.cancel()
+        assert scope.cancelled_caught
+        assert client._pool.leased == 0
     store.close()
 
 

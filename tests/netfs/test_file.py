@@ -39,6 +39,7 @@ async def test_position_moves_as_pythons_does(direct: bool) -> None:
             assert file.seek(-10, 2) == 4990
             assert await file.read(4) == DATA[4990:4994]
             assert await file.read() == DATA[4994:5000]
+            assert await file.read(1 << 50, pos=4000) == DATA[4000:5000]
             assert await file.read(10) == b""
             assert file.seek(100) == 100
             assert await file.read(3, pos=7) == DATA[7:10]
