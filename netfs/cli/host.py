@@ -6,10 +6,13 @@ Owns no memory.
 """
 
 import errno
+import functools
+import inspect
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING, NoReturn, Protocol
@@ -21,7 +24,7 @@ from netfs.cli.place import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["CommandError", "Exit", "Host", "OutputClosed", "Progress", "describe", "failing", "root_cause"]
+__all__ = ["CommandError", "Exit", "Host", "OutputClosed", "Progress", "Terminated", "describe", "failing", "root_cause"]
 
 
 class Exit(IntEnum):
@@ -46,6 +49,10 @@ class OutputClosed(Exception):
     """Nobody reads standard output any more (`netfs ls | head`); the program ends without a word."""
 
 
+class Terminated(Exception):
+    """The program was asked to end, and its command has cleaned up."""
+
+
 class Progress(Protocol):
     """The part of a progress bar that a command moves."""
 
@@ -68,6 +75,29 @@ class _Silent:
 
     def say(self, label: str) -> None:
         pass
+
+
+def _terminable(fn: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+    """Return `fn` such that a SIGTERM cancels it, as an interrupt does: a plain one would leave temporary files behind."""
+
+    @functools.wraps(fn)
+    async def run(*args: object, **kwargs: object) -> object:
+        import trio  # noqa: PLC0415 - the help needs no event loop
+
+        async def watch(scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
+            with trio.open_signal_receiver(signal.SIGTERM) as signals:
+                task_status.started()
+                async for _ in signals:
+                    scope.cancel()
+                    raise Terminated
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(functools.partial(watch, nursery.cancel_scope))
+            result = await fn(*args, **kwargs)
+            nursery.cancel_scope.cancel()
+        return result
+
+    return run
 
 
 class Host:
@@ -98,7 +128,8 @@ class Host:
             examples: whole command lines, shown below the help.
         """
         shown = "\n".join(["Examples:", *(f"  {line}" for line in examples)]) if examples else None
-        self.app.command(fn, name=name, help=help, usage=f"Usage: {usage}" if usage else None, help_epilogue=shown)
+        run = _terminable(fn) if inspect.iscoroutinefunction(fn) else fn
+        self.app.command(run, name=name, help=help, usage=f"Usage: {usage}" if usage else None, help_epilogue=shown)
 
     def emit(self, value: object, text: str | None = None) -> None:
         """Print the result: `value` as one line of JSON under --json, else `text` (nothing when None or empty)."""
@@ -201,7 +232,7 @@ def error_text(error: OSError) -> str:
 def root_cause(error: BaseException) -> BaseException:
     """Return the one error a person should hear of from a group: an interrupt before a told failure, that before the rest."""
     leaves = list(_leaves(error))
-    for kind in (KeyboardInterrupt, SystemExit, CommandError, OutputClosed, OSError):
+    for kind in (Terminated, KeyboardInterrupt, SystemExit, CommandError, OutputClosed, OSError):
         for leaf in leaves:
             if isinstance(leaf, kind):
                 return leaf

@@ -11,12 +11,11 @@ import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
-from types import FrameType
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from netfs.cli.host import CommandError, Exit, Host, OutputClosed, describe, root_cause
+from netfs.cli.host import CommandError, Exit, Host, OutputClosed, Terminated, describe, root_cause
 
 __all__ = ["GROUP", "build", "main", "run"]
 
@@ -94,6 +93,8 @@ def _ended(host: Host, error: BaseException) -> int:
             return Exit.USAGE
         case KeyboardInterrupt():
             return 128 + signal.SIGINT
+        case Terminated():
+            return 128 + signal.SIGTERM
         case OutputClosed() | BrokenPipeError():
             # What is still buffered has no reader either; give the interpreter's last flush somewhere to go.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -114,18 +115,9 @@ def _one_line(error: BaseException) -> str:
 
 def main() -> None:
     """Run the command line of this process and exit."""
-    terminated = False
-
-    def terminate(_signum: int, _frame: FrameType | None) -> None:
-        # Trio turns an interrupt into an orderly end in which commands clean up; a plain SIGTERM would leave temporary files.
-        nonlocal terminated
-        terminated = True
-        signal.raise_signal(signal.SIGINT)
-
-    signal.signal(signal.SIGTERM, terminate)
     try:
         app, host = build(entry_points(group=GROUP), sys.argv[1:])
         code = run(app, host, sys.argv[1:])
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
-    sys.exit(128 + signal.SIGTERM if terminated and code == 128 + signal.SIGINT else code)
+    sys.exit(code)
