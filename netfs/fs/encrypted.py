@@ -7,6 +7,7 @@ what was written here is laid over it. Without write intents, two clients that w
 between data and commit, can leave that block unreadable (EBADMSG), never wrong. Owns the pool of landing areas.
 """
 
+import contextlib
 import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -55,6 +56,8 @@ __all__ = ["DEFAULT_BLOCK_SIZE", "EncryptedOps", "EncryptedVolume"]
 DEFAULT_BLOCK_SIZE: Final = 1 << 14
 MAX_AREAS: Final = 16
 MAX_COMMIT_PAGES: Final = 256
+MAX_DIRTY_PAGES: Final = 4096
+"""Tag pages of one file held back for its next commit: 16 MiB, for 8 GiB of blocks of 16 KiB."""
 CANCEL_WAIT_S: Final = 10
 CONFLICTS: Final = 8
 """How often a commit is tried while other clients commit to the same file."""
@@ -129,6 +132,8 @@ class EncryptedOps(FileOps):
         """Load the tags of the range, unless they are there. Raises: OSError(EFBIG) for what no record can describe."""
         if rreq.start + rreq.length > MAX_PLAIN_SIZE:
             raise OSError(errno.EFBIG, "larger than an encrypted file can be")
+        if self._sealed.file.tree.dirty_count > self._volume.max_dirty_pages:
+            await self._relieve()
         first = rreq.start // self.block_size
         count = -(-rreq.length // self.block_size)
         if self._sealed.file.fetches(first, count):
@@ -199,6 +204,12 @@ class EncryptedOps(FileOps):
             if bad is not None and sealed.file.sealed == known:
                 raise bad
         raise OSError(errno.EAGAIN, "other clients are faster at changing the file")
+
+    async def _relieve(self) -> None:
+        """Commit what has been written so far, so that its tags need not all be held; what fails is the next commit's to tell."""
+        async with Turn(self._sealed):
+            with contextlib.suppress(OSError):
+                await self._store(self._inode.sizes.i_size, self._sealed.verifier)
 
     async def _boot(self) -> int:
         return (await ask(self._transport, Commit(self._sealed.handle), WriteReply)).verifier
@@ -332,6 +343,7 @@ class EncryptedVolume(Volume):
         self.rsize = rsize
         self.wsize = wsize
         self.log2bs = log2bs
+        self.max_dirty_pages = MAX_DIRTY_PAGES
         self.pool = BufferPool(probe, max(rsize, wsize), MAX_AREAS)
 
     def file_ops(self, inode: "Inode") -> EncryptedOps:

@@ -33,7 +33,8 @@ AHEAD_PAGES = 16
 class SealedFile:
     """One encrypted file of a client.
 
-    file: there once `loaded`. generation: the server's number of the record. writing: (first, end) of blocks on their way.
+    file: there once `loaded`. generation: the server's number of the record. verifier: of the boot that took
+    the last write. writing: (first, end) of blocks on their way.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class SealedFile:
         "loaded",
         "pool",
         "transport",
+        "verifier",
         "writing",
     )
 
@@ -62,6 +64,7 @@ class SealedFile:
         self.pool = pool
         self.generation = 0
         self.loaded = False
+        self.verifier = 0
         self.writing: list[tuple[int, int]] = []
         self._blocked: list[Callable[[], None]] = []
         self._busy = False

@@ -194,7 +194,7 @@ class SealedWrite(SealedCall):
             return
         sealed = self._sealed
         blocks = min(self.count, body.count // sealed.file.block_size)
-        self._subreq.verifier = body.verifier
+        self._subreq.verifier = sealed.verifier = body.verifier
         self._give_back()
 
         def tagged(error: Exception | None) -> None:

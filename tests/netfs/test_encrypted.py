@@ -240,6 +240,23 @@ def test_holes_ask_the_server_for_nothing() -> None:
     in_world(test)
 
 
+def test_tags_held_back_are_bounded() -> None:
+    async def test(world: World) -> None:
+        client = world.client(rsize=1 << 20)
+        client._volume.max_dirty_pages = 2  # type: ignore[attr-defined]
+        async with await client.open("/file", "w", direct=True) as file:
+            for n in range(12):
+                await file.pwritev([bytes([n + 1]) * (64 * BLOCK)], n * 64 * BLOCK)
+            log = client.transport.log  # type: ignore[attr-defined]
+            assert sum(isinstance(request, Transact) for request in log) >= 2
+            # What another client sees is the part that was committed, and whole.
+            seen = await get(world.client(), "/file")
+            assert seen and all(seen[at] == at // (64 * BLOCK) + 1 for at in range(0, len(seen), BLOCK))
+        assert len(await get(world.client(), "/file")) == 12 * 64 * BLOCK
+
+    in_world(test)
+
+
 def test_direct_io_copies_nothing_and_transforms_once() -> None:
     data = bytes(64 * BLOCK)
 
