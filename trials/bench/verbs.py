@@ -11,11 +11,8 @@ from typing import Final
 
 import trio
 
-from transport.rdma.cq import CQ
-from transport.rdma.enums import Access, Opcode
-from transport.rdma.memory_fabric import MemoryFabric, connect_pair
-from transport.rdma.mr import MR
-from transport.rdma.qp import QP, QPCap, QPInit
+from transport.rdma.enums import Opcode
+from transport.rdma.loopback import Loopback, Side
 from transport.rdma.sge import SGE
 from transport.rdma.wr import RecvWR, SendWR
 from trials.bench.figure import Figure, Pairing
@@ -23,7 +20,6 @@ from trials.bench.limits import MB, memcpy_mb_s, py_loop_per_s, rotating, timed
 
 __all__ = ["FIGURES"]
 
-ALL: Final = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ
 SMALL: Final = 64
 SMALL_COUNT: Final = 20_000
 BLOCK: Final = 1 << 20
@@ -31,17 +27,7 @@ BLOCK_COUNT: Final = 192
 SIGNALED: Final = 2
 
 
-class _Side:
-    """One end: a queue pair, its completion queue, one region."""
-
-    def __init__(self, fabric: MemoryFabric, name: str, blocks: list[memoryview]) -> None:
-        pd = fabric.add_device(name).open().alloc_pd()
-        self.cq: CQ = pd.context.create_cq(256)
-        self.qp: QP = pd.create_qp(QPInit(self.cq, self.cq, QPCap(64, 64)))
-        self.mr: MR = pd.reg_mr(blocks, ALL)
-
-
-def _writes_64b(ours: _Side, theirs: _Side) -> float:
+def _writes_64b(ours: Side, theirs: Side) -> float:
     sge = SGE(ours.mr.iova, SMALL, ours.mr.lkey)
     with timed() as clock:
         for index in range(SMALL_COUNT):
@@ -50,7 +36,7 @@ def _writes_64b(ours: _Side, theirs: _Side) -> float:
     return SMALL_COUNT / clock.seconds
 
 
-def _sends(ours: _Side, theirs: _Side) -> float:
+def _sends(ours: Side, theirs: Side) -> float:
     source = SGE(ours.mr.iova, SMALL, ours.mr.lkey)
     target = SGE(theirs.mr.iova, SMALL, theirs.mr.lkey)
     with timed() as clock:
@@ -62,7 +48,7 @@ def _sends(ours: _Side, theirs: _Side) -> float:
     return SMALL_COUNT / clock.seconds
 
 
-def _blocks(opcode: Opcode, ours: _Side, theirs: _Side) -> float:
+def _blocks(opcode: Opcode, ours: Side, theirs: Side) -> float:
     count = ours.mr.length // BLOCK
     with timed() as clock:
         for index in range(BLOCK_COUNT):
@@ -74,11 +60,10 @@ def _blocks(opcode: Opcode, ours: _Side, theirs: _Side) -> float:
 
 
 @asynccontextmanager
-async def _pairing(block: int, run: Callable[[_Side, _Side], float]) -> AsyncIterator[Pairing]:
+async def _pairing(block: int, run: Callable[[Side, Side], float]) -> AsyncIterator[Pairing]:
     left, right = rotating(block), rotating(block)
-    fabric = MemoryFabric()
-    ours, theirs = _Side(fabric, "a", left), _Side(fabric, "b", right)
-    connect_pair(ours.qp, theirs.qp, ALL, ALL)
+    pair = Loopback(blocks=(left, right))
+    ours, theirs = pair.a, pair.b
 
     async def value() -> float:
         await trio.lowlevel.checkpoint()
