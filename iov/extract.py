@@ -61,10 +61,11 @@ def extract_bvecs(it: IovIter, max_size: int, max_vecs: int, align_mask: int = 0
             raise OSError(errno.EINVAL, f"bytes {start} to {end} of a folio are not aligned to {align_mask + 1}")
         owner = memory.provider if isinstance(memory, DeviceMemory) else ""
         if provider is not None and owner != provider:
-            break
+            take_runs(it, sum(bvec.length for bvec in found))
+            return found
         provider = owner
         found.append(BioVec(memory, start, end - start))
-    take_runs(it, sum(bvec.length for bvec in found))
+    it.follow(ahead)
     return found
 
 

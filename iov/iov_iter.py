@@ -212,6 +212,10 @@ class IovIter:
             self.on_device,
         )
 
+    def follow(self, twin: "IovIter") -> None:
+        """Move to where a copy of this iterator has gone."""
+        self.node, self.idx, self.off, self.count = twin.node, twin.idx, twin.off, twin.count
+
     def save_state(self) -> IterState:
         """Return where the iterator stands."""
         return IterState(self.node, self.idx, self.off, self.count, self._backing())

@@ -158,19 +158,25 @@ class PhysMemory:
         """
         ahead = it.copy()
         found: list[PhysVec] = []
-        total = 0
+        total, end_of_last, known = 0, -1, self._by_view
         for memory, start, end in take_runs(ahead, max_size):
+            paddr = known.get(id(memory))
+            if paddr is not None and paddr + start != end_of_last and len(found) < max_segs:  # the usual case, spelled out
+                found.append(PhysVec(PhysAddr(paddr + start), end - start))
+                end_of_last = paddr + end
+                total += end - start
+                continue
             for vec in self.translate(memory, start, end):
-                last = found[-1] if found else None
-                if last is not None and last.paddr + last.length == vec.paddr and self._same_kind(last.paddr, vec.paddr):
-                    last.length += vec.length
+                if vec.paddr == end_of_last and self._same_kind(found[-1].paddr, vec.paddr):
+                    found[-1].length += vec.length
                 elif len(found) == max_segs:
                     take_runs(it, total)
                     return found
                 else:
                     found.append(vec)
+                end_of_last = vec.paddr + vec.length
                 total += vec.length
-        take_runs(it, total)
+        it.follow(ahead)
         return found
 
     def bytes_at(self, paddr: int, length: int) -> list[memoryview]:
