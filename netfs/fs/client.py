@@ -294,13 +294,14 @@ class Client:
         if inode.opens:
             return
         self._idle[inode.handle] = inode
-        for handle, idle in list(self._idle.items()):
-            if len(self._idle) <= MAX_IDLE_INODES:
+        if len(self._idle) > MAX_IDLE_INODES:
+            handle, oldest = next(iter(self._idle.items()))
+            if oldest.uncommitted or not all(folio.evictable for folio in oldest.mapping.folios.values()):
+                self._idle.move_to_end(handle)  # busy still: its turn comes again
                 return
-            if all(folio.evictable for folio in idle.mapping.folios.values()) and not idle.uncommitted:
-                for folio in tuple(idle.mapping.folios.values()):
-                    self._cache.drop(folio)
-                del self._idle[handle], self._inodes[handle]
+            for folio in tuple(oldest.mapping.folios.values()):
+                self._cache.drop(folio)
+            del self._idle[handle], self._inodes[handle]
 
     def _get_inode(self, handle: Handle, path: str) -> Inode:
         inode = self._inodes.get(handle)
