@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from iov.probe import COUNTERS
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -105,3 +107,16 @@ def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     missing = [name for name in re.findall(r"\]\(([^)#:]+)\)", path.read_text()) if not (path.parent / name).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")))
+def test_pages_name_files_that_exist(page: str) -> None:
+    everything = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if ".venv" not in path.parts]
+    named = re.findall(r"`([\w./]+\.py)\b", (ROOT / page).read_text())
+    assert [name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in everything)] == []
+
+
+def test_pages_name_counters_that_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page[page.index("| counter |") : page.index("`netfs demo` prints them")]
+    assert tuple(re.findall(r"`(\w+)`", table)) == COUNTERS
