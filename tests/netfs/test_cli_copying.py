@@ -3,9 +3,10 @@
 import errno
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
@@ -16,7 +17,10 @@ from netfs.cli.host import CommandError, Exit, Host, failing
 from netfs.cli.local_side import LocalSide
 from netfs.cli.main import build
 from netfs.cli.place import Place
+from netfs.cli.remote_side import RemoteSide
 from netfs.cli.sides import Item, Kind, Side, Sink, Source
+from netfs.fs.client import Client, Entry
+from transport.messages import Attr, FileType
 
 PIECE = copying.PIECE
 
@@ -221,6 +225,32 @@ async def test_a_file_that_shrinks_is_not_taken_for_whole() -> None:
     totals = await copy(source, target, "/big", "/copy", workers=1)
     assert [str(error) for error in totals.failed] == ["/big: became shorter while it was copied"]
     assert (source.open, target.unfinished, target.named) == (0, set(), set())
+
+
+class Liar:
+    """A client whose server lists what is no file name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def scandir(self, path: str) -> AsyncIterator[Entry]:
+        await trio.lowlevel.checkpoint()
+        attr = Attr(2, FileType.FILE, 0o644, 1, 0, 0, 5, 0, 0, 0, 1)
+        yield Entry(self.name, f"{path}/{self.name}", attr)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../../.ssh/authorized_keys", "/etc/passwd", "a\0b"])
+async def test_a_server_cannot_lead_out_of_the_target(tmp_path: Path, name: str) -> None:
+    side = RemoteSide(cast("Client", Liar(name)))
+    origin, target = Place("netfs://h", "/folder"), Place(None, str(tmp_path / "to"))
+    with silent_host().progress(None, "") as progress:
+        totals = await copy_trees(
+            [(origin, Item("folder", Kind.DIRECTORY, 0o755, 0), target)],
+            side, LocalSide(), workers=1, measured=False, progress=progress, fresh_name=fresh_names(),
+        )  # fmt: skip
+    (told,) = totals.failed
+    assert (told.code, "no file name" in str(told)) == (Exit.REMOTE, True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["to"]
 
 
 @pytest.mark.parametrize("step", ["read", "write", "commit"])
