@@ -4,12 +4,17 @@ import functools
 import itertools
 import mmap
 from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import pytest
+from hypothesis import settings
 
 from iov.bvec import PAGE_SIZE, BioVec, BvecQueue
 from iov.folio import Folio, FolioQueue, XArray
 from iov.iov_iter import Direction, IovIter
 
 Cuts = Sequence[int]
+Test = TypeVar("Test", bound=Callable[..., None])
 Maker = Callable[[Direction, memoryview, Cuts], IovIter]
 
 
@@ -93,3 +98,11 @@ MAKERS: dict[str, Maker] = {
     "folioq": folioq,
     "xarray": xarray,
 }
+
+
+def every_kind(test: Test) -> Test:
+    """Run a test on iterators of every kind; eight kinds make up for fewer examples of each."""
+    if hasattr(test, "hypothesis"):
+        test = settings(max_examples=50)(test)
+    parametrized: Test = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))(test)
+    return parametrized

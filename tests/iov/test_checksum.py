@@ -1,6 +1,5 @@
 """Checksums over cut memory equal those of the whole; comparison finds the first difference."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,11 +7,10 @@ from iov import checksum
 from iov.checksum import common_prefix, crc32c, crc32c_iter, csum_fold, csum_from_iter, csum_iter, csum_to_iter
 from iov.iov_iter import Direction, IovIter
 
-from .shapes import MAKERS, Maker, block, pattern
+from .shapes import MAKERS, Maker, block, every_kind, pattern
 
 SIZE = 4096 + 301
 CUTS = st.lists(st.integers(0, SIZE), max_size=8)
-EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
 SOURCE, DEST = Direction.SOURCE, Direction.DEST
 
 
@@ -40,7 +38,7 @@ def test_the_table_equals_the_fast_package_or_itself_cut(data: bytes) -> None:
     assert slow(memoryview(data), 0) == crc32c(data) == slow(memoryview(data)[half:], slow(memoryview(data)[:half], 0))
 
 
-@EVERY
+@every_kind
 @given(cuts=CUTS, skip=st.integers(0, SIZE), length=st.integers(0, SIZE))
 def test_sums_of_cut_memory(make: Maker, cuts: list[int], skip: int, length: int) -> None:
     memory = block(SIZE)
@@ -76,7 +74,7 @@ def test_wrong_direction_sums_nothing() -> None:
     assert csum_from_iter(bytearray(3), IovIter.ubuf(DEST, bytearray(3)), 7) == (0, 7)
 
 
-@EVERY
+@every_kind
 @given(cuts=CUTS, other=CUTS, at=st.integers(0, SIZE), length=st.integers(0, SIZE + 5))
 def test_common_prefix(make: Maker, cuts: list[int], other: list[int], at: int, length: int) -> None:
     one, two = block(SIZE), block(SIZE)

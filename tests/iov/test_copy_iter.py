@@ -1,21 +1,19 @@
 """Copies in and out of every kind of iterator equal slices of bytes, wherever the memory is cut."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from iov.copy_iter import copy_from_iter, copy_from_iter_full, copy_to_iter, copy_to_iter_full, zero_iter
 from iov.iov_iter import Direction, IovIter
 
-from .shapes import MAKERS, Maker, block, pattern
+from .shapes import Maker, block, every_kind, pattern
 
 SIZE = 2 * 4096 + 600
 CUTS = st.lists(st.integers(0, SIZE), max_size=12)
 STEPS = st.lists(st.integers(0, 4000), max_size=8)
-EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
 
 
-@EVERY
+@every_kind
 @given(cuts=CUTS, steps=STEPS, skip=st.integers(0, SIZE))
 def test_copy_to_iter_fills_what_a_slice_would(make: Maker, cuts: list[int], steps: list[int], skip: int) -> None:
     memory, data = block(SIZE), pattern(SIZE + 32000)
@@ -31,7 +29,7 @@ def test_copy_to_iter_fills_what_a_slice_would(make: Maker, cuts: list[int], ste
     assert memory == oracle
 
 
-@EVERY
+@every_kind
 @given(cuts=CUTS, steps=STEPS, skip=st.integers(0, SIZE))
 def test_copy_from_iter_reads_what_a_slice_would(make: Maker, cuts: list[int], steps: list[int], skip: int) -> None:
     memory = block(SIZE)
@@ -48,7 +46,7 @@ def test_copy_from_iter_reads_what_a_slice_would(make: Maker, cuts: list[int], s
         assert it.count == SIZE - pos
 
 
-@EVERY
+@every_kind
 @given(cuts=CUTS, steps=STEPS)
 def test_zero_iter(make: Maker, cuts: list[int], steps: list[int]) -> None:
     memory = block(SIZE)
@@ -63,7 +61,7 @@ def test_zero_iter(make: Maker, cuts: list[int], steps: list[int]) -> None:
     assert memory == oracle
 
 
-@EVERY
+@every_kind
 def test_full_copies_leave_the_position_when_they_fail(make: Maker) -> None:
     memory = block(SIZE)
     it = make(Direction.DEST, memory, [100, 100, 300])
@@ -81,7 +79,7 @@ def test_full_copies_leave_the_position_when_they_fail(make: Maker) -> None:
     assert out == b"x" * (SIZE - 150)
 
 
-@EVERY
+@every_kind
 def test_the_wrong_direction_copies_nothing(make: Maker) -> None:
     memory = block(8)
     assert copy_to_iter(b"abc", make(Direction.SOURCE, memory, [2])) == 0

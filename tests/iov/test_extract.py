@@ -13,15 +13,14 @@ from iov.device_memory import DeviceMemory
 from iov.extract import decant, extract_bvecs, extract_pages, extract_segments, framed, peek_segments
 from iov.iov_iter import Direction, IovIter
 
-from .shapes import MAKERS, Maker, block, bvecs, pattern
+from .shapes import MAKERS, Maker, block, bvecs, every_kind, pattern
 
 SIZE = 3 * PAGE_SIZE + 700
 CUTS = st.lists(st.integers(0, SIZE), max_size=12)
-EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
 SOURCE, DEST = Direction.SOURCE, Direction.DEST
 
 
-@EVERY
+@every_kind
 @given(cuts=CUTS, sizes=st.lists(st.tuples(st.integers(0, 6000), st.integers(0, 4)), max_size=8))
 def test_segments(make: Maker, cuts: list[int], sizes: list[tuple[int, int]]) -> None:
     memory = block(SIZE)
@@ -41,7 +40,7 @@ def test_segments(make: Maker, cuts: list[int], sizes: list[tuple[int, int]]) ->
         assert it.count == SIZE - pos
 
 
-@EVERY
+@every_kind
 @given(cuts=CUTS, sizes=st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 4)), max_size=8))
 def test_pages(make: Maker, cuts: list[int], sizes: list[tuple[int, int]]) -> None:
     memory = block(SIZE)
@@ -64,7 +63,7 @@ def test_pages(make: Maker, cuts: list[int], sizes: list[tuple[int, int]]) -> No
         assert it.count == SIZE - pos
 
 
-@EVERY
+@every_kind
 @given(cuts=CUTS, sizes=st.lists(st.tuples(st.integers(0, 6000), st.integers(0, 4)), max_size=8))
 def test_bvecs(make: Maker, cuts: list[int], sizes: list[tuple[int, int]]) -> None:
     memory = block(SIZE)
@@ -118,7 +117,7 @@ def test_pages_join_bvecs_only_at_page_boundaries() -> None:
     assert (run.pages, run.off, run.length) == ([address_of(second)], 400, 50)
 
 
-@EVERY
+@every_kind
 @given(cuts=CUTS, skip=st.integers(0, SIZE))
 def test_a_decanted_iterator_is_of_the_same_memory(make: Maker, cuts: list[int], skip: int) -> None:
     memory = block(SIZE)
@@ -131,7 +130,7 @@ def test_a_decanted_iterator_is_of_the_same_memory(make: Maker, cuts: list[int],
     assert bytes(memory) == bytes(skip) + pattern(SIZE)[: SIZE - skip]
 
 
-@EVERY
+@every_kind
 def test_header_and_trailer_are_not_copied(make: Maker) -> None:
     memory, header, trailer = block(SIZE), bytearray(b"header"), bytearray(b"trailer")
     it = framed(make(SOURCE, memory, [10, 10, 5000]), header, trailer)

@@ -16,11 +16,10 @@ from iov.extract import peek_segments
 from iov.folio import Folio, XArray
 from iov.iov_iter import UIO_MAXIOV, Direction, IovIter, IterType
 
-from .shapes import MAKERS, Maker, block, bvecs, pattern, pieces
+from .shapes import Maker, block, bvecs, every_kind, pattern, pieces
 
 SIZE = 2 * PAGE_SIZE + 700
 CUTS = st.lists(st.integers(0, SIZE), max_size=12)
-EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
 SOURCE, DEST = Direction.SOURCE, Direction.DEST
 
 
@@ -28,7 +27,7 @@ def rest(it: IovIter) -> bytes:
     return b"".join(peek_segments(it, it.count))
 
 
-@EVERY
+@every_kind
 @given(cuts=CUTS, steps=st.lists(st.integers(0, 5000), max_size=6))
 def test_advance_is_clamped_and_lands_where_a_slice_would(make: Maker, cuts: list[int], steps: list[int]) -> None:
     memory = block(SIZE)
@@ -40,7 +39,7 @@ def test_advance_is_clamped_and_lands_where_a_slice_would(make: Maker, cuts: lis
         assert rest(it) == data[total:]
 
 
-@EVERY
+@every_kind
 @given(cuts=CUTS, first=st.integers(0, SIZE), keep=st.integers(0, SIZE))
 def test_copy_truncate_reexpand_save_restore(make: Maker, cuts: list[int], first: int, keep: int) -> None:
     memory = block(SIZE)
@@ -64,7 +63,7 @@ def test_copy_truncate_reexpand_save_restore(make: Maker, cuts: list[int], first
     assert it.count == SIZE - first
 
 
-@EVERY
+@every_kind
 @given(cuts=CUTS, sizes=st.lists(st.tuples(st.integers(0, 6000), st.integers(1, 4)), min_size=1, max_size=8))
 def test_slices_tile_the_memory(make: Maker, cuts: list[int], sizes: list[tuple[int, int]]) -> None:
     memory = block(SIZE)

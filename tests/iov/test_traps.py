@@ -17,15 +17,14 @@ from iov.iov_iter import Direction, IovIter
 from iov.walk import fault_in_iter
 from transport.scatterlist import ScatterEntry, SgTable, extract_iter_to_sg
 
-from .shapes import MAKERS, Maker, block, pattern
+from .shapes import MAKERS, Maker, block, every_kind, pattern
 
 SIZE = 3 * PAGE_SIZE + 123
 CUTS = st.lists(st.integers(0, SIZE), max_size=10)
-EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
 SOURCE, DEST = Direction.SOURCE, Direction.DEST
 
 
-@EVERY
+@every_kind
 @given(cuts=CUTS, tries=st.lists(st.tuples(st.integers(1, 6000), st.integers(0, 6000)), max_size=10))
 def test_trap_4_partial_writes_of_changing_sizes(make: Maker, cuts: list[int], tries: list[tuple[int, int]]) -> None:
     """A retry starts from a copy moved by what was accepted; nothing is ever moved back, and the pieces make the source."""
@@ -47,7 +46,7 @@ def test_trap_4_partial_writes_of_changing_sizes(make: Maker, cuts: list[int], t
     assert server == data
 
 
-@EVERY
+@every_kind
 @given(cuts=CUTS, filled=st.integers(0, 5), calls=st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 5)), max_size=10))
 def test_trap_12_tables_part_filled(make: Maker, cuts: list[int], filled: int, calls: list[tuple[int, int]]) -> None:
     """Scatterlist arithmetic: what was in the table stays, sg_max and max_size hold, every byte is entered once."""
@@ -101,7 +100,7 @@ def test_trap_13_copies_into_a_folio_of_several_pages(cuts: list[int], off: int,
     assert bytes(folio.memory) == bytes(off) + data[:want] + bytes(4 * PAGE_SIZE - off - want)
 
 
-@EVERY
+@every_kind
 @given(cuts=CUTS, left=CUTS, right=CUTS)
 def test_where_a_walk_is_cut_changes_nothing(make: Maker, cuts: list[int], left: list[int], right: list[int]) -> None:
     images = []
