@@ -24,13 +24,14 @@ from netfs.fs.connect import connect
 from netfs.fs.dentry import DentryCache
 from netfs.fs.file import File, parse_mode
 from netfs.fs.inode import Inode
-from netfs.fs.path import child, names_of, split_last
+from netfs.fs.path import child, is_name, names_of, split_last
 from netfs.fs.plain import PlainVolume
 from netfs.fs.url import parse_url
 from netfs.fs.volume import Volume
 from netfs.fs.walk import Walk
 from transport.base import Transport
 from transport.env import Env, system_env
+from transport.errors import ProtocolError
 from transport.messages import (
     Ack,
     Attr,
@@ -173,6 +174,9 @@ class Client:
                 raise translate(error, path) from error
             eof = page.eof or not page.entries
             for entry in page.entries:
+                # What a listing names becomes paths, here and on the local disk of who copies it: a server is not believed.
+                if entry.cookie <= cookie or not is_name(entry.name):
+                    raise translate(ProtocolError(f"a listing that goes backwards or names {entry.name!r}"), path)
                 cookie = entry.cookie
                 if entry.attr.type is FileType.FILE:
                     try:

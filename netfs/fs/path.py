@@ -6,9 +6,14 @@ Owns no memory.
 import errno
 import os
 
-__all__ = ["NAME_MAX", "child", "names_of", "split_last"]
+__all__ = ["NAME_MAX", "child", "is_name", "names_of", "split_last"]
 
 NAME_MAX = 255
+
+
+def is_name(name: str) -> bool:
+    """Say whether a text can name an entry of a directory."""
+    return name not in {"", ".", ".."} and "/" not in name and "\0" not in name
 
 
 def names_of(path: str) -> list[str]:
@@ -18,7 +23,7 @@ def names_of(path: str) -> list[str]:
     """
     names = [name for name in path.split("/") if name not in {"", "."}]
     for name in names:
-        if name == ".." or "\0" in name:
+        if not is_name(name):
             raise OSError(errno.EINVAL, "not a path of this filesystem", path)
         if len(name.encode("utf-8", "surrogateescape")) > NAME_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)

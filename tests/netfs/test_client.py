@@ -18,7 +18,8 @@ from servers.server import serve
 from servers.stores.memory import MemoryStore
 from tests.netfs.loop import LoopTransport
 from tests.netfs.mount import mounted, put
-from transport.messages import FileType, Lookup, Readdir, Rename, Rmdir, Write
+from transport.base import Reply
+from transport.messages import DirEntry, FileType, Handle, Lookup, Readdir, ReaddirReply, Rename, Request, Rmdir, Write
 
 
 async def test_walk_stat_list() -> None:
@@ -47,6 +48,22 @@ async def test_listing_in_pages() -> None:
             await put(client, name, b"")
         assert await client.listdir() == names
         assert sum(isinstance(request, Readdir) for request in transport.log) >= 3
+
+
+@pytest.mark.parametrize("names", [["../../etc/passwd"], [".."], ["."], [""], ["a/b"], ["a\0"], ["fine", "again"]])
+async def test_listings_no_server_of_ours_would_give(names: list[str]) -> None:
+    async with mounted() as (client, transport):
+        await put(client, "/f", b"")
+        attr, handle = await client.stat("/f"), Handle(b"h")
+
+        def lies(request: Request) -> Reply | None:
+            # The cookies go backwards, or stay where they are: a listing without an end.
+            entries = [DirEntry(name, 5, handle, attr) for name in names]
+            return Reply(0, ReaddirReply(entries, eof=False)) if isinstance(request, Readdir) else None
+
+        transport.fault = lies
+        with pytest.raises(netfs.NotReachable):
+            await client.listdir()
 
 
 async def test_size_of_a_file_that_is_being_written() -> None:
