@@ -78,11 +78,21 @@ def fixture() -> Fixture:
     return Fixture()
 
 
-def kvec(fixture: Fixture, direction: Direction) -> tuple[IovIter, list[tuple[int, int]]]:
-    """Virtually contiguous ranges; a flat block stands for vmalloc memory."""
+def flat_memory(fixture: Fixture) -> memoryview:
+    """Virtually contiguous memory in place of the fixture's folios: vmalloc, or a caller's."""
     flat = block(SIZE)
     fixture.folios = [Folio(flat[n * PAGE_SIZE : (n + 1) * PAGE_SIZE]) for n in range(NR_PAGES)]
+    return flat
+
+
+def kvec(fixture: Fixture, direction: Direction) -> tuple[IovIter, list[tuple[int, int]]]:
+    flat = flat_memory(fixture)
     return IovIter.kvec(direction, [flat[start:end] for start, end in KVEC_RANGES]), list(KVEC_RANGES)
+
+
+def iovec(fixture: Fixture, direction: Direction) -> tuple[IovIter, list[tuple[int, int]]]:
+    flat = flat_memory(fixture)
+    return IovIter.iovec(direction, [flat[start:end] for start, end in KVEC_RANGES]), list(KVEC_RANGES)
 
 
 def bvec(fixture: Fixture, direction: Direction) -> tuple[IovIter, list[tuple[int, int]]]:
@@ -101,7 +111,7 @@ def chain(fixture: Fixture, direction: Direction) -> tuple[IovIter, list[tuple[i
 
 Ranges = list[tuple[int, int]]
 Maker = Callable[[Fixture, Direction], tuple[IovIter, Ranges]]
-VECTORS = pytest.mark.parametrize("make", [kvec, bvec, chain])
+VECTORS = pytest.mark.parametrize("make", [kvec, iovec, bvec, chain])
 
 
 @VECTORS
