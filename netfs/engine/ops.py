@@ -9,8 +9,8 @@ large a part may be and moves its bytes. Life of a subrequest:
     issue_read(subreq)               start the I/O and return at once; put the call in subreq.call
     subreq.terminated(n, error, eof=…)   exactly once per issue, from the Trio thread, perhaps before issue_read returns
 
-The same with prepare_write and issue_write. A short transfer is issued again with `iter` at the rest; `subreq.start +
-subreq.transferred` is then the position and `subreq.iter.count` the length to move.
+The same with prepare_write and issue_write. What a short transfer left is issued again as a new object with `iter` at the rest;
+`subreq.start + subreq.transferred` is the position of an issue and `subreq.iter.count` the length to move.
 
 Blocks. `block_size` is the unit that only moves whole (a crypto block; 1 for none). Every read and write request begins on a
 block boundary and ends on one, and no subrequest crosses anything but boundaries; what the caller did not ask for is a DISCARD
@@ -68,7 +68,7 @@ class NetfsOps(ABC):
 
     @abstractmethod
     async def commit(self, verifier: int) -> int:
-        """Make all writes terminated so far durable.
+        """Make all writes terminated so far durable; the size they made is `inode.sizes.remote_i_size`.
 
         Args: verifier: of the boot that took the unstable writes, 0 when there were none.
         Returns: the verifier of the boot that committed. Another than `verifier` says that writes may be lost: the library
