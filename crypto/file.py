@@ -154,6 +154,7 @@ class EncryptedFile:
         """
         pages = self.tree.begin_commit(max_pages)
         size = self._size_with(plain_size)
+        assert nr_blocks(size, self.record.log2bs) == self.tree.blocks, "the size lies in the last block"
         record = replace(self.record, generation=self.record.generation + 1, size=size, root=self.tree.root)
         sealed = seal_record(self.key, record, nonce)
         self._pending = record, sealed

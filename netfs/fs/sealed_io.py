@@ -138,7 +138,7 @@ class SealedRead(SealedCall):
     def _bad(self, error: IntegrityError) -> None:
         """Decide whether what does not fit is our own doing, another client's, or the server's."""
         sealed = self._sealed
-        if sealed.file.changes != self._changes or sealed.is_written(self.first, self.first + self.count):
+        if sealed.is_written(self.first, self.first + self.count) or self._outdated():
             self._give_back()
             self.start()
         elif self._refreshed:
@@ -147,6 +147,16 @@ class SealedRead(SealedCall):
             self._refreshed = True
             self._give_back()
             sealed.refresh(lambda failed: self._finish(0, failed) if failed else self.start())
+
+    def _outdated(self) -> bool:
+        """Say whether the entries this read began with are no longer those of its blocks."""
+        file = self._sealed.file
+        if file.changes == self._changes:
+            return False
+        return (
+            bool(file.fetches(self.first, self.count))
+            or file.entries(self.first, self.count) != self._entries[: self.count * ENTRY_SIZE]
+        )
 
 
 class SealedWrite(SealedCall):
