@@ -1,28 +1,28 @@
 """Trio shell. `netfs bench`: run figures, print each with its limit, ratio and target.
 
-A room adds figures by a module of this package with a tuple FIGURES, named in ROOMS. Owns no memory.
+A room adds figures by a module of this package with a tuple FIGURES. Owns no memory.
 """
 
 import os
 import platform
 from collections.abc import Sequence
 from fnmatch import fnmatch
-from importlib import import_module
 from typing import Final
 
 import trio
 
 from netfs.cli.host import Exit, Host
+from trials.bench import iov, memory, rdma, verbs, wire
 from trials.bench.figure import Figure, Result, measure
 
 __all__ = ["figures", "run_bench"]
 
-ROOMS: Final = ("wire", "rdma", "verbs", "memory", "iov")
+ROOMS: Final = (wire, rdma, verbs, memory, iov)
 
 
 def figures() -> list[Figure]:
     """Return all figures, room by room."""
-    return [figure for room in ROOMS for figure in import_module(f"trials.bench.{room}").FIGURES]
+    return [figure for room in ROOMS for figure in room.FIGURES]
 
 
 async def run_bench(host: Host, names: Sequence[str], *, list_only: bool) -> None:
