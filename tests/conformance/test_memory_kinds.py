@@ -1,28 +1,12 @@
 """Every transport with every kind of memory: scattered folios, queues, indexes, mixed chains, pins, gaps, a device's memory."""
 
 import errno
-from collections.abc import Callable
 
 import pytest
 
-from iov import (
-    PAGE_SIZE,
-    BioVec,
-    BufferPool,
-    BvecQueue,
-    DeviceMemory,
-    Direction,
-    FolioQueue,
-    IovIter,
-    MemType,
-    PhysMemory,
-    PinLedger,
-    XArray,
-    bounce_for_cpu,
-    bounce_for_device,
-    decant,
-)
+from iov import PAGE_SIZE, BioVec, BufferPool, BvecQueue, DeviceMemory, Direction, IovIter, bounce_for_cpu
 from iov.probe import Probe
+from tests.conformance.memory_kinds import KINDS, Memory
 from tests.conformance.test_transport import LIMITS, with_transport
 from tests.conformance.transport_suite import PATTERN, Deed, Opened, Opener, Served, still_works
 from tests.conformance.transports import SLOW, TRANSPORTS
@@ -30,77 +14,6 @@ from transport.messages import Read, Write
 
 SIZES = (2000, 100_000)
 DEST, SOURCE = Direction.DEST, Direction.SOURCE
-
-
-class Memory:
-    """Scattered folios that hold `size` bytes of a file, and iterators over them of each kind."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.phys = PhysMemory(128, seed=size)
-        self.folios = [self.phys.alloc() for _ in range(-(-size // PAGE_SIZE))]
-        self.pool = BufferPool(Probe(), 1 << 17, 4)
-        self.finish: Callable[[], None] = lambda: None
-
-    def pieces(self) -> list[BioVec]:
-        return [BioVec(folio.memory, 0, min(PAGE_SIZE, self.size - n * PAGE_SIZE)) for n, folio in enumerate(self.folios)]
-
-    def fill(self, data: memoryview) -> None:
-        for n, (folio, piece) in enumerate(zip(self.folios, self.pieces(), strict=True)):
-            folio.memory[: piece.length] = data[n * PAGE_SIZE : n * PAGE_SIZE + piece.length]
-
-    def holds(self) -> bytes:
-        return b"".join(piece.memory[: piece.length] for piece in self.pieces())
-
-    def bvec(self, direction: Direction) -> IovIter:
-        return IovIter.bvec(direction, self.pieces())
-
-    def folioq(self, direction: Direction) -> IovIter:
-        queue = FolioQueue(3)
-        for folio in self.folios:
-            queue.append_folio(folio)
-        return IovIter.folioq(direction, queue, self.size)
-
-    def xarray(self, direction: Direction) -> IovIter:
-        index = XArray()
-        for n, folio in enumerate(self.folios):
-            index.store(n, folio)
-        return IovIter.xarray_range(direction, index, 0, self.size)
-
-    def mixed(self, direction: Direction) -> IovIter:
-        """A node of a few pieces each, each of another lifetime class, empty nodes between."""
-        queue, pieces = BvecQueue(), self.pieces()
-        for n in range(0, len(pieces), 2):
-            queue.append(pieces[n : n + 2], MemType(n % 4))
-            queue.append([])
-        return IovIter.bvecq(direction, queue)
-
-    def decanted(self, direction: Direction) -> IovIter:
-        return decant(self.mixed(direction))
-
-    def pinned(self, direction: Direction) -> IovIter:
-        ledger = PinLedger(self.phys)
-        caller = IovIter.iovec(direction, [piece.memory[: piece.length] for piece in self.pieces()])
-        pin = ledger.pin(caller, self.size)
-
-        def finish() -> None:
-            pin.release()
-            ledger.close()
-
-        self.finish = finish
-        return pin.iter
-
-    def copy_only(self, direction: Direction) -> IovIter:
-        """Every other piece must not be given to a device."""
-        queue = BvecQueue()
-        for n, piece in enumerate(self.pieces()):
-            queue.append([piece], copy_only=n % 2 == 1)
-        bounced = bounce_for_device(IovIter.bvecq(direction, queue), self.pool)
-        self.finish = bounced.finish
-        return bounced.iter
-
-
-KINDS = ("bvec", "folioq", "xarray", "mixed", "decanted", "pinned", "copy_only")
 
 
 @pytest.fixture(params=[name for name in TRANSPORTS if name not in SLOW])
