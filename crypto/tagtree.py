@@ -100,6 +100,15 @@ class TagTree:
         """Keep enough clean pages that all leaves of `count` consecutive blocks can be there at once."""
         self.keep = max(self.keep, (count + 2 * FAN_OUT) >> FAN_OUT_SHIFT)
 
+    def rest(self) -> None:
+        """Drop what is not dirty, as nobody is using the file; with anything dirty, the leaves alone."""
+        self.keep = 0
+        if self._dirty:
+            self._shrink_cache()
+        else:
+            self._pages.clear()
+        self.keep = CLEAN_PAGES_KEPT
+
     # ---- entries
 
     def entries(self, first: int, count: int) -> bytearray:

@@ -298,6 +298,7 @@ class Client:
         if inode.opens:
             return
         self._idle[inode.handle] = inode
+        inode.file_ops.idle()
         if len(self._idle) > MAX_IDLE_INODES:
             handle, oldest = next(iter(self._idle.items()))
             if oldest.uncommitted or not all(folio.evictable for folio in oldest.mapping.folios.values()):

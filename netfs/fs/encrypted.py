@@ -305,7 +305,7 @@ class EncryptedOps(FileOps):
             stage.release()
             lease.release()
 
-    # ---- opening
+    # ---- opening and closing
 
     async def revalidate(self, attr: Attr) -> int:
         """Read the record. Returns: the size it seals, or more if this client has written more."""
@@ -319,6 +319,11 @@ class EncryptedOps(FileOps):
             # What this client wrote and has not committed is in no record yet.
             return max(file.size, self._inode.sizes.remote_i_size)
         return file.size
+
+    def idle(self) -> None:
+        """Give up the tags that are on the server too."""
+        if self._sealed.loaded:
+            self._sealed.file.tree.rest()
 
 
 class EncryptedVolume(Volume):

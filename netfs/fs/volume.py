@@ -27,6 +27,9 @@ class FileOps(NetfsOps):
         Returns: the size the user sees, in bytes.
         """
 
+    def idle(self) -> None:
+        """Give up memory that can be had again: the last descriptor was closed."""
+
 
 class Volume(ABC):
     """What kind of files an export holds."""

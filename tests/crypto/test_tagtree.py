@@ -177,3 +177,16 @@ def test_what_is_set_during_a_commit_stays_dirty() -> None:
     assert store.tree.is_dirty
     assert pages[0][1] != bytes(store.tree._pages[PageId(0, 0)].data)
     store.commit()
+
+
+def test_at_rest_only_what_is_dirty_stays() -> None:
+    store = committed(300)
+    store.read(0, 300)
+    store.write(0, 1)
+    store.tree.rest()
+    assert {page.level for page in store.tree._pages} == {0, 1}
+    assert sum(not page.level for page in store.tree._pages) == 1
+    store.commit()
+    store.tree.rest()
+    assert not store.tree._pages
+    store.read(0, 300)
