@@ -45,10 +45,10 @@ class Server:
         self._limits = limits
         self._max_connections = max_connections
 
-    def handler(self, peer: str) -> Dispatcher:
+    def handler(self, peer: str, limits: Limits) -> Dispatcher:
         """Return the handler of one connection; transports take this as their handler factory."""
         log.info("connected peer=%s", peer)
-        return Dispatcher(self._store, self._env, self._probe, self._limits)
+        return Dispatcher(self._store, self._env, self._probe, limits)
 
     async def serve_connection(self, stream: ByteStream) -> None:
         """Serve one client until it leaves; raises nothing but Cancelled.

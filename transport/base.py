@@ -34,6 +34,7 @@ __all__ = [
     "Feature",
     "FileRange",
     "Handler",
+    "HandlerFactory",
     "Landing",
     "Limits",
     "Outcome",
@@ -147,3 +148,7 @@ class Handler(Protocol):
 
     def closed(self) -> None:
         """The connection has ended; called once, after the last reply was sent or dropped."""
+
+
+HandlerFactory = Callable[[str, Limits], Handler]
+"""Makes the handler of one connection, for its peer and the limits that the hello agreed on."""

@@ -12,7 +12,7 @@ import contextlib
 import errno
 import mmap
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import Final
 
@@ -21,7 +21,7 @@ import trio
 from iov.iov_iter import IovIter
 from iov.pool import BufferPool
 from iov.probe import Probe
-from transport.base import Done, FileRange, Handler, Limits, Outcome, Reply, Transport
+from transport.base import Done, FileRange, Handler, HandlerFactory, Limits, Outcome, Reply, Transport
 from transport.env import Env
 from transport.errors import HelloMismatch, TransportError
 from transport.hello import agree, encode_hello
@@ -330,9 +330,9 @@ class _Serving:
 
 
 async def serve_stream(
-    stream: ByteStream, handler_factory: Callable[[str], Handler], env: Env, probe: Probe, limits: Limits = DEFAULT_LIMITS
+    stream: ByteStream, handler_factory: HandlerFactory, env: Env, probe: Probe, limits: Limits = DEFAULT_LIMITS
 ) -> None:
-    """Say hello over a stream and serve its client until it leaves; the handler is made, for `stream.peer`, after the hello.
+    """Say hello over a stream and serve its client until it leaves; the handler is made after the hello.
 
     Raises: HelloMismatch for a stranger; TransportError when the client broke off or broke the protocol; and whatever the
     handler raised. In each case the connection is over, everything lent is back, and `handler.closed()` was called.
@@ -345,7 +345,7 @@ async def serve_stream(
             agreed = agree(limits, reader.hello(), "client")
         except HelloMismatch as error:
             raise HelloMismatch(f"{stream.peer}: {error}") from None
-        handler = handler_factory(stream.peer)
+        handler = handler_factory(stream.peer, agreed)
     except BaseException:
         stream.close()
         raise

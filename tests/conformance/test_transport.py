@@ -47,12 +47,24 @@ def sizes_for(name: str) -> list[int]:
 async def with_transport(open_: Opener, limits: Limits, body: Callable[[Opened, Served], object]) -> Served:
     """Run a body on a connection and check that it ended well."""
     served = Served()
-    async with open_(lambda _peer: served, limits) as opened:
+    async with open_(lambda _peer, _limits: served, limits) as opened:
         result = body(opened, served)
         assert hasattr(result, "__await__")
         await result
     served.check_over()
     return served
+
+
+async def test_the_handler_is_told_what_was_agreed(open_: Opener) -> None:
+    served, told = Served(), list[Limits]()
+
+    def factory(_peer: str, limits: Limits) -> Served:
+        told.append(limits)
+        return served
+
+    async with open_(factory, FEW) as opened:
+        assert told == [opened.transport.limits]
+    assert told[0].credits == FEW.credits
 
 
 @pytest.mark.parametrize("scattered", [False, True])
@@ -400,7 +412,7 @@ async def test_an_exception_of_the_block_comes_out_plain(open_: Opener) -> None:
 
     served = Served()
     with pytest.RaisesGroup(Oops, allow_unwrapped=True, flatten_subgroups=True):
-        async with open_(lambda _peer: served, LIMITS) as opened:
+        async with open_(lambda _peer, _limits: served, LIMITS) as opened:
             await body(opened, served)
     served.check_over()
 

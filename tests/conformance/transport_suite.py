@@ -15,7 +15,7 @@ import trio
 from iov.bvec import BioVec
 from iov.iov_iter import Direction, IovIter
 from iov.probe import Probe
-from transport.base import Handler, Landing, Limits, Outcome, Reply, Transport
+from transport.base import HandlerFactory, Landing, Limits, Outcome, Reply, Transport
 from transport.errors import TransportError
 from transport.messages import Ack, Create, Handle, Ping, Read, ReadReply, Request, Write, WriteReply
 
@@ -62,7 +62,7 @@ class Opened:
     server_probe: Probe
 
 
-Opener = Callable[[Callable[[str], Handler], Limits], AbstractAsyncContextManager[Opened]]
+Opener = Callable[[HandlerFactory, Limits], AbstractAsyncContextManager[Opened]]
 
 
 class Zone:

@@ -10,7 +10,7 @@ import trio
 
 from iov.probe import Probe
 from tests.conformance.transport_suite import Opened, Opener
-from transport.base import Handler, Limits
+from transport.base import HandlerFactory, Limits
 from transport.env import system_env
 from transport.errors import TransportError
 from transport.link import ByteStream, LinkShape, SocketStream, memory_link
@@ -19,8 +19,6 @@ from transport.rdma.profiles import PROFILES
 from transport.stream import connect_stream, serve_stream
 
 __all__ = ["SLOW", "TRANSPORTS"]
-
-HandlerFactory = Callable[[str], Handler]
 
 
 @asynccontextmanager

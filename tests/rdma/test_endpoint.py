@@ -91,7 +91,7 @@ class Bytes:
 async def connect(handler: Bytes, profile: str = "rxe", limits: Limits | None = None) -> AsyncIterator[RdmaTransport]:
     env = system_env()
     async with rdma_memory_connection(
-        lambda _: handler, env, Probe(), env, Probe(), limits or Limits(), PROFILES[profile]
+        lambda _peer, _limits: handler, env, Probe(), env, Probe(), limits or Limits(), PROFILES[profile]
     ) as transport:
         yield transport
     assert handler.lent == 0

@@ -25,7 +25,7 @@ from transport.errors import TransportError
 from transport.framing import CHECK, HEADER, FrameKind
 from transport.hello import HELLO_LENGTH, encode_hello
 from transport.link import LinkShape, SocketStream, memory_link
-from transport.messages import AttrReply, Create, EntryReply, Getattr, Handle, Mount, Op, Ping, Read, Write
+from transport.messages import AttrReply, Create, EntryReply, Getattr, Handle, Mount, Op, Ping, Read, Readdir, ReaddirReply, Write
 from transport.stream import connect_stream
 
 MIB = 1 << 20
@@ -64,6 +64,22 @@ async def work(transport: Transport, file: Handle, data: bytes) -> None:
 @pytest.fixture
 def store() -> MemoryStore:
     return MemoryStore(Probe())
+
+
+async def test_a_listing_keeps_to_the_body_the_client_takes(store: MemoryStore) -> None:
+    limits = Limits(max_body=4096)
+    async with serve(store) as serving:
+        async with connect_stream(await dial(serving.address), system_env(), Probe(), limits) as transport:
+            for number in range(200):
+                await make(transport, f"{number:0200}")
+            root = await transport.call(Mount())
+            assert isinstance(root.body, EntryReply)
+            names, cookie, eof = 0, 0, False
+            while not eof:
+                page = await transport.call(Readdir(root.body.handle, cookie, 10_000))
+                assert isinstance(page.body, ReaddirReply), page
+                names, cookie, eof = names + len(page.body.entries), page.body.entries[-1].cookie, page.body.eof
+            assert names == 200
 
 
 # ---- where it listens
@@ -239,7 +255,7 @@ async def test_too_many_connections_are_turned_away(store: MemoryStore) -> None:
 
 async def test_defect_of_ours_ends_one_connection(caplog: pytest.LogCaptureFixture) -> None:
     class Defective(Server):
-        def handler(self, peer: str) -> Dispatcher:
+        def handler(self, peer: str, limits: Limits) -> Dispatcher:
             raise RuntimeError("a defect")
 
     server = Defective(MemoryStore(Probe()), system_env(), Probe())

@@ -97,21 +97,21 @@ async def test_a_client_that_is_not_ours(said: bytes) -> None:
     ours, theirs = as_memory()
     await send(ours, said)
     with pytest.raises(HelloMismatch, match="not a netfs client"):
-        await serve_stream(theirs, lambda _peer: Served(), ENV, Probe())
+        await serve_stream(theirs, lambda _peer, _limits: Served(), ENV, Probe())
     assert await receive(ours, 1) == b""
 
 
 async def test_a_silent_client(autojump_clock: trio.testing.MockClock) -> None:
     _ours, theirs = as_memory()
     with pytest.raises(HelloMismatch, match="it said nothing in 10 s"):
-        await serve_stream(theirs, lambda _peer: Served(), ENV, Probe())
+        await serve_stream(theirs, lambda _peer, _limits: Served(), ENV, Probe())
 
 
 async def test_a_client_of_a_later_version_is_told_ours() -> None:
     ours, theirs = as_memory()
     await send(ours, encode_hello(Limits(), 2, 3))
     with pytest.raises(HelloMismatch, match="the client speaks version 2–3"):
-        await serve_stream(theirs, lambda _peer: Served(), ENV, Probe())
+        await serve_stream(theirs, lambda _peer, _limits: Served(), ENV, Probe())
     assert await receive(ours, HELLO_LENGTH) == encode_hello(Limits())
 
 
@@ -137,11 +137,11 @@ async def test_garbage_ends_its_connection_and_no_other(name: str) -> None:
     good_ours, good_theirs = as_sockets()
     good = Served()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve_stream, good_theirs, lambda _peer: good, ENV, Probe())
+        nursery.start_soon(serve_stream, good_theirs, lambda _peer, _limits: good, ENV, Probe())
         async with connect_stream(good_ours, ENV, Probe()) as transport:
             await send(ours, encode_hello(Limits()) + GARBAGE[name])
             with pytest.raises(ProtocolError):
-                await serve_stream(theirs, lambda _peer: served, ENV, Probe())
+                await serve_stream(theirs, lambda _peer, _limits: served, ENV, Probe())
             assert len(await receive(ours, 1 << 16)) == HELLO_LENGTH
             await still_works(transport)
     served.check_over()
@@ -166,7 +166,7 @@ async def test_a_frame_cut_short_gives_the_landing_back(cut: int) -> None:
         nursery.start_soon(speak)
         why = ""
         try:
-            await serve_stream(theirs, lambda _peer: served, ENV, Probe())
+            await serve_stream(theirs, lambda _peer, _limits: served, ENV, Probe())
         except TransportError as error:
             why = str(error)
         assert why.endswith("inside a request") if cut else not why
@@ -219,7 +219,7 @@ async def test_a_client_that_does_not_read_stops_its_server() -> None:
     size = 256 << 10
     probe = Probe()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve_stream, theirs, lambda _peer: served, ENV, probe)
+        nursery.start_soon(serve_stream, theirs, lambda _peer, _limits: served, ENV, probe)
         await send(ours, encode_hello(Limits()))
         body = encode_request(Read(Deed.PLAIN, 0, size))
         for xid in range(60):
@@ -276,7 +276,7 @@ async def test_a_cancelled_block_can_still_end_its_calls_in_order() -> None:
     ours, theirs = as_sockets()
     served = Served()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve_stream, theirs, lambda _peer: served, ENV, Probe())
+        nursery.start_soon(serve_stream, theirs, lambda _peer, _limits: served, ENV, Probe())
         with trio.CancelScope() as scope:
             async with connect_stream(ours, ENV, Probe()) as transport:
                 scope.cancel()
@@ -303,7 +303,7 @@ async def test_a_failing_handler_ends_its_connection_with_its_own_exception() ->
 
     async def serve() -> None:
         with pytest.raises(ZeroDivisionError):
-            await serve_stream(theirs, lambda _peer: served, ENV, Probe())
+            await serve_stream(theirs, lambda _peer, _limits: served, ENV, Probe())
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
@@ -318,7 +318,7 @@ async def test_a_link_with_delay_and_narrow_slices(autojump_clock: trio.testing.
     ours, theirs = as_memory(shape)
     served = Served()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve_stream, theirs, lambda _peer: served, ENV, Probe())
+        nursery.start_soon(serve_stream, theirs, lambda _peer, _limits: served, ENV, Probe())
         async with connect_stream(ours, ENV, Probe()) as transport:
             start = trio.current_time()
             await transport.call(Ping())
@@ -358,7 +358,7 @@ async def test_a_file_range_is_sent(make: Callable[[], tuple[ByteStream, ByteStr
     served = Files(path)
     probe = Probe()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve_stream, theirs, lambda _peer: served, ENV, probe)
+        nursery.start_soon(serve_stream, theirs, lambda _peer, _limits: served, ENV, probe)
         async with connect_stream(ours, ENV, Probe()) as transport:
             for size in (0, 1, 5000, 300_000, 1 << 20):
                 zones = [Zone(size) for _ in range(5)]
@@ -381,7 +381,7 @@ async def test_a_file_shorter_than_promised_breaks_the_connection(
 
     async def serve() -> None:
         with pytest.raises(TransportError, match="a file ended before"):
-            await serve_stream(theirs, lambda _peer: served, ENV, Probe())
+            await serve_stream(theirs, lambda _peer, _limits: served, ENV, Probe())
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)

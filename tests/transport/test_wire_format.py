@@ -61,7 +61,7 @@ async def conversation(status: int) -> tuple[bytes, bytes]:
     ours, theirs = (Tap(stream) for stream in memory_link())
     env = system_env()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve_stream, theirs.stream, lambda _peer: OneFile(status), env, Probe())
+        nursery.start_soon(serve_stream, theirs.stream, lambda _peer, _limits: OneFile(status), env, Probe())
         async with connect_stream(ours.stream, env, Probe()) as transport:
             buffer = bytearray(5)
             reply = await transport.call(Read(HANDLE, 65536, 5), None, IovIter.ubuf(Direction.DEST, buffer))

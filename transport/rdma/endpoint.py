@@ -5,13 +5,13 @@ contexts and probes; only the fabric is shared. Ownership: `transport/base.py`.
 """
 
 import errno
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
 
 from iov.probe import Probe
-from transport.base import Handler, Limits
+from transport.base import HandlerFactory, Limits
 from transport.env import Env
 from transport.errors import TransportError
 from transport.rdma.client import ClientEnd, RdmaTransport
@@ -28,7 +28,7 @@ DEFAULT_LIMITS = Limits()
 
 @asynccontextmanager
 async def rdma_memory_connection(
-    handler_factory: Callable[[str], Handler],
+    handler_factory: HandlerFactory,
     client_env: Env,
     client_probe: Probe,
     server_env: Env,
@@ -41,8 +41,9 @@ async def rdma_memory_connection(
     Cancellation: the connection is broken, memory is fenced and given back. Leaving the block closes the connection; handlers
     that still run are cancelled.
     """
+    handler = handler_factory("rdma-memory", limits)
     fabric = MemoryFabric(client_env.now())
-    server = ServerEnd(fabric.add_device("server", profile), server_env, server_probe, limits, handler_factory("rdma-memory"))
+    server = ServerEnd(fabric.add_device("server", profile), server_env, server_probe, limits, handler)
     client = ClientEnd(fabric.add_device("client", profile), client_env, client_probe, limits)
     connect_pair(client.qp, server.qp, CLIENT_ACCESS, 0, rd_atomic=min(16, profile.max_rd_atom))
     client.peer, server.peer = server, client
