@@ -51,6 +51,7 @@ class PhysMemory:
         "_next_user",
         "_origin",
         "_seed",
+        "_turns",
         "_used",
         "_user_frames",
         "_user_pages",
@@ -65,6 +66,7 @@ class PhysMemory:
         self._origin = address_of(self._arena)
         self._used = bytearray(nr_frames)
         self._frames: dict[int, list[int]] = {}
+        self._turns: dict[int, int] = {}
         self._folios: dict[int, Folio] = {}
         self._by_view: dict[int, PhysAddr] = {}
         self._devices: list[DeviceMemory] = []
@@ -83,11 +85,14 @@ class PhysMemory:
         if not PAGE_SIZE <= size <= MAX_FOLIO_SIZE or size & (size - 1):
             raise ValueError(f"{size} is no folio size")
         pages = size // PAGE_SIZE
-        for first in self._places(pages):
-            if not any(self._used[first : first + pages]):
-                break
-        else:
+        places = self._places(pages)
+        turn = self._turns.get(pages, 0)  # every place before it is taken, until something is freed
+        while turn < len(places) and any(self._used[places[turn] : places[turn] + pages]):
+            turn += 1
+        self._turns[pages] = turn
+        if turn == len(places):
             raise OSError(errno.ENOMEM, f"no {pages} free frames in a row")
+        first = places[turn]
         self._used[first : first + pages] = b"\1" * pages
         start = first * PAGE_SIZE
         folio = Folio(self._arena[start : start + size], PhysAddr(self.base + start))
@@ -106,6 +111,7 @@ class PhysMemory:
         for frame in range(first, first + pages):
             del self._folios[frame]
         del self._by_view[id(folio.memory)]
+        self._turns.clear()
 
     def folio_at(self, paddr: int) -> Folio:
         """Return the folio that holds an address. Raises: ValueError when none does."""

@@ -75,6 +75,9 @@ def test_bad_folios() -> None:
         phys.folio_at(folio.paddr)
     with pytest.raises(ValueError):
         phys.bytes_at(5, 5)
+    assert phys.alloc(16 * PAGE_SIZE).paddr == folio.paddr  # what was freed serves again
+    with pytest.raises(OSError):
+        phys.alloc()
 
 
 @pytest.mark.parametrize("seed", [None, 3])
