@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from transport.rdma.enums import Access
 from transport.rdma.errors import VerbsError
-from transport.rdma.operations import HANDLERS, HELD, LOST, READS, gather
+from transport.rdma.operations import HELD, LOST, READS, gather
 from transport.rdma.responder import RNR
 from transport.rdma.sge import move
 
@@ -71,7 +71,7 @@ class Rule:
         requester.moved = flight.moved
         flight.status = 0  # no longer one of the outstanding reads
         if status is None:
-            status = HANDLERS[wr.opcode](requester, wr) if wr.opcode in READS else 0
+            status = requester.handlers[wr.opcode](requester, wr) if wr.opcode in READS else 0
         requester.answered(flight, status)
 
 
@@ -125,7 +125,7 @@ class Control:
                 if outcome is not None:
                     return outcome
                 break
-        return HANDLERS[wr.opcode](requester, wr)
+        return requester.handlers[wr.opcode](requester, wr)
 
     def receive(self, qp: "QP", recv: "RecvWR") -> int:
         """Return the status forced upon a receive, or 0 (the device's side)."""
@@ -168,7 +168,7 @@ def drop_response() -> Action:
 
     def act(requester: "Requester", wr: "SendWR", rule: Rule) -> int | None:
         psn, retries = requester.psn, requester.retry_left
-        status = HANDLERS[wr.opcode](requester, wr)
+        status = requester.handlers[wr.opcode](requester, wr)
         requester.psn, requester.retry_left = psn, retries
         return status if status else LOST
 
@@ -180,7 +180,7 @@ def hold() -> Action:
 
     def act(requester: "Requester", wr: "SendWR", rule: Rule) -> int | None:
         if wr.opcode not in READS:
-            status = HANDLERS[wr.opcode](requester, wr)
+            status = requester.handlers[wr.opcode](requester, wr)
             if status:
                 return status
         rule.held = (requester, requester.hold(wr))

@@ -10,7 +10,7 @@ import errno
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from transport.rdma.ah import AddressVector
 from transport.rdma.enums import AttrMask, EventType, Opcode, QPState, QPType, SendFlag, WcOpcode, WcStatus
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transport.rdma.pd import PD
     from transport.rdma.srq import SRQ
 
-__all__ = ["QP", "QPAttr", "QPCap", "QPInit"]
+__all__ = ["QP", "Link", "QPAttr", "QPCap", "QPInit"]
 
 INLINE: Final = int(SendFlag.INLINE)
 FENCE: Final = int(SendFlag.FENCE)
@@ -109,11 +109,18 @@ FIELDS: Final[tuple[tuple[AttrMask, str, int, int | str], ...]] = (
 )
 
 
+class Link(Protocol):
+    """What carries a queue pair's requests when the peer is not in this process; None is the memory fabric."""
+
+    def lost(self) -> None:
+        """Let go of all memory and of the receive being filled: the queue pair left RTS, and is flushed or reset next."""
+
+
 class QP:
     """A queue pair; made by `PD.create_qp`."""
 
     __slots__ = (
-        "alive", "attr", "cap", "device", "established", "op_sges", "pd", "qp_num", "qp_type", "recv_cq", "recv_pd", "requester",
+        "alive", "attr", "cap", "device", "established", "link", "op_sges", "pd", "qp_num", "qp_type", "recv_cq", "recv_pd", "requester",
         "responder", "rq", "send_cq", "sig_all", "srq", "state",
     )  # fmt: skip
 
@@ -135,6 +142,7 @@ class QP:
         self.recv_pd = pd if init.srq is None else init.srq.pd
         self.rq: deque[RecvWR] = deque()
         self.established = False
+        self.link: Link | None = None
         self.alive = True
         ops = profile.ops & UD_OPS if init.qp_type is QPType.UD else profile.ops
         self.op_sges = {int(op): 0 if op in NO_SGES else cap.max_send_sge for op in ops}
@@ -213,6 +221,8 @@ class QP:
             self.enter_error()
 
     def _flush(self) -> None:
+        if self.link is not None:
+            self.link.lost()
         self.requester.flush()
         while self.rq:
             self.complete_recv(self.rq.popleft(), WcStatus.WR_FLUSH_ERR)
@@ -228,6 +238,8 @@ class QP:
     def _reset(self) -> None:
         if self.device.ledger is not None:
             self.device.ledger.forget(self)
+        if self.link is not None:
+            self.link.lost()
         self.requester.reset()
         self.rq.clear()
         self.established = False

@@ -52,13 +52,14 @@ class Requester:
     """The send queue of one queue pair."""
 
     __slots__ = (
-        "duplicate", "flying", "iwarp", "moved", "notify_drained", "peer_cache", "psn", "qp", "retry_left", "rnr_left", "running",
+        "duplicate", "flying", "handlers", "iwarp", "moved", "notify_drained", "peer_cache", "psn", "qp", "retry_left", "rnr_left", "running",
         "started", "todo", "unsignaled", "used", "wake_at",
     )  # fmt: skip
 
     def __init__(self, qp: "QP", iwarp: bool) -> None:
         self.qp = qp
         self.iwarp = iwarp
+        self.handlers = HANDLERS
         self.todo: deque[SendWR] = deque()
         self.flying: deque[Flight] = deque()
         self.running = False
@@ -120,7 +121,7 @@ class Requester:
                     break
                 wr = todo.popleft()
                 control = qp.device.control
-                status = HANDLERS[wr.opcode](self, wr) if control is None else control.start(self, wr)
+                status = self.handlers[wr.opcode](self, wr) if control is None else control.start(self, wr)
                 if status in (RNR, LOST):
                     if self._wait(wr, status):
                         continue

@@ -69,7 +69,7 @@ class Responder:
         if recv is None:
             return self._not_ready()
         dest: list[memoryview] = []
-        status = self._recv_views(recv, length, dest)
+        status = self.recv_views(recv, length, dest)
         if status:
             qp.complete_recv(recv, status)
             return INV_REQ if status == WcStatus.LOC_LEN_ERR else OP_ERR
@@ -99,7 +99,7 @@ class Responder:
         if recv is None:
             return
         dest: list[memoryview] = []
-        status = self._recv_views(recv, length + GRH_BYTES, dest)
+        status = self.recv_views(recv, length + GRH_BYTES, dest)
         if status:
             qp.complete_recv(recv, status)
             return
@@ -116,7 +116,7 @@ class Responder:
             qp.fail(EventType.QP_REQ_ERR)
         return RNR
 
-    def _recv_views(self, recv: "RecvWR", length: int, out: list[memoryview]) -> int:
+    def recv_views(self, recv: "RecvWR", length: int, out: list[memoryview]) -> int:
         """Find where `length` bytes of a message go; return the receive's status."""
         qp = self.qp
         control = qp.device.control
