@@ -1,13 +1,20 @@
 """The simulator: what it pins, what it stops, and that it leaves nothing behind."""
 
 import gc
+import inspect
+import io
+import logging
 import os
 import random
+import secrets
 import socket
+import subprocess
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from heapq import heappush
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -100,20 +107,50 @@ def test_aborts_at_one_deadline_come_in_one_order() -> None:
     assert len(orders.pop()) == 80
 
 
+def _reopen_for_writing() -> None:
+    os.close(os.open(os.devnull, os.O_WRONLY))
+
+
 async def _in_a_thread() -> None:
     await trio.to_thread.run_sync(lambda: None)
 
 
+async def _file_of_trio() -> None:
+    async with await trio.open_file(os.devnull, "rb"):
+        pass
+
+
+async def _pair_of_trio() -> None:
+    await trio.lowlevel.checkpoint()
+    for sock in trio.socket.socketpair():
+        sock.close()
+
+
+async def _on_a_socket() -> None:
+    await trio.lowlevel.wait_writable(2)
+
+
+# ruff: noqa: PLW0108 - looked up when they run, as simulated code would: a fence stands where the function stood.
 ESCAPES: dict[str, Callable[[], Any]] = {
-    "time.time": time.time,
-    "time.perf_counter": time.perf_counter,
+    "time.time": lambda: time.time(),
+    "time.perf_counter_ns": lambda: time.perf_counter_ns(),
+    "time.sleep": lambda: time.sleep(0),
     "os.urandom": lambda: os.urandom(4),
-    "random.random": random.random,
-    "uuid.uuid4": uuid.uuid4,
+    "secrets.token_bytes": lambda: secrets.token_bytes(),
+    "random.random": lambda: random.random(),
+    "random._urandom": lambda: random.SystemRandom().random(),
+    "random.Random without a seed": lambda: random.Random(),
+    "uuid.uuid4": lambda: uuid.uuid4(),
     "Thread.start": lambda: threading.Thread(target=print).start(),
-    "socket.__init__": socket.socket,
-    "open": lambda: open("never-written", "w"),  # noqa: SIM115, PTH123
-    "run_sync": _in_a_thread,
+    "socket.__init__": lambda: socket.socket(),
+    "Popen.__init__": lambda: subprocess.run(["true"], check=True),
+    "open": lambda: open(os.devnull, "w").close(),  # noqa: PTH123
+    "open(": lambda: Path(os.devnull).write_bytes(b""),
+    "os.open": _reopen_for_writing,
+    "trio.to_thread.run_sync": _in_a_thread,
+    "to_thread.run_sync": _file_of_trio,
+    "socket.socketpair": _pair_of_trio,
+    "trio.lowlevel.wait_writable": _on_a_socket,
 }
 
 
@@ -121,59 +158,85 @@ ESCAPES: dict[str, Callable[[], Any]] = {
 def test_an_escape_is_stopped_and_named(name: str) -> None:
     async def main(_: sim.SimWorld) -> None:
         await trio.lowlevel.checkpoint()
-        # Looked up now, as simulated code would: the fence stands where the function stood.
-        escape = ESCAPES[name]
-        owner = {"time.time": time, "time.perf_counter": time, "random.random": random, "uuid.uuid4": uuid}.get(name)
-        found = getattr(owner, name.partition(".")[2])() if owner else escape()
-        if name == "run_sync":
-            await found
+        done = ESCAPES[name]()
+        if inspect.isawaitable(done):
+            await done
 
-    with pytest.raises(sim.EscapedSimulation, match=name.replace(".", r"\.")) as caught:
+    with pytest.raises(sim.EscapedSimulation) as caught:
         sim.run(1, main)
+    assert name in str(caught.value)
     assert "test_sim.py" in str(caught.value)
 
 
-def test_a_program_that_waits_for_ever_is_reported() -> None:
+def test_machinery_and_other_threads_may_pass() -> None:
+    seen: list[float] = []
+    ask, asked = threading.Event(), threading.Event()
+
+    def other() -> None:
+        ask.wait()
+        seen.append(time.time())
+        asked.set()
+
     async def main(_: sim.SimWorld) -> None:
-        await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        logging.getLogger("trial").warning("stamped with the time of the machine")
+        ask.set()
+        asked.wait()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    sim.run(1, main)
+    thread.join()
+    assert seen
+
+
+async def waits_for_ever() -> None:
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("shield", [False, True])
+def test_a_program_that_waits_for_ever_is_reported_with_who_waits(shield: bool) -> None:
+    async def main(_: sim.SimWorld) -> None:
+        with trio.CancelScope(shield=shield):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(waits_for_ever)
+                await trio.sleep(3)
+
+    with pytest.raises(sim.Deadlock, match=r"waiting: waits_for_ever$"):
+        sim.run(1, main)
+    assert sim.run(1, nothing).steps
+
+
+def test_a_deadlock_is_told_even_where_its_cancellation_fails() -> None:
+    async def main(_: sim.SimWorld) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyError("on the way out")
 
     with pytest.raises(sim.Deadlock):
         sim.run(1, main)
 
 
 def state() -> tuple[object, ...]:
-    flag = _run._ALLOW_DETERMINISTIC_SCHEDULING
-    return _run._r, flag, _run.Deadlines.add, trio.Event.__init__, time.time, open, gc.isenabled()
+    fenced = (time.time, open, os.open, io.open, random.Random.seed, socket.socket.__init__, trio.to_thread.run_sync)
+    return _run._r, _run.Deadlines.add, trio.Event.__init__, _run.CancelStatus.__init__, gc.isenabled(), *fenced
 
 
 def test_everything_is_put_back_also_after_an_error() -> None:
-    before = (
-        _run._r,
-        _run._ALLOW_DETERMINISTIC_SCHEDULING,
-        _run.Deadlines.add,
-        trio.Event.__init__,
-        time.time,
-        open,
-        gc.isenabled(),
-    )
+    before, flag = state(), _run._ALLOW_DETERMINISTIC_SCHEDULING
 
     async def main(_: sim.SimWorld) -> None:
         await trio.lowlevel.checkpoint()
+        assert all(now != then for now, then in zip(state(), before, strict=True))
         raise KeyError("mine")
 
     with pytest.raises(KeyError):
         sim.run(1, main)
+    assert state() == before
     sim.run(1, nothing)
-    after = (
-        _run._r,
-        _run._ALLOW_DETERMINISTIC_SCHEDULING,
-        _run.Deadlines.add,
-        trio.Event.__init__,
-        time.time,
-        open,
-        gc.isenabled(),
-    )
-    assert before == after
+    assert state() == before
+    assert _run._ALLOW_DETERMINISTIC_SCHEDULING is flag
 
 
 def test_one_simulation_at_a_time() -> None:
@@ -185,6 +248,32 @@ def test_a_trio_with_another_inside_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(internals, "NAMES", (*internals.NAMES, "_no_such_name"))
     with pytest.raises(sim.UnknownTrio, match="_no_such_name"):
         sim.run(1, nothing)
+
+
+SPOILED = {
+    "_ALLOW_DETERMINISTIC_SCHEDULING": lambda pin: (
+        lambda patches, policy: (
+            pin(patches, policy),
+            patches.set(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", False),
+        )
+    ),
+    "Deadlines": lambda pin: lambda patches, policy: (pin(patches, policy), patches.set(_run.Deadlines, "add", _add_by_chance)),
+}
+
+
+def _add_by_chance(deadlines: Any, deadline: float, scope: trio.CancelScope) -> None:
+    heappush(deadlines._heap, (deadline, -len(deadlines._heap), scope))
+    deadlines._active += 1
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_a_trio_that_behaves_otherwise_is_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(internals, "_pin", SPOILED[what](internals._pin))
+    internals._try_out.cache_clear()
+    with pytest.raises(sim.UnknownTrio, match="in an order not known"):
+        sim.run(1, nothing)
+    monkeypatch.undo()
+    sim.run(1, nothing)
 
 
 def test_streams_do_not_disturb_each_other() -> None:

@@ -5,19 +5,20 @@ reports it instead. Owns no memory.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import trio
 import trio.testing
 
-__all__ = ["Deadlock", "virtual_clock"]
+__all__ = ["Deadlock", "open_shields", "virtual_clock", "waiting_tasks"]
 
 
 class Deadlock(Exception):
-    """No task could run and no deadline was set."""
+    """No task could run and no deadline was set; the message names the tasks that wait."""
 
 
 def virtual_clock(on_idle_for_ever: Callable[[], None]) -> trio.testing.MockClock:
-    """Return a clock that jumps at once, and calls back where there is nothing to jump to."""
+    """Return a clock that jumps at once, and calls back, inside the run, where there is nothing to jump to."""
     clock = trio.testing.MockClock(autojump_threshold=0)
     jump = clock._autojump
 
@@ -31,3 +32,27 @@ def virtual_clock(on_idle_for_ever: Callable[[], None]) -> trio.testing.MockCloc
     for name, value in (("_autojump", jump_or_report), ("_real_clock", float)):
         setattr(clock, name, value)
     return clock
+
+
+def waiting_tasks() -> list[str]:
+    """Return the names of the program's tasks that wait for something other than their children."""
+    return sorted(task.name.rpartition(".")[2] for task in _program() if not any(n.child_tasks for n in task.child_nurseries))
+
+
+def open_shields() -> None:
+    """Let a cancellation reach every task of the program, shielded or not."""
+    for task in _program():
+        status: Any = task._cancel_status
+        while status is not None:
+            status._scope.shield = False
+            status = status._parent
+
+
+def _program() -> list[trio.lowlevel.Task]:
+    """Return the tasks of the program; Trio calls its own <…>."""
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    found = [task for nursery in root.child_nurseries for task in nursery.child_tasks]
+    for task in found:  # grows as it goes
+        found.extend(child for nursery in task.child_nurseries for child in nursery.child_tasks)
+    return [task for task in found if not task.name.startswith("<")]

@@ -16,7 +16,7 @@ from typing import Final, Generic, Literal, TypeVar
 
 import trio
 
-from trials.sim.clock import Deadlock, virtual_clock
+from trials.sim.clock import Deadlock, open_shields, virtual_clock, waiting_tasks
 from trials.sim.fences import raise_fences
 from trials.sim.internals import pin_order
 from trials.sim.patches import Patches
@@ -74,20 +74,35 @@ def run(
     """
     trace = Trace(keep=keep)
     scopes: list[trio.CancelScope] = []
+    stuck: list[Deadlock] = []
 
     async def whole() -> T:
         with trio.CancelScope() as scope, Patches() as patches:
             scopes.append(scope)
             raise_fences(patches)
             return await main(SimWorld(seed, trace))
-        raise Deadlock("no task can run and no deadline is set")
+        raise AssertionError("only a deadlock cancels the whole program")
 
-    def stuck() -> None:
-        scopes[0].cancel()
+    def end() -> None:
+        # The program leaves in order if it can, then without its shields; if it waits even then, the run itself is broken off.
+        stuck.append(Deadlock(f"no task can run and no deadline is set; waiting: {', '.join(waiting_tasks())}"))
+        if len(stuck) == 1:
+            scopes[0].cancel()
+        elif len(stuck) == 2:
+            open_shields()
+        else:
+            raise stuck[0]
 
     with install(seed, policy):
-        clock = virtual_clock(stuck)
-        result = trio.run(whole, clock=clock, instruments=[trace])
+        clock = virtual_clock(end)
+        try:
+            result = trio.run(whole, clock=clock, instruments=[trace])
+        except BaseException as error:
+            if stuck:
+                raise stuck[0] from error
+            raise
+    if stuck:
+        raise stuck[0]
     return Outcome(seed, result, trace.hexdigest(), trace.steps, trace.lines)
 
 

@@ -3,19 +3,22 @@
 Trio is reproducible from a seed when its scheduler sorts each batch before a seeded policy orders it, when scopes with one
 deadline are cancelled in the order of their making, and when the tasks and scopes under a cancelled one are told in the order
 they came. The first is a switch of Trio's own; the other two replace a heap key and some sets that follow addresses.
-A Trio without these names is refused: nothing here degrades silently. Owns no memory.
+A Trio without these names, or in which a small program does not run in the order pinned, is refused: nothing here degrades
+silently. Owns no memory.
 """
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, MutableSet
+from functools import cache
 from heapq import heappush
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import trio
+import trio.testing
 from trio._core import _run
 
 from trials.sim.patches import Patches
-from trials.sim.policy import Policy
+from trials.sim.policy import Fifo, Policy, Task
 
 __all__ = ["OrderedSet", "UnknownTrio", "pin_order"]
 
@@ -62,6 +65,11 @@ def pin_order(patches: Patches, policy: Policy) -> None:
     Raises: UnknownTrio.
     """
     _recognise()
+    _try_out()
+    _pin(patches, policy)
+
+
+def _pin(patches: Patches, policy: Policy) -> None:
     patches.set(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
     patches.set(_run, "_r", policy)
     counter = itertools.count()
@@ -102,3 +110,52 @@ def _recognise() -> None:
     event: Any = trio.Event()
     if not isinstance(event._tasks, (set, OrderedSet)):
         raise UnknownTrio(f"trio {trio.__version__} keeps an event's tasks in a way not known here")
+
+
+class _Youngest(Policy):
+    """The order that no unpinned Trio would follow by chance, together with that of `Fifo`."""
+
+    def choose(self, runnable: list[Task]) -> int:
+        return len(runnable) - 1
+
+
+TASKS: Final = 7
+
+
+@cache
+def _try_out() -> None:
+    """Run a small program under two policies. Raises: UnknownTrio when the order is not the pinned one."""
+    ascending, descending = list(range(TASKS)), list(range(TASKS))[::-1]
+    for policy, steps in ((Fifo(), ascending), (_Youngest(), descending)):
+        with Patches() as patches:
+            _pin(patches, policy)
+            seen: dict[str, list[int]] = {"steps": [], "deadline": [], "nursery": []}
+            trio.run(_small_program, seen, clock=trio.testing.MockClock(autojump_threshold=0))
+        # Scopes with one deadline end in the order of their making, here that of the steps; a nursery's tasks in that of theirs.
+        if seen != {"steps": steps * 2, "deadline": steps, "nursery": ascending}:
+            raise UnknownTrio(f"trio {trio.__version__} runs tasks in an order not known here: {seen}")
+
+
+async def _small_program(seen: dict[str, list[int]]) -> None:
+    async def wait(index: int, where: str) -> None:
+        def abort(_: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+            seen[where].append(index)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def work(index: int) -> None:
+        for _ in range(2):
+            seen["steps"].append(index)
+            await trio.lowlevel.checkpoint()
+        with trio.move_on_at(deadline):
+            await wait(index, "deadline")
+
+    deadline = trio.current_time() + 1
+    async with trio.open_nursery() as nursery:
+        for index in range(TASKS):
+            nursery.start_soon(work, index)
+    with trio.move_on_at(deadline + 1):
+        async with trio.open_nursery() as nursery:
+            for index in range(TASKS):
+                nursery.start_soon(wait, index, "nursery")
