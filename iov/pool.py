@@ -17,7 +17,7 @@ __all__ = ["BufferPool", "Lease"]
 
 TAIL_SLACK = PAGE_SIZE
 MAX_KEPT_LARGE = 8
-POISON = b"\xdb"
+POISON = memoryview(b"\xdb" * 65536)
 
 
 class Lease:
@@ -44,7 +44,9 @@ class Lease:
         if memory is None:
             raise ValueError("the lease was given back before")
         if debugging():
-            memory[: len(self.view)] = POISON * len(self.view)
+            for start in range(0, len(self.view), len(POISON)):
+                piece = self.view[start : start + len(POISON)]
+                piece[:] = POISON[: len(piece)]
             self.view.release()
         self._pool.put_back(memory)
 
