@@ -146,6 +146,8 @@ class Verbs:
         self.cqs: list[AsyncCQ] = []
         self.event_wake = Wake()
         context.on_event = self.event_wake.set
+        context.device.fabric.listeners.append(self.wake.set)
+        context.device.fabric.advance(env.now())
 
     def create_cq(self, cqe: int) -> AsyncCQ:
         """Create a completion queue; see `Context.create_cq`."""
@@ -210,5 +212,6 @@ async def open_verbs(device: Device, env: Env | None = None) -> AsyncIterator[Ve
         except BaseException as error:  # noqa: BLE001 - raised again outside the nursery, which would wrap it in a group
             failure = error
         nursery.cancel_scope.cancel()
+    device.fabric.listeners.remove(verbs.wake.set)
     if failure is not None:
         raise failure

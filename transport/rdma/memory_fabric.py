@@ -1,10 +1,12 @@
 """Sans-IO. A fabric inside one process: devices that reach each other by call, and a clock that only moves when told.
 
 Posting and polling make all progress that is possible at `now`; what waits for time (RNR and retry timers) is done by `advance`,
-and `next_deadline` says when that is worth calling. Nothing is serialised: a transfer is one copy from view to view.
+and `next_deadline` says when that is worth calling; `listeners` are called when it may have changed. Nothing is serialised: a
+transfer is one copy from view to view.
 """
 
 import heapq
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from transport.rdma.ah import AddressVector
@@ -22,7 +24,7 @@ __all__ = ["MemoryFabric", "connect_pair"]
 class MemoryFabric:
     """Devices of one process and their timers."""
 
-    __slots__ = ("by_gid", "by_lid", "devices", "now", "serial", "timers")
+    __slots__ = ("by_gid", "by_lid", "devices", "listeners", "now", "serial", "timers")
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now
@@ -31,6 +33,7 @@ class MemoryFabric:
         self.by_lid: dict[int, Device] = {}
         self.timers: list[tuple[float, int, Requester, bool]] = []
         self.serial = 0
+        self.listeners: list[Callable[[], None]] = []
 
     def add_device(self, name: str, profile: DeviceProfile = RXE) -> Device:
         """Plug a device in."""
@@ -56,6 +59,8 @@ class MemoryFabric:
         """Have `requester.on_timer` called when the clock reaches the deadline."""
         self.serial += 1
         heapq.heappush(self.timers, (deadline, self.serial, requester, transport))
+        for listener in self.listeners:
+            listener()
 
     def next_deadline(self) -> float | None:
         """Return when `advance` has work to do, or None."""

@@ -79,6 +79,7 @@ class End(ABC):
         self.error: TransportError | None = None
         self.peer: End | None = None
         self.outbox: deque[SendWR] = deque()
+        device.fabric.listeners.append(self.wake.set)
         self.context: Context = device.open()
         self.pd = self.context.alloc_pd()
         self.channel = self.context.create_channel(self.wake.set)

@@ -120,8 +120,8 @@ class QP:
     """A queue pair; made by `PD.create_qp`."""
 
     __slots__ = (
-        "alive", "attr", "cap", "device", "established", "link", "op_sges", "pd", "qp_num", "qp_type", "recv_cq", "recv_pd", "requester",
-        "responder", "rq", "send_cq", "sig_all", "srq", "state",
+        "alive", "attr", "cap", "device", "established", "link", "op_sges", "pd", "qp_num", "qp_type", "recv_cq", "recv_pd",
+        "requester", "responder", "rq", "send_cq", "sig_all", "srq", "state",
     )  # fmt: skip
 
     def __init__(self, pd: "PD", init: QPInit) -> None:

@@ -1,0 +1,199 @@
+"""Sans-IO. MPA: the two start-up frames, what they settle, and the checksum of FPDUs. Follows RFC 5044 and RFC 6581.
+
+    | key, 16 | flags and revision u16 | length u16 | revision 2: IRD u16, ORD u16 | private data |
+
+Each side states its own read depths; the other clamps its own by them, seen from the other side: my ORD by your IRD. Markers are
+not made and not asked for; a peer that wants them is refused. A checksum is used when either side asks. Integers are big-endian.
+Owns no memory.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from transport.errors import HelloMismatch
+
+__all__ = [
+    "MAX_PRIVATE", "MpaError", "Rtr", "Settled", "StartFrame", "StartReader", "answer", "find_crc", "settle",
+]  # fmt: skip
+
+REQUEST_KEY: Final = b"MPA ID Req Frame"
+REPLY_KEY: Final = b"MPA ID Rep Frame"
+HEAD: Final = struct.Struct(">16sHH")
+DEPTHS: Final = struct.Struct(">HH")
+MARKERS, CRC, REJECT, ENHANCED = 0x8000, 0x4000, 0x2000, 0x1000
+RESERVED: Final = 0x0700
+TOP, NEXT = 0x8000, 0x4000
+NO_DEPTH: Final = 0x3FFF
+MAX_LENGTH: Final = 512
+MAX_PRIVATE: Final = 256
+"""Bytes of private data that every peer takes (Linux siw does not take more)."""
+Crc = Callable[[bytes | bytearray | memoryview, int], int]
+
+
+class MpaError(HelloMismatch):
+    """The peer speaks no MPA, or wants what we do not do. private: what it said when it rejected the connection, else None."""
+
+    def __init__(self, text: str, private: bytes | None = None) -> None:
+        super().__init__(text)
+        self.private = private
+
+
+@dataclass(frozen=True, slots=True)
+class Rtr:
+    """Peer-to-peer start-up: which messages may say "ready to receive": an empty FPDU, WRITE or READ."""
+
+    empty: bool = False
+    write: bool = False
+    read: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StartFrame:
+    """A start-up frame. ird, ord: the sender's own read depths (revision 2). rtr: None where the client will speak first."""
+
+    reply: bool
+    revision: int = 2
+    crc: bool = False
+    markers: bool = False
+    reject: bool = False
+    ird: int = 0
+    ord: int = 0
+    rtr: Rtr | None = None
+    private: bytes = b""
+
+    def pack(self) -> bytes:
+        """Return the frame. Raises: ValueError for more private data than every peer takes."""
+        if len(self.private) > MAX_PRIVATE:
+            raise ValueError(f"{len(self.private)} bytes of private data, {MAX_PRIVATE} at most")
+        flags = self.revision | MARKERS * self.markers | CRC * self.crc | REJECT * self.reject
+        depths = b""
+        if self.revision > 1:
+            flags |= ENHANCED
+            ird, ord_ = min(self.ird, NO_DEPTH - 1), min(self.ord, NO_DEPTH - 1)
+            if self.rtr is not None:
+                ird |= TOP | NEXT * self.rtr.empty
+                ord_ |= TOP * self.rtr.write | NEXT * self.rtr.read
+            depths = DEPTHS.pack(ird, ord_)
+        key = REPLY_KEY if self.reply else REQUEST_KEY
+        return HEAD.pack(key, flags, len(depths) + len(self.private)) + depths + self.private
+
+
+class StartReader:
+    """Take a start-up frame as its bytes come, and not a byte more: FPDUs may follow a reply in the same receive.
+
+    reply: whether a reply is expected, or a request.
+    """
+
+    __slots__ = ("_data", "_length", "_reply")
+
+    def __init__(self, reply: bool) -> None:
+        self._reply = reply
+        self._data = bytearray()
+        self._length = HEAD.size
+
+    @property
+    def need(self) -> int:
+        """Bytes to receive next; 0 when the frame is whole."""
+        return self._length - len(self._data)
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Add at most `need` bytes.
+
+        Raises: MpaError as soon as they cannot be the beginning of the frame.
+        """
+        self._data += data
+        key = REPLY_KEY if self._reply else REQUEST_KEY
+        known = min(len(self._data), len(key))
+        if self._data[:known] != key[:known]:
+            raise MpaError(f"not an iWARP peer: it began with {bytes(self._data[:known])!r}")  # header: a stranger's first bytes
+        if len(self._data) == HEAD.size:
+            _, flags, length = HEAD.unpack(self._data)
+            least = DEPTHS.size if flags & ENHANCED else 0
+            if flags & 0xFF not in (1, 2) or (flags & ENHANCED and flags & 0xFF == 1):
+                raise MpaError(f"the peer speaks MPA revision {flags & 0xFF}, we speak 1 and 2")
+            if not least <= length <= MAX_LENGTH:
+                raise MpaError(f"an MPA frame that announces {length} bytes")
+            self._length += length
+
+    def frame(self) -> StartFrame:
+        """Return the whole frame."""
+        _, flags, _ = HEAD.unpack_from(self._data)
+        start = HEAD.size
+        ird = ord_ = NO_DEPTH
+        rtr: Rtr | None = None
+        if flags & ENHANCED:
+            ird, ord_ = DEPTHS.unpack_from(self._data, start)
+            start += DEPTHS.size
+            if ird & TOP:
+                rtr = Rtr(bool(ird & NEXT), bool(ord_ & TOP), bool(ord_ & NEXT))
+        return StartFrame(
+            self._reply, flags & 0xFF, bool(flags & CRC), bool(flags & MARKERS), bool(flags & REJECT),
+            ird & NO_DEPTH, ord_ & NO_DEPTH, rtr, bytes(self._data[start:]),  # header: at most 512 bytes
+        )  # fmt: skip
+
+    def ended(self) -> MpaError:
+        """Return the error for a peer that closed the connection now."""
+        return MpaError(f"not an iWARP peer: it closed the connection after {len(self._data)} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What both sides keep to. ird: READs we answer at a time; ord: READs we have open. rtr: the client opens with such a message."""
+
+    crc: bool
+    ird: int
+    ord: int
+    rtr: Rtr | None = None
+
+
+def _clamp(mine: int, theirs: int) -> int:
+    return mine if theirs == NO_DEPTH else min(mine, theirs)
+
+
+def _no_markers(frame: StartFrame) -> None:
+    if frame.markers:
+        raise MpaError("the peer wants MPA markers in the stream, which are not supported")
+
+
+def answer(request: StartFrame, ird: int, ord_: int, crc: bool, private: bytes = b"") -> tuple[StartFrame, Settled]:
+    """Return the reply to a request, in its revision, and what is settled by it.
+
+    Raises: MpaError for markers, and for a peer-to-peer start with nothing to start with.
+    """
+    _no_markers(request)
+    settled = Settled(crc or request.crc, _clamp(ird, request.ord), _clamp(ord_, request.ird))
+    if request.rtr is not None:
+        offered = request.rtr
+        if not (offered.write or offered.read or offered.empty):
+            raise MpaError("the peer asks for a peer-to-peer start without a message to start with")
+        chosen = Rtr(write=True) if offered.write else Rtr(read=True) if offered.read else Rtr(empty=True)
+        settled = replace(settled, rtr=chosen)
+    reply = StartFrame(True, request.revision, settled.crc, ird=settled.ird, ord=settled.ord, rtr=settled.rtr, private=private)
+    return reply, settled
+
+
+def settle(request: StartFrame, reply: StartFrame) -> Settled:
+    """Return what the reply to our own request settles.
+
+    Raises: MpaError when the peer rejects, or answers what was not asked.
+    """
+    if reply.reject:
+        raise MpaError("the peer rejected the connection", reply.private)
+    _no_markers(reply)
+    if reply.revision > request.revision or reply.rtr is not None:
+        raise MpaError("the peer's MPA reply does not fit the request")
+    return Settled(request.crc or reply.crc, _clamp(request.ird, reply.ord), _clamp(request.ord, reply.ird))
+
+
+def find_crc() -> Crc:
+    """Return CRC32C: the checksum of bytes, continued from that of earlier ones.
+
+    Raises: MpaError when the package that computes it is not installed.
+    """
+    try:
+        from crc32c import crc32c  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise MpaError("checksums on the stream need the package crc32c: pip install 'netfs[crc]'") from None
+    return crc32c
