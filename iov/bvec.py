@@ -40,7 +40,7 @@ class MemType(enum.IntEnum):
 
 @dataclass(slots=True)
 class BioVec:
-    """`length` bytes at `off` of `memory`, which starts on a page boundary of the emulated machine."""
+    """`length` bytes at `off` of `memory`, which starts on a page boundary of the emulated machine, or is counted as if it did."""
 
     memory: Memory
     off: int
