@@ -6,12 +6,13 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test check lint typing format soak bench venv clean
+.PHONY: help demo test check peer-tests lint typing format soak bench venv clean
 
 help:
 	@echo "make demo    show a real file travelling through every path"
 	@echo "make test    the tests that gate a change (minutes)"
 	@echo "make check   lint, types, and the slower tests"
+	@echo "make peer-tests  rdma-core's own Python tests against the emulated adapter"
 	@echo "make soak    long runs;  make bench  the figures;  make format  lay out the source"
 
 demo: .venv/.run
@@ -32,6 +33,9 @@ typing: .venv/.dev
 
 format: .venv/.dev
 	@$(BIN)/ruff check -q --fix . ; $(BIN)/ruff format -q .
+
+peer-tests: .venv/.dev
+	@$(BIN)/python -m tests.rdma.peer
 
 soak: .venv/.dev
 	@$(PYTEST) -m soak --timeout 3600

@@ -34,7 +34,11 @@ def find_files(given: Path | None, scratch: Path) -> Path | None:
             return folder
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         return None
-    got = subprocess.run(["apt-get", "download", "-q", PACKAGE], cwd=scratch, capture_output=True, check=False)
+    download = ["apt-get", "download", "-q", PACKAGE]
+    got = subprocess.run(download, cwd=scratch, capture_output=True, check=False)
+    if got.returncode and os.geteuid() == 0:
+        subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=False)
+        got = subprocess.run(download, cwd=scratch, capture_output=True, check=False)
     packages = sorted(scratch.glob(f"{PACKAGE}_*.deb"))
     if got.returncode or not packages:
         return None
