@@ -52,8 +52,8 @@ class Requester:
     """The send queue of one queue pair."""
 
     __slots__ = (
-        "duplicate", "flying", "handlers", "iwarp", "moved", "notify_drained", "peer_cache", "psn", "qp", "retry_left", "rnr_left",
-        "running", "started", "todo", "unsignaled", "used", "wake_at",
+        "duplicate", "flying", "handlers", "iwarp", "moved", "notify_drained", "peer_cache", "psn", "qp", "retry_left",
+        "rnr_left", "running", "started", "todo", "unsignaled", "used", "wake_at",
     )  # fmt: skip
 
     def __init__(self, qp: "QP", iwarp: bool) -> None:
