@@ -5,7 +5,7 @@ chain in which those parts are pool memory: filled before a SOURCE is sent, copi
 Device memory is filled and read by its owner's copy engine.
 
 Ownership: the pool leases are the `Bounced`'s until `finish()`; everything else stays the iterator's. Each copy is counted.
-Follows kernel.md 4 and 5, rows 10 and 33: "must copy" and "can be mapped" in one chain.
+Follows what was asked of ITER_BVECQ on linux-fsdevel: "must copy" and "can be mapped" in one chain.
 """
 
 from iov.bvec import BioVec, BvecNode, BvecQueue, MemType

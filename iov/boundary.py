@@ -1,6 +1,6 @@
 """Sans-IO. What is refused where an iterator is made, so that nothing is copied before bad memory is found.
 
-Owns no memory. Follows kernel.md 1.3: import_iovec; the errors are listed in docs/memory.md.
+Owns no memory. Follows import_iovec of Linux; the errors are listed in docs/memory.md.
 """
 
 import itertools

@@ -8,7 +8,7 @@ is not circular, so that a header can be put in front of it. An iterator may sta
 producer appends; what is appended is reached from there.
 
 Ownership: a chain refers to memory and owns none of it; who appended a node passes the callback that gives its memory back,
-and `release()` or `drop_spent()` calls each once. Follows kernel.md 1.5: struct bvecq of the proposed ITER_BVECQ.
+and `release()` or `drop_spent()` calls each once. Follows struct bvecq of the ITER_BVECQ proposed for Linux.
 """
 
 import enum
@@ -40,7 +40,7 @@ class MemType(enum.IntEnum):
 
 @dataclass(slots=True)
 class BioVec:
-    """`length` bytes at `off` of `memory`, which starts on a page boundary of the emulated machine, or is counted as if it did."""
+    """`length` bytes at `off` of `memory`, which starts on a page of the emulated machine, or counts as if it did."""
 
     memory: Memory
     off: int

@@ -2,7 +2,7 @@
 
 CRC32C uses the `crc32c` package when the extra `crc` is installed; without it a table in Python does about 4 MB/s, which is for
 tests and small headers only. The Internet checksum adds pieces of odd length with their bytes swapped, so that cuts anywhere
-give the sum of the whole. Owns no memory. Follows kernel.md 1.3: csum_and_copy_to_iter, hash_and_copy_to_iter; RFC 1071.
+give the sum of the whole. Owns no memory. Follows csum_and_copy_to_iter and hash_and_copy_to_iter of Linux, RFC 1071.
 """
 
 import importlib

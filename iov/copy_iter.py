@@ -1,7 +1,7 @@
 """Sans-IO. Copy into and out of an iterator's memory, and zero it; each moves the iterator by exactly what it did.
 
 The wrong direction copies nothing and returns 0, as the kernel does. Callers count copies of payload on their probe.
-Owns no memory. Follows kernel.md 1.3: copy_to_iter, copy_from_iter, iov_iter_zero.
+Owns no memory. Follows copy_to_iter, copy_from_iter and iov_iter_zero of Linux.
 """
 
 from iov.bvec import Buffer, byte_view

@@ -2,7 +2,7 @@
 
 It stands in a bvec where a view would; taking a view of it is refused, so that copies, ciphers and sockets stop at the boundary
 and only a device that may talk to its peer takes it. `engine` is the owner's own copy engine, for bounces.
-Ownership: the device's. Follows kernel.md 4: P2PDMA.
+Ownership: the device's. Follows P2PDMA of Linux.
 """
 
 import errno

@@ -4,7 +4,7 @@ All of it, and the physical vectors of `iov.phys` and the scatterlists and SGEs 
 `take_runs`; a consumer's own form is made where the consumer is.
 
 Ownership: what is returned refers to the iterator's memory; the caller keeps that memory until the consumer is done.
-Follows kernel.md 1.3 and 1.5: iov_iter_extract_pages, netfs_extract_iter.
+Follows iov_iter_extract_pages and netfs_extract_iter of Linux.
 """
 
 import errno

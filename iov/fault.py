@@ -2,7 +2,7 @@
 
 A model is hung on a user-backed iterator (`it.faults = model`); copies then stop exactly in front of the first absent byte, as
 copy_from_user does with page faults disabled, and `fault_in` brings pages back unless they were poisoned.
-Owns no memory; it keeps addresses, so the memory named must outlive the model. Follows kernel.md 1.3 and 5, rows 17 and 18.
+Owns no memory; it keeps addresses, so the memory named must outlive the model. Follows fault_in_iov_iter_readable and its kin of Linux.
 """
 
 from iov.address import address_of

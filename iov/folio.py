@@ -5,7 +5,7 @@ iterator over it looks a folio up at every step, so what it passes depends on wh
 it: the test `test_an_xarray_shifts_under_its_iterator` shows it.
 
 Ownership: a folio's memory is its allocator's (`iov.phys`, a page cache); queues and indexes refer to folios and own none.
-Follows kernel.md 1.2 and struct folio_queue.
+Follows struct folio_queue and the xarray of Linux.
 """
 
 import enum

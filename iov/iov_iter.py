@@ -13,7 +13,7 @@ copied before a bad one is found. `iov.walk` walks; copying, checksums and extra
 step is as long as the memory is contiguous: unlike the kernel's, it may span pages, since nothing is mapped page by page here.
 
 Ownership: the memory is the maker's; the iterator refers to it and a bytearray cannot be resized meanwhile (BufferError).
-Follows kernel.md 1: lib/iov_iter.c.
+Follows lib/iov_iter.c of Linux.
 """
 
 import enum

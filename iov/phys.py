@@ -6,7 +6,7 @@
 A folio is physically contiguous. With a seed, folios are placed on purpose where they do not touch, in an order the seed fixes;
 without one they follow each other. Pinned caller pages get frames for as long as a pin holds them, scattered by the same seed.
 Ownership: the space owns the mapping; a folio is its allocator's until `free`; pins are the pinner's (`iov.pin`).
-Follows kernel.md 4: struct phys_vec, P2PDMA; folio lookup by address as in page_folio.
+Follows struct phys_vec and P2PDMA of Linux; folio lookup by address as in page_folio.
 """
 
 import errno

@@ -4,7 +4,7 @@ Only user-backed iterators take pins; other memory is kept by whoever lent it, a
 owner pins at the top, passes `pin.iter` (a private chain, no longer user-backed) down, and releases when the I/O is complete.
 
 Ownership: a pin is its taker's; `PinLedger.close()` insists that none is left. A bytearray cannot be resized while pinned.
-Follows kernel.md 1.2 and 1.3: iov_iter_extract_will_pin, FOLL_PIN; kernel.md 5, row 26.
+Follows iov_iter_extract_will_pin and FOLL_PIN of Linux.
 """
 
 import errno

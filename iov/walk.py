@@ -3,7 +3,7 @@
 A run is (memory, start, end). Neighbouring bvecs of one memory become one run, so that contiguous memory costs nothing per
 page; empty segments never appear. Everything else that touches memory (copies, checksums, extraction for sockets, ciphers and
 devices) works on what `take_runs`, or `take` which slices it, returns.
-Owns no memory: the runs are of the iterator's. Follows kernel.md 1.3: iterate_and_advance, iov_iter_extract_pages.
+Owns no memory: the runs are of the iterator's. Follows iterate_and_advance and iov_iter_extract_pages of Linux.
 """
 
 import errno
