@@ -8,7 +8,7 @@
 
 What a device gets is cut at its segment limit and boundary. A failure at any step unmaps exactly what was mapped, so that
 `maps == unmaps` whenever no mapping is live.
-Ownership: between map and unmap the memory is the device's; the mapper keeps it alive. Follows kernel.md 4.
+Ownership: between map and unmap the memory is the device's; the mapper keeps it alive. Follows the DMA API of Linux.
 """
 
 import errno

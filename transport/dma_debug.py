@@ -2,7 +2,7 @@
 
 Seen: a second unmap, another direction or other vectors than were mapped, memory the processor changed while the device owned
 it (by a checksum of the memory at each change of owner; a read cannot be seen), mappings left when the device closes.
-Owns no memory. Follows kernel.md 4: the ownership rule and debug-DMA.
+Owns no memory. Follows kernel/dma/debug.c of Linux.
 """
 
 import zlib

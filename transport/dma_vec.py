@@ -1,7 +1,7 @@
 """Sans-IO. What comes out of a DMA mapping, and what bounds it: `DmaVec`, directions, device limits, the error of a mapping.
 
 A `PhysVec` goes in, `DmaVec`s come out: two types and two lists, since a mapping may split, merge or move what it is given.
-Owns no memory. Follows kernel.md 4: dma_mask, max_segment_size, seg_boundary_mask, min_align_mask; dma_vec.
+Owns no memory. Follows dma_mask, max_segment_size, seg_boundary_mask, min_align_mask and struct dma_vec of Linux.
 """
 
 import enum

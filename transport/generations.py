@@ -1,7 +1,7 @@
 """Sans-IO. The same payload through all four generations on a machine of your choice: what `netfs explain` prints.
 
 `compare` builds the memory and the device, runs each generation on them, and checks that the device read the payload whole and
-that nothing stayed mapped. Owns the emulated memory for the length of a call. Follows kernel.md 3.7.
+that nothing stayed mapped. Owns the emulated memory for the length of a call. Follows docs/memory.md.
 """
 
 import zlib

@@ -7,7 +7,7 @@
 
 `TABLE` is that picture. Granule rules: memory is mapped in whole granules, so every link but the first starts on one and every
 link but the last ends on one; `usable` tells before anything is allocated.
-Owns no memory: a range maps memory its mapper keeps. Follows kernel.md 4: dma_iova_try_alloc, _link, _sync, _unlink, _destroy.
+Owns no memory: a range maps memory its mapper keeps. Follows dma_iova_try_alloc, _link, _sync, _unlink and _destroy of Linux.
 """
 
 import bisect

@@ -7,7 +7,7 @@
 
 They exist to be compared: nothing in the data path uses the old ways. `Port.post` makes the device read every SGE, so that a
 conversion that lost a byte is found by the payload's checksum.
-Owns no memory. Follows kernel.md 3.1 to 3.7; sizes are SMB-Direct's defaults.
+Owns no memory. Follows fs/smb/client/smbdirect.c of Linux; sizes are SMB-Direct's defaults.
 """
 
 import zlib

@@ -2,7 +2,7 @@
 
 Input and output of a mapping share one entry here, which is what `PhysVec` and `DmaVec` keep apart; after a merge the first
 entries hold the result of all. Owns no memory: entries refer to the iterator's, which the owner keeps (and pins before).
-Follows kernel.md 1.3: extract_iter_to_sg of lib/scatterlist.c; 6, trap 12.
+Follows extract_iter_to_sg in lib/scatterlist.c of Linux.
 """
 
 import errno

@@ -3,7 +3,7 @@
 Mapping copies the original contents in, also for FROM_DEVICE, so that a device that writes less than it was given leaves the
 rest of the memory as it was instead of what the pool held; unmapping FROM_DEVICE copies back. An exhausted pool is a retryable
 error: back-pressure, not failure.
-Ownership: the pool owns its memory; a bounce is the mapper's until `unmap`. Follows kernel.md 4: swiotlb.
+Ownership: the pool owns its memory; a bounce is the mapper's until `unmap`. Follows kernel/dma/swiotlb.c of Linux.
 """
 
 import errno
