@@ -2,7 +2,7 @@
 
 A model is hung on a user-backed iterator (`it.faults = model`); copies then stop exactly in front of the first absent byte, as
 copy_from_user does with page faults disabled, and `fault_in` brings pages back unless they were poisoned.
-Owns no memory; it keeps addresses, so the memory named must outlive the model. Follows fault_in_iov_iter_readable and its kin of Linux.
+Owns no memory; it keeps addresses, so the memory named must outlive the model. Follows fault_in_iov_iter_readable of Linux.
 """
 
 from iov.address import address_of
