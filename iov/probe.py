@@ -3,12 +3,12 @@
 A `Probe` belongs to one side of a pair (one client or one server), so that the two can be told apart in one process.
 Layers count with plain attribute additions; `copied()` counts a payload copy made by our own code (the cipher pass is a
 transform and is not counted). The sink, when set, receives every event as a name and plain values; tracing and the
-simulator's trace hash consume it. Owns no memory.
+simulator's trace hash consume it; `iov/events.py` names the events and their fields. Owns no memory.
 """
 
 from collections.abc import Callable
 
-__all__ = ["COUNTERS", "EventSink", "Probe"]
+__all__ = ["COUNTERS", "EventSink", "Field", "Probe"]
 
 Field = int | str | bytes
 EventSink = Callable[[str, tuple[Field, ...]], None]
@@ -32,9 +32,12 @@ COUNTERS = (
 
 
 class Probe:
-    """Count what one side does and pass its events on."""
+    """Count what one side does and pass its events on.
 
-    __slots__ = (*COUNTERS, "sink")
+    inode_ids, request_ids: the last numbers given to what events speak of; they go on after a reset.
+    """
+
+    __slots__ = (*COUNTERS, "inode_ids", "request_ids", "sink")
 
     payload_copies: int
     copied_bytes: int
@@ -53,6 +56,8 @@ class Probe:
 
     def __init__(self, sink: EventSink | None = None) -> None:
         self.sink = sink
+        self.inode_ids = 0
+        self.request_ids = 0
         self.reset()
 
     def reset(self) -> None:

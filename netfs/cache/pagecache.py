@@ -108,6 +108,9 @@ class PageCache:
         assert not (folio.locked or folio.writeback), "a folio in use is not dropped"
         mapping = folio.mapping
         index = folio.pos // mapping.folio_size
+        sink = mapping.host.probe.sink
+        if sink is not None:
+            sink("netfs_folio", (mapping.host.debug_id, index, "inval-all", folio.size))
         del mapping.folios[index]
         del self._lru[folio]
         if folio.dirty or folio.unstable:

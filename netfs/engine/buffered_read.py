@@ -15,6 +15,7 @@ from iov.copy_iter import copy_to_iter, zero_iter
 from iov.iov_iter import Direction, IovIter
 from netfs.cache.folio import Folio
 from netfs.engine.collect import advance
+from netfs.engine.events import begin, trace_folio
 from netfs.engine.inode import NetfsInode
 from netfs.engine.park import run_request
 from netfs.engine.read_collect import read_terminated
@@ -87,6 +88,7 @@ async def fill_gaps(inode: NetfsInode, folio: Folio) -> None:
         await _read_gap(inode, folio, 0, folio.valid_from)
         await _read_gap(inode, folio, folio.valid_to, folio.size)
         folio.filled()
+        trace_folio(inode, folio, "filled-gaps")
     finally:
         folio.pins -= 1
         folio.unlock()
@@ -97,8 +99,7 @@ async def _read_gap(inode: NetfsInode, folio: Folio, off: int, end: int) -> None
         return
     it = IovIter.bvec(Direction.DEST, [BioVec(folio.memory, off, end - off)])
     rreq = IoRequest(Origin.READ_GAPS, inode, folio.pos + off, end - off, it, inode.sizes.i_size, read_terminated, _clear_tail)
-    inode.probe.requests += 1
-    await inode.ops.init_request(rreq)
+    await begin(rreq)
     await run_request(rreq)
     if rreq.error is not None:
         raise rreq.error
@@ -144,6 +145,7 @@ async def _read_ahead(inode: NetfsInode, pos: int, end: int, ahead: Readahead) -
         if folio is None:
             break
         folio.locked = True
+        trace_folio(inode, folio, "read")
         folios.append(folio)
         index += 1
     ahead.reached(index * size)
@@ -153,11 +155,10 @@ async def _read_ahead(inode: NetfsInode, pos: int, end: int, ahead: Readahead) -
     rreq = IoRequest(Origin.READAHEAD, inode, folios[0].pos, it.count, it, inode.sizes.i_size, read_terminated, _folios_filled)
     rreq.folios = list(folios)
     rreq.wake = lambda: _unlock_rest(rreq)
-    inode.probe.requests += 1
     # The first is kept whatever happens, so that one who waits for it sees the failure and reads it alone.
     folios[0].pins += 1
     try:
-        await inode.ops.init_request(rreq)
+        await begin(rreq)
     except BaseException:
         rreq.wake()
         raise
@@ -186,11 +187,13 @@ def _folios_filled(rreq: IoRequest, front: IoSubrequest) -> None:
     while rreq.folios and rreq.folios[0].pos + rreq.folios[0].size <= end:
         folio = rreq.folios.pop(0)
         folio.filled()
+        trace_folio(rreq.inode, folio, "read-unlock")
         folio.unlock()
 
 
 def _unlock_rest(rreq: IoRequest) -> None:
     for folio in rreq.folios:
+        trace_folio(rreq.inode, folio, "abandon")
         folio.unlock()
         if not folio.pins:
             rreq.inode.cache.drop(folio)

@@ -19,6 +19,7 @@ from iov.copy_iter import copy_from_iter
 from iov.iov_iter import IovIter
 from netfs.cache.folio import Folio
 from netfs.engine.buffered_read import fill_gaps
+from netfs.engine.events import trace_folio
 from netfs.engine.inode import NetfsInode
 from netfs.engine.park import acquire_exclusive
 from netfs.engine.writeback import balance_dirty, make_room, start_writeback, wait_for_folio
@@ -40,6 +41,9 @@ async def buffered_write(inode: NetfsInode, it: IovIter, pos: int, *, append: bo
         if append:
             pos = inode.sizes.i_size
         start = pos
+        sink = inode.probe.sink
+        if sink is not None:
+            sink("netfs_write_iter", (inode.debug_id, pos, it.count))
         try:
             while it.count:
                 pos += await _write_folio(inode, it, pos)
@@ -50,9 +54,12 @@ async def buffered_write(inode: NetfsInode, it: IovIter, pos: int, *, append: bo
                 raise
         mapping = inode.mapping
         unsent = (len(mapping.dirty) - mapping.writeback) * mapping.folio_size
-        if unsent >= min(WRITEBACK_BATCH, inode.cache.dirty_limit // 4) and not inode.wb_lock:
-            # The folio a sequential writer is in goes with the next batch.
-            await start_writeback(inode, 0, pos - pos % mapping.folio_size)
+        if unsent >= min(WRITEBACK_BATCH, inode.cache.dirty_limit // 4):
+            if inode.wb_lock:
+                inode.probe.emit("netfs_wb_lock", inode.debug_id, "skip")
+            else:
+                # The folio a sequential writer is in goes with the next batch.
+                await start_writeback(inode, 0, pos - pos % mapping.folio_size)
     finally:
         inode.lock.release_exclusive()
     return pos - start
@@ -87,11 +94,14 @@ async def _folio_for_write(inode: NetfsInode, index: int, off: int, end: int) ->
         if folio.locked or folio.writeback:
             await wait_for_folio(folio)
         elif folio.uptodate or (off == 0 and end == folio.size):
+            trace_folio(inode, folio, "mod-uptodate" if folio.uptodate else "mod-whole-f")
             return folio
         elif folio.pos >= inode.sizes.zero_point:
             folio.zero_rest()
+            trace_folio(inode, folio, "mod-n-clear")
             return folio
         elif inode.ops.block_size == 1 and folio.touches(off, end):
+            trace_folio(inode, folio, "mod-streamw+" if folio.dirty else "mod-streamw")
             return folio
         else:
             await fill_gaps(inode, folio)

@@ -7,6 +7,7 @@ is no moment at which the last subrequest is queued but its collector could miss
 history). Owns no memory.
 """
 
+from netfs.engine.events import ended, trace_sreq
 from netfs.engine.request import IoRequest
 from netfs.engine.retry import reissue
 from netfs.engine.split import launch, next_part
@@ -34,7 +35,7 @@ def advance(rreq: IoRequest) -> None:
             launch(next_part(rreq))
     rreq.advancing = False
     if not (rreq.in_flight or subreqs):
-        rreq.done = True
+        ended(rreq)
         rreq.wake()
 
 
@@ -42,6 +43,8 @@ def _take_front(rreq: IoRequest) -> None:
     front = rreq.subrequests.pop(0)
     if front.failed and rreq.error is None and not (rreq.short_transfer and rreq.progress is None):
         rreq.error = front.error  # behind the end of the file nothing can fail
+    if rreq.inode.probe.sink is not None:
+        trace_sreq(front, "DSCRD" if rreq.short_transfer else "CONSM")
     if not rreq.short_transfer:
         rreq.transferred += front.transferred
         if front.transferred < front.length:

@@ -14,6 +14,7 @@ from iov.copy_iter import copy_from_iter, zero_iter
 from iov.extract import extract_segments
 from iov.iov_iter import Direction, IovIter
 from iov.pool import Lease
+from netfs.engine.events import begin
 from netfs.engine.inode import NetfsInode
 from netfs.engine.park import acquire_exclusive, acquire_shared, run_request
 from netfs.engine.read_collect import read_terminated
@@ -53,8 +54,7 @@ async def direct_read(inode: NetfsInode, it: IovIter, pos: int) -> int:
 
 async def _read(inode: NetfsInode, it: IovIter, pos: int, origin: Origin) -> int:
     rreq = IoRequest(origin, inode, pos, it.count, it, inode.sizes.i_size, read_terminated)
-    inode.probe.requests += 1
-    await inode.ops.init_request(rreq)
+    await begin(rreq)
     await run_request(rreq)
     if rreq.error is not None and not rreq.transferred:
         raise rreq.error
@@ -122,8 +122,7 @@ async def direct_write(inode: NetfsInode, it: IovIter, pos: int, *, append: bool
 async def _write(inode: NetfsInode, it: IovIter, pos: int, user_end: int | None = None) -> int:
     length = it.count
     wreq = IoRequest(Origin.DIO_WRITE, inode, pos, length, it, inode.sizes.i_size, write_terminated, sequential=True)
-    inode.probe.requests += 1
-    await inode.ops.init_request(wreq)
+    await begin(wreq)
     try:
         await run_request(wreq)
     finally:

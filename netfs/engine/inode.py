@@ -11,6 +11,7 @@ from netfs.cache.pagecache import Mapping, PageCache
 from netfs.cache.waiters import WakeList
 from netfs.engine.locking import IoLock
 from netfs.engine.ops import NetfsOps
+from netfs.engine.request import IoRequest
 from netfs.engine.sizes import FileSizes
 
 __all__ = ["ErrorSequence", "NetfsInode"]
@@ -47,12 +48,13 @@ class NetfsInode:
     """One file: its table, sizes, lock, folios, and what of its data the server has not made durable.
 
     ops is set once, by the filesystem, before any I/O. uncommitted: something was written since the last commit.
-    direct_verifier: of the boot that took unstable direct writes since then, 0 for none.
+    direct_verifier: of the boot that took unstable direct writes since then, 0 for none. debug_id: its number in events.
+    requests: those that have begun and not ended, in the order they began.
     """
 
     __slots__ = (
-        "cache", "direct_verifier", "lock", "mapping", "modified", "ops", "pool", "probe", "sizes", "uncommitted", "wb_error",
-        "wb_lock", "wb_waiters",
+        "cache", "debug_id", "direct_verifier", "lock", "mapping", "modified", "ops", "pool", "probe", "requests", "sizes",
+        "uncommitted", "wb_error", "wb_lock", "wb_waiters",
     )  # fmt: skip
 
     ops: NetfsOps
@@ -70,6 +72,9 @@ class NetfsInode:
         self.uncommitted = False
         self.direct_verifier = 0
         self.modified = 0
+        probe.inode_ids += 1
+        self.debug_id = probe.inode_ids
+        self.requests: dict[int, IoRequest] = {}
 
     def set_ops(self, ops: NetfsOps) -> None:
         """Plug the filesystem in."""

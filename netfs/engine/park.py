@@ -12,6 +12,7 @@ from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
 from netfs.cache.waiters import WakeList
 from netfs.engine.collect import advance
+from netfs.engine.events import ended, trace_rreq
 from netfs.engine.locking import IoLock
 from netfs.engine.request import IoRequest
 
@@ -36,6 +37,7 @@ class _Waiter:
 
     def abort(self, raise_cancel: Callable[[], NoReturn]) -> Abort:
         task, self.task = self.task, None
+        trace_rreq(self.rreq, "S-ABNDN")
         self.rreq.abandon()
         if self.finished:
             return Abort.SUCCEEDED
@@ -49,7 +51,11 @@ async def run_request(rreq: IoRequest) -> None:
     Cancellation: before the first issue no effect; later the request is abandoned, and unless it was complete all the same,
     Cancelled leaves when all its memory is back.
     """
-    await trio.lowlevel.checkpoint_if_cancelled()
+    try:
+        await trio.lowlevel.checkpoint_if_cancelled()
+    except BaseException:
+        ended(rreq)
+        raise
     waiter = _Waiter(rreq)
     rreq.wake = waiter.wake
     advance(rreq)

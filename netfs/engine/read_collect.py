@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from netfs.engine.collect import advance
+from netfs.engine.events import trace_failure, trace_rreq, trace_sreq
 from netfs.engine.request import IoSubrequest
 
 __all__ = ["IDLE_RETRIES", "VERDICTS", "Verdict", "judge_read", "read_terminated"]
@@ -51,6 +52,8 @@ def judge_read(subreq: IoSubrequest) -> Verdict:
 
 def read_terminated(subreq: IoSubrequest) -> None:
     """Take the end of an issue: judge it and move the request on."""
+    if subreq.request.inode.probe.sink is not None:
+        trace_sreq(subreq, "TERM")
     if subreq.error is not None or subreq.transferred != subreq.length:
         _apply(subreq, judge_read(subreq))
     else:
@@ -58,13 +61,18 @@ def read_terminated(subreq: IoSubrequest) -> None:
     advance(subreq.request)
 
 
+_FAILURES: Final = {Verdict.TOO_MUCH: "long-read", Verdict.NO_PROGRESS: "short-read", Verdict.FAILED: "read"}
+
+
 def _apply(subreq: IoSubrequest, verdict: Verdict) -> None:
     subreq.need_retry = verdict is Verdict.RETRY
     match verdict:
         case Verdict.DONE:
+            trace_sreq(subreq, "EOF")
             return
         case Verdict.RETRY:
             subreq.error = None
+            trace_sreq(subreq, "SHORT")
         case Verdict.TOO_MUCH:
             subreq.transferred = 0
             subreq.error = OSError(errno.EIO, "more was read than asked for")
@@ -73,4 +81,8 @@ def _apply(subreq: IoSubrequest, verdict: Verdict) -> None:
         case Verdict.FAILED:
             subreq.error = subreq.error or OSError(errno.ECANCELED, "abandoned")
     subreq.failed = not subreq.need_retry
+    if subreq.failed:
+        trace_sreq(subreq, "FAIL")
+        trace_failure(subreq, _FAILURES[verdict])
     subreq.request.paused = True
+    trace_rreq(subreq.request, "PAUSE")

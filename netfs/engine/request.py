@@ -110,7 +110,7 @@ class IoRequest:
     progress: told of each subrequest the collector took; None for direct I/O. wake: called once, when nothing of the request is
     in flight or left to do; `transferred` (a contiguous prefix) and `error` are final then. verifier: boot verifier common to all
     unstable writes of the request. folios: those the request fills or cleans, in file order, the page cache's.
-    sequential: one subrequest at a time, so that a failure leaves no hole before data.
+    sequential: one subrequest at a time, so that a failure leaves no hole before data. debug_id: its number in events.
 
     Flags: all_queued: everything was cut. paused: no further issue (a failure, or waiting for a retry). short_transfer: later
     data no longer counts. abandoned: the caller was cancelled. advancing: the collector is on the stack, so that a termination
@@ -142,6 +142,7 @@ class IoRequest:
     verifier: int = 0
     folios: list["Folio"] = field(default_factory=list)
     sequential: bool = False
+    debug_id: int = 0
 
     def abandon(self) -> None:
         """Ask that the request end early: nothing more is issued, what is in flight is asked to end. `wake` still follows.

@@ -6,6 +6,7 @@ becomes one of its own. The memory is taken from the request's unmoved iterator,
 its own. After read_retry.c and write_retry.c of Linux netfslib. Owns no memory.
 """
 
+from netfs.engine.events import trace_rreq, trace_sreq
 from netfs.engine.request import IoRequest, IoSubrequest
 from netfs.engine.split import allowed, cut_memory, launch
 
@@ -16,6 +17,7 @@ def reissue(rreq: IoRequest) -> None:
     """Issue every subrequest that wants a retry; terminations inside only leave their verdict."""
     assert rreq.advancing and not rreq.in_flight
     rreq.paused = False
+    trace_rreq(rreq, "RESUBMT")
     subreqs = rreq.subrequests
     index = 0
     while index < len(subreqs) and not rreq.paused:
@@ -24,6 +26,7 @@ def reissue(rreq: IoRequest) -> None:
             rreq.paused = True
         elif subreq.need_retry:
             subreqs[index : index + 1] = _tile(subreq)
+            trace_sreq(subreqs[index], "RETRY")
             rreq.inode.probe.retries += 1
             launch(subreqs[index])
             if rreq.sequential:
@@ -53,4 +56,5 @@ def _tile(subreq: IoSubrequest) -> list[IoSubrequest]:
     rest = IoSubrequest(rreq, rreq.nr_subrequests, subreq.source, pos + length, left - length, cursor, left - length)
     rest.need_retry = True
     rreq.nr_subrequests += 1
+    trace_sreq(rest, "SPLIT")
     return [again, rest]

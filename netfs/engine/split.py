@@ -11,6 +11,7 @@ behind the zero point. After the slicing loop of Linux netfslib. Owns no memory.
 
 from iov.copy_iter import zero_iter
 from iov.iov_iter import IovIter
+from netfs.engine.events import trace_sreq
 from netfs.engine.request import IoRequest, IoSubrequest, Origin, Source
 
 __all__ = ["allowed", "cut_memory", "launch", "next_part"]
@@ -42,6 +43,8 @@ def next_part(rreq: IoRequest) -> IoSubrequest:
     rreq.subrequests.append(subreq)
     rreq.submitted += length
     rreq.all_queued = rreq.submitted == rreq.length
+    if rreq.inode.probe.sink is not None:
+        trace_sreq(subreq, "PREP")
     return subreq
 
 
@@ -51,7 +54,10 @@ def launch(subreq: IoSubrequest) -> None:
     inode = rreq.inode
     subreq.in_progress = True
     rreq.in_flight += 1
-    inode.probe.subrequests += 1
+    probe = inode.probe
+    probe.subrequests += 1
+    if probe.sink is not None:
+        trace_sreq(subreq, "SUBMT")
     if subreq.source is _DOWNLOAD:
         inode.ops.issue_read(subreq)
     elif subreq.source is _UPLOAD:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from netfs.engine.collect import advance
+from netfs.engine.events import trace_failure, trace_rreq, trace_sreq
 from netfs.engine.read_collect import IDLE_RETRIES, Verdict
 from netfs.engine.request import IoSubrequest
 
@@ -40,6 +41,8 @@ def judge_write(subreq: IoSubrequest) -> Verdict:
 def write_terminated(subreq: IoSubrequest) -> None:
     """Take the end of an issue: judge it and move the request on."""
     wreq = subreq.request
+    if wreq.inode.probe.sink is not None:
+        trace_sreq(subreq, "TERM")
     if subreq.error is not None or subreq.transferred != subreq.length:
         _apply(subreq, judge_write(subreq))
     else:
@@ -59,9 +62,14 @@ def _apply(subreq: IoSubrequest, verdict: Verdict) -> None:
         return
     if verdict is Verdict.RETRY:
         subreq.error = None
+        trace_sreq(subreq, "SHORT")
     elif verdict is Verdict.NO_PROGRESS:
         subreq.error = OSError(errno.EIO, "a write made no progress")
     elif subreq.error is None:
         subreq.error = OSError(errno.ECANCELED, "abandoned")
     subreq.failed = not subreq.need_retry
+    if subreq.failed:
+        trace_sreq(subreq, "FAIL")
+        trace_failure(subreq, "short-write" if verdict is Verdict.NO_PROGRESS else "write")
     subreq.request.paused = True
+    trace_rreq(subreq.request, "PAUSE")

@@ -17,6 +17,7 @@ from iov.iov_iter import Direction, IovIter
 from netfs.cache.folio import Folio
 from netfs.cache.pagecache import PageCache
 from netfs.engine.collect import advance
+from netfs.engine.events import begin, trace_folio
 from netfs.engine.inode import NetfsInode
 from netfs.engine.park import park
 from netfs.engine.request import IoRequest, IoSubrequest, Origin
@@ -128,6 +129,8 @@ async def resize(inode: NetfsInode, size: int) -> None:
 
 
 async def _wb_begin(inode: NetfsInode) -> None:
+    if inode.wb_lock:
+        inode.probe.emit("netfs_wb_lock", inode.debug_id, "wait")
     while inode.wb_lock:
         await park(inode.wb_waiters)
     inode.wb_lock = True
@@ -161,6 +164,7 @@ async def _send_dirty(inode: NetfsInode, start: int, end: int) -> None:
         # Marked at once: the next init_request may wait, and nobody may change the folio from here on.
         folio.writeback = True
         mapping.writeback += 1
+        trace_folio(inode, folio, "store+" if run else "store")
         run.append(folio)
     if run:
         await _send_run(inode, run)
@@ -186,9 +190,8 @@ async def _send_run(inode: NetfsInode, run: list[Folio]) -> None:
     )  # fmt: skip
     wreq.folios = run
     wreq.wake = lambda: _run_ended(wreq)
-    inode.probe.requests += 1
     try:
-        await inode.ops.init_request(wreq)
+        await begin(wreq)
     except Exception as error:  # noqa: BLE001 (it is recorded, for the write, fsync or close that follows)
         wreq.error = error
         wreq.wake()
@@ -215,6 +218,7 @@ def _folios_written(wreq: IoRequest, front: IoSubrequest) -> None:
         if wreq.verifier:
             folio.make_unstable(folio.dirty_from, folio.dirty_to, wreq.verifier)
         folio.cleaned()
+        trace_folio(inode, folio, "clear")
         inode.sizes.wrote_server(end)
         _end_writeback(folio)
 
@@ -225,6 +229,7 @@ def _run_ended(wreq: IoRequest) -> None:
         return
     wreq.inode.wb_error.record(wreq.error or OSError(errno.EIO, "writeback ended early"))
     for folio in wreq.folios:
+        trace_folio(wreq.inode, folio, "kill")
         folio.cleaned()
         _end_writeback(folio)
         wreq.inode.cache.drop(folio)
@@ -264,6 +269,7 @@ def _settle(inode: NetfsInode, verifier: int) -> bool:
     for folio in list(inode.mapping.unstable.values()):
         if folio.verifier != verifier:
             folio.make_dirty(folio.unstable_from, folio.unstable_to)
+            trace_folio(inode, folio, "redirtied")
             kept = False
         folio.committed()
         inode.cache.update(folio)

@@ -1,0 +1,41 @@
+"""Sans-IO. The events that layers report to `Probe.sink`: their names, and the names of their fields in order.
+
+Names after the tracepoints of Linux netfslib where it has them. Fields are plain numbers, strings and bytes, and none tells an
+address or a time: two equal runs report equal events. Whoever emits builds the fields by hand, where this table can be read
+beside; tests hold the two together. Owns no memory.
+
+    request, index   R=request[index] of the text trace: numbers a probe gives to requests, and a request to its subrequests
+    xid              of a call, as on the wire; the same on both sides of a connection
+    flags            bits, named in `netfs/engine/events.py`
+    error, status    0 or an errno; status of a work completion: 0 or a WcStatus
+"""
+
+from typing import Final
+
+__all__ = ["EVENTS"]
+
+EVENTS: Final[dict[str, tuple[str, ...]]] = {
+    # netfs/engine
+    "netfs_read": ("request", "what", "inode", "start", "length", "i_size"),
+    "netfs_write": ("request", "what", "inode", "start", "end"),
+    "netfs_write_iter": ("inode", "start", "length"),
+    "netfs_rreq": ("request", "origin", "what", "flags", "transferred", "length", "error"),
+    "netfs_sreq": ("request", "index", "source", "what", "flags", "start", "transferred", "length", "error"),
+    "netfs_failure": ("request", "index", "source", "flags", "start", "transferred", "length", "what", "error"),
+    "netfs_folio": ("inode", "index", "what", "length"),
+    "netfs_wb_lock": ("inode", "what"),
+    # netfs/fs
+    "netfs_call": ("request", "index", "op", "xid"),
+    "crypto_seal": ("request", "index", "first_block", "blocks", "block_size"),
+    "crypto_open": ("request", "index", "first_block", "blocks", "block_size"),
+    # transport
+    "connection": ("what", "transport", "error"),
+    "call_sent": ("xid", "op", "body", "payload"),
+    "reply_received": ("xid", "op", "status", "payload"),
+    "call_received": ("xid", "op", "payload"),
+    "reply_sent": ("xid", "op", "status", "payload"),
+    "wr_posted": ("qp", "wr_id", "opcode", "length", "sges"),
+    "wr_completed": ("qp", "wr_id", "opcode", "length", "status"),
+    # servers
+    "server_op": ("op", "status", "received", "sent"),
+}

@@ -1,0 +1,137 @@
+"""Sans-IO. What the request library tells the probe's sink, and the table of requests that have begun and not ended.
+
+Names and words are those of netfslib's tracepoints (`netfs_read`, `netfs_write`, `netfs_rreq`, `netfs_sreq`, `netfs_failure`,
+`netfs_folio`), so that one who reads kernel traces can read ours. Callers on the hot path test the sink before they call a
+function here; those that run once for a request test it themselves.
+
+    sreq   PREP  cut, memory chosen        SUBMT  issued        TERM   an issue has ended         RETRY  goes again
+           SHORT fewer bytes than asked    EOF    at the file's end     FAIL   for good           SPLIT  a retry in two
+           CONSM counts for the result     DSCRD  does not
+    rreq   PAUSE, UNPAUSE  issuing         RESUBMT  a retry begins       S-ABNDN  the caller was cancelled
+           COMPLET  nothing in flight or left to do
+
+Owns no memory.
+"""
+
+import errno
+from typing import Final
+
+from netfs.cache.folio import Folio
+from netfs.engine.inode import NetfsInode
+from netfs.engine.request import IoRequest, IoSubrequest, Origin
+
+__all__ = [
+    "begin", "ended", "request_flags", "subrequest_flags", "trace_failure", "trace_folio", "trace_rreq", "trace_sreq",
+]  # fmt: skip
+
+READS: Final = {
+    Origin.READAHEAD: "READAHEAD",
+    Origin.READ_FOLIO: "READPAGE",
+    Origin.READ_GAPS: "READ-GAPS",
+    Origin.READ_FOR_WRITE: "READ-FOR-WRITE",
+    Origin.DIO_READ: "DIO-READ",
+}
+WRITES: Final = {Origin.WRITEBACK: "WRITEBACK", Origin.DIO_WRITE: "DIO-WRITE"}
+
+
+async def begin(rreq: IoRequest) -> None:
+    """Number a new request, note that it lives, and let the filesystem prepare for it.
+
+    Raises: the error of `init_request`; the request has ended then. Cancellation: the same.
+    """
+    inode = rreq.inode
+    probe = inode.probe
+    probe.requests += 1
+    probe.request_ids = rreq.debug_id = probe.request_ids + 1
+    inode.requests[rreq.debug_id] = rreq
+    sink = probe.sink
+    if sink is not None:
+        what = READS.get(rreq.origin)
+        if what is not None:
+            sink("netfs_read", (rreq.debug_id, what, inode.debug_id, rreq.start, rreq.length, rreq.i_size))
+        else:
+            what = WRITES[rreq.origin]
+            sink("netfs_write", (rreq.debug_id, what, inode.debug_id, rreq.start, rreq.start + rreq.length))
+    try:
+        await inode.ops.init_request(rreq)
+    except BaseException as error:
+        if isinstance(error, Exception):
+            rreq.error = error
+        else:
+            rreq.abandoned = True
+        ended(rreq)
+        raise
+
+
+def ended(rreq: IoRequest) -> None:
+    """Note that a request lives no longer."""
+    rreq.done = True
+    # One that never passed `begin` is not in the table.
+    rreq.inode.requests.pop(rreq.debug_id, None)
+    if rreq.inode.probe.sink is not None:
+        trace_rreq(rreq, "COMPLET")
+
+
+def trace_rreq(rreq: IoRequest, what: str) -> None:
+    """Tell what happens to a request."""
+    sink = rreq.inode.probe.sink
+    if sink is not None:
+        fields = (
+            rreq.debug_id, rreq.origin.value, what, request_flags(rreq), rreq.transferred, rreq.length, _errno(rreq.error),
+        )  # fmt: skip
+        sink("netfs_rreq", fields)
+
+
+def trace_sreq(subreq: IoSubrequest, what: str) -> None:
+    """Tell what happens to a subrequest."""
+    rreq = subreq.request
+    sink = rreq.inode.probe.sink
+    if sink is not None:
+        fields = (
+            rreq.debug_id, subreq.index, subreq.source.value, what, subrequest_flags(subreq), subreq.start, subreq.transferred,
+            subreq.length, _errno(subreq.error),
+        )  # fmt: skip
+        sink("netfs_sreq", fields)
+
+
+def trace_failure(subreq: IoSubrequest, what: str) -> None:
+    """Tell that a subrequest has failed for good; its error says why."""
+    rreq = subreq.request
+    sink = rreq.inode.probe.sink
+    if sink is not None:
+        fields = (
+            rreq.debug_id, subreq.index, subreq.source.value, subrequest_flags(subreq), subreq.start, subreq.transferred,
+            subreq.length, what, _errno(subreq.error),
+        )  # fmt: skip
+        sink("netfs_failure", fields)
+
+
+def trace_folio(inode: NetfsInode, folio: Folio, what: str) -> None:
+    """Tell what happens to a folio."""
+    sink = inode.probe.sink
+    if sink is not None:
+        sink("netfs_folio", (inode.debug_id, folio.pos // folio.size, what, folio.size))
+
+
+def request_flags(rreq: IoRequest) -> int:
+    """Return bits: 1 in progress, 2 all queued, 4 paused, 8 failed, 10 short transfer, 20 abandoned."""
+    return (
+        (not rreq.done)
+        | rreq.all_queued << 1
+        | rreq.paused << 2
+        | (rreq.error is not None) << 3
+        | rreq.short_transfer << 4
+        | rreq.abandoned << 5
+    )
+
+
+def subrequest_flags(subreq: IoSubrequest) -> int:
+    """Return bits: 1 in progress, 2 made progress, 4 hit the end of the file, 8 needs a retry, 10 failed."""
+    return subreq.in_progress | subreq.made_progress << 1 | subreq.hit_eof << 2 | subreq.need_retry << 3 | subreq.failed << 4
+
+
+def _errno(error: Exception | None) -> int:
+    if error is None:
+        return 0
+    number = getattr(error, "errno", None)
+    return number if isinstance(number, int) else errno.EIO
