@@ -56,9 +56,13 @@ def _line(result: Result) -> str:
     figure = result.figure
     mark = "" if result.met else "  missed"
     return (
-        f"{figure.name:32} {result.value:12,.0f} {result.limit_value:12,.0f}  {result.ratio:6.2f}  "
+        f"{figure.name:32} {_number(result.value):>12} {_number(result.limit_value):>12}  {_number(result.ratio):>6}  "
         f"{'≤' if figure.lower else '≥'} {figure.target:g} of {figure.limit}, {figure.unit}{mark}"
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _machine() -> dict[str, object]:
