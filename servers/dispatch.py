@@ -123,6 +123,24 @@ class Dispatcher:
     def handle(self, request: Request, landing: Landing | None) -> Answer:
         """Do the request, at once if the store need not sleep."""
         self._probe.requests += 1
+        if self._probe.sink is None:
+            return self._answer(request, landing)
+        received = landing.iter.count if landing is not None else 0
+        answer = self._answer(request, landing)
+        if isinstance(answer, Reply):
+            return self._told(request, received, answer)
+        return self._told_later(request, received, answer)
+
+    def _told(self, request: Request, received: int, reply: Reply) -> Reply:
+        source = reply.source
+        sent = 0 if source is None else source.count if isinstance(source, IovIter) else source.length
+        self._probe.emit("server_op", request.op.name, reply.status, received, sent)
+        return reply
+
+    async def _told_later(self, request: Request, received: int, answer: Awaitable[Reply]) -> Reply:
+        return self._told(request, received, await answer)
+
+    def _answer(self, request: Request, landing: Landing | None) -> Answer:
         kind = type(request)
         special = self._table.get(kind)
         if special is not None:

@@ -29,6 +29,7 @@ from transport.errors import TransportError
 from transport.messages import Body, Request
 
 __all__ = [
+    "Abandonable",
     "ClientCall",
     "Done",
     "Feature",
@@ -100,11 +101,18 @@ Outcome = Reply | TransportError
 Done = Callable[[Outcome], None]
 
 
-class ClientCall(Protocol):
-    """A call in flight."""
+class Abandonable(Protocol):
+    """What can be asked to end early."""
 
     def abandon(self) -> None:
         """Ask that the call end soon; `done` still follows exactly once. No effect after `done`."""
+
+
+class ClientCall(Abandonable, Protocol):
+    """A call in flight. xid: its number on the wire, by which events of both sides name it."""
+
+    @property
+    def xid(self) -> int: ...
 
 
 class Transport(ABC):

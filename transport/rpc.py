@@ -25,7 +25,17 @@ from iov.probe import Probe
 from transport.base import Done, FileRange, Handler, Landing, Limits, Outcome, Release, Reply
 from transport.codec import decode_reply, decode_request, encode_reply, encode_request
 from transport.errors import ProtocolError, TransportError
-from transport.framing import BIG_PAYLOAD, LARGE_WINDOW, SMALL_WINDOW, Frame, FrameKind, FrameReader, FrameWriter, pack_header
+from transport.framing import (
+    BIG_PAYLOAD,
+    HEADER,
+    LARGE_WINDOW,
+    SMALL_WINDOW,
+    Frame,
+    FrameKind,
+    FrameReader,
+    FrameWriter,
+    pack_header,
+)
 from transport.messages import IDEMPOTENT, REQUEST_PAYLOAD, Body, Op, Request
 
 __all__ = ["CALL_STATES", "Call", "CallEvent", "CallState", "ClientConnection", "ServerCall", "ServerConnection", "Spawn"]
@@ -141,6 +151,7 @@ class ClientConnection:
         self.error: TransportError | None = None
         self.reader = FrameReader(FrameKind.REPLY, limits, probe, LARGE_WINDOW, LARGE_WINDOW)
         self.writer: FrameWriter[Call] = FrameWriter()
+        probe.emit("connection", "open", "stream", 0)
 
     @property
     def in_flight(self) -> int:
@@ -193,7 +204,10 @@ class ClientConnection:
             if call.dest is not None and call.dest.count >= BIG_PAYLOAD:
                 self._big += 1
                 self.reader.ceiling = SMALL_WINDOW
-            self._probe.messages += 1
+            probe = self._probe
+            probe.messages += 1
+            if probe.sink is not None:
+                probe.sink("call_sent", (call.xid, call.op.name, len(call.head) - HEADER.size, call.payload_length))
             writer.add(call.head, call.payload, call.payload_length, call)
 
     def sent(self, length: int) -> None:
@@ -264,8 +278,11 @@ class ClientConnection:
             self._big -= 1
             if not self._big:
                 self.reader.ceiling = LARGE_WINDOW
+        assert reply is not None
+        sink = self._probe.sink
+        if sink is not None:
+            sink("reply_received", (call.xid, call.op.name, reply.status, reply.received))
         if due:
-            assert reply is not None
             call.done(reply)
 
     def lost(self, error: TransportError) -> None:
@@ -273,6 +290,7 @@ class ClientConnection:
         if self.error is not None:
             return
         self.error = error
+        self._probe.emit("connection", "closed", "stream", error.errno or errno.EIO)
         self.reader.redirect()
         self.writer.lost()
         calls = [*self._table.values(), *self._queue]
@@ -329,6 +347,7 @@ class ServerConnection:
         self.in_flight = 0
         self.reader = FrameReader(FrameKind.REQUEST, limits, probe, SMALL_WINDOW, SERVER_WINDOW)
         self.writer: FrameWriter[ServerCall] = FrameWriter()
+        probe.emit("connection", "open", "stream", 0)
 
     def process(self, most: int, max_pending: int) -> bool:
         """Serve up to `most` of the requests received, while at most `max_pending` bytes of replies wait.
@@ -358,6 +377,9 @@ class ServerConnection:
         self.in_flight += 1
         call = ServerCall(frame.op, frame.xid, request)
         length = frame.payload_length
+        sink = self._probe.sink
+        if sink is not None:
+            sink("call_received", (frame.xid, frame.op.name, length))
         if length and not self.reader.land(frame, self._admit(call, length)):
             self._landing = call
             return
@@ -407,7 +429,10 @@ class ServerConnection:
             if len(body) > self._limits.max_body:
                 status, body, payload, length = errno.EMSGSIZE, b"", None, 0
         head = pack_header(FrameKind.REPLY, call.op, call.xid, status, len(body), length) + body
-        self._probe.messages += 1
+        probe = self._probe
+        probe.messages += 1
+        if probe.sink is not None:
+            probe.sink("reply_sent", (call.xid, call.op.name, status, length))
         self.writer.add(head, payload, length, call)
 
     def sent(self, length: int) -> None:
@@ -418,6 +443,8 @@ class ServerConnection:
 
     def lost(self) -> None:
         """Give back everything; what is answered later is released at once. Idempotent."""
+        if not self._over:
+            self._probe.emit("connection", "closed", "stream", 0)
         self._over = True
         self.reader.redirect()
         call, self._landing = self._landing, None

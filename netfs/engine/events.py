@@ -19,9 +19,11 @@ from typing import Final
 from netfs.cache.folio import Folio
 from netfs.engine.inode import NetfsInode
 from netfs.engine.request import IoRequest, IoSubrequest, Origin
+from transport.base import ClientCall
 
 __all__ = [
-    "begin", "ended", "request_flags", "subrequest_flags", "trace_failure", "trace_folio", "trace_rreq", "trace_sreq",
+    "begin", "ended", "request_flags", "subrequest_flags", "trace_call", "trace_failure", "trace_folio", "trace_rreq",
+    "trace_sreq",
 ]  # fmt: skip
 
 READS: Final = {
@@ -104,6 +106,13 @@ def trace_failure(subreq: IoSubrequest, what: str) -> None:
             subreq.length, what, _errno(subreq.error),
         )  # fmt: skip
         sink("netfs_failure", fields)
+
+
+def trace_call(subreq: IoSubrequest, op: str, call: ClientCall) -> None:
+    """Tell by which call a subrequest's bytes move."""
+    sink = subreq.request.inode.probe.sink
+    if sink is not None:
+        sink("netfs_call", (subreq.request.debug_id, subreq.index, op, call.xid))
 
 
 def trace_folio(inode: NetfsInode, folio: Folio, what: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from iov.iov_iter import IovIter
-from transport.base import ClientCall
+from transport.base import Abandonable
 
 if TYPE_CHECKING:
     from netfs.cache.folio import Folio
@@ -67,7 +67,7 @@ class IoSubrequest:
     max_len: int
     transferred: int = 0
     error: Exception | None = None
-    call: ClientCall | None = None
+    call: Abandonable | None = None
     verifier: int = 0
     retry_count: int = 0
     in_progress: bool = False

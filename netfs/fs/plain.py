@@ -4,6 +4,7 @@ Writes are unstable and carry the boot verifier of the reply; COMMIT tells wheth
 subrequest's is lent to the transport from issue to its reply.
 """
 
+from netfs.engine.events import trace_call
 from netfs.engine.request import IoSubrequest
 from netfs.fs.calls import ask, body_of
 from netfs.fs.inode import Inode
@@ -41,6 +42,8 @@ class PlainOps(FileOps):
                 subreq.terminated(outcome.received, eof=body.eof)
 
         call = self.transport.submit(Read(self.handle, subreq.start + subreq.transferred, it.count), done, dest=it)
+        if subreq.request.inode.probe.sink is not None:
+            trace_call(subreq, "READ", call)
         if subreq.in_progress:
             subreq.call = call
 
@@ -56,6 +59,8 @@ class PlainOps(FileOps):
                 subreq.terminated(body.count)
 
         call = self.transport.submit(Write(self.handle, subreq.start + subreq.transferred), done, source=subreq.iter)
+        if subreq.request.inode.probe.sink is not None:
+            trace_call(subreq, "WRITE", call)
         if subreq.in_progress:
             subreq.call = call
 

@@ -19,6 +19,7 @@ from iov.copy_iter import zero_iter
 from iov.iov_iter import Direction, IovIter
 from iov.pool import Lease
 from iov.probe import Probe
+from netfs.engine.events import trace_call
 from netfs.engine.request import IoSubrequest
 from netfs.fs.calls import body_of
 from netfs.fs.sealed_file import SealedFile
@@ -62,6 +63,10 @@ class SealedCall:
         if lease is not None:
             lease.release()
 
+    def _tell(self, event: str, blocks: int) -> None:
+        subreq, size = self._subreq, self._sealed.file.block_size
+        self.probe.emit(event, subreq.request.debug_id, subreq.index, self.first, blocks, size)
+
     def _finish(self, blocks: int, error: Exception | None = None) -> None:
         self._give_back()
         self._subreq.terminated(blocks * self._sealed.file.block_size, error)
@@ -104,6 +109,8 @@ class SealedRead(SealedCall):
         view = self._area()
         request = Read(sealed.handle, self.first * sealed.file.block_size, len(view))
         call = sealed.transport.submit(request, self._received, dest=IovIter.ubuf(Direction.DEST, view))
+        if self.probe.sink is not None:
+            trace_call(self._subreq, "READ", call)
         if self._lease is not None:
             self._call = call
 
@@ -130,6 +137,8 @@ class SealedRead(SealedCall):
         assert lease is not None
         dest = self._subreq.iter.copy()
         dest.truncate(blocks * file.block_size)
+        if self.probe.sink is not None:
+            self._tell("crypto_open", blocks)
         staged = file.cipher.open(lease.view_with_tail(TAG_SIZE), self._entries, self.first, blocks, dest)
         self.probe.transformed_bytes += blocks * file.block_size
         if staged:
@@ -180,6 +189,8 @@ class SealedWrite(SealedCall):
         assert self._lease is not None
         self._entries = bytearray(self.count * ENTRY_SIZE)
         nonces = sealed.env.nonces(self.count * NONCE_SIZE)
+        if self.probe.sink is not None:
+            self._tell("crypto_seal", self.count)
         staged = file.cipher.seal(
             self._subreq.iter.copy(),
             self._lease.view_with_tail(TAG_SIZE),
@@ -194,6 +205,8 @@ class SealedWrite(SealedCall):
             self.probe.copied(staged)
         request = Write(sealed.handle, self.first * file.block_size)
         call = sealed.transport.submit(request, self._sent, source=IovIter.ubuf(Direction.SOURCE, view))
+        if self.probe.sink is not None:
+            trace_call(self._subreq, "WRITE", call)
         if self._lease is not None:
             self._call = call
 

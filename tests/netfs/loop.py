@@ -32,6 +32,7 @@ class LoopCall:
     dest: IovIter | None
     withdrawn: bool = False
     ended: bool = False
+    xid: int = 0
 
     def abandon(self) -> None:
         if not self.transport.stubborn:
@@ -57,6 +58,7 @@ class LoopTransport(Transport):
     hold: Callable[[Request], bool] | None = None
     stubborn: bool = False
     in_flight: int = 0
+    calls: int = 0
     log: list[Request] = field(default_factory=list)
     closed: bool = False
 
@@ -66,7 +68,8 @@ class LoopTransport(Transport):
         self.queue: list[LoopCall] = []
 
     def submit(self, request: Request, done: Done, source: IovIter | None = None, dest: IovIter | None = None) -> ClientCall:
-        call = LoopCall(self, request, done, source, dest)
+        self.calls += 1
+        call = LoopCall(self, request, done, source, dest, xid=self.calls)
         self.in_flight += 1
         if self.closed:
             call.end(TransportError(103, "closed"))

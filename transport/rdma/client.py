@@ -122,6 +122,8 @@ class ClientEnd(End):
         if len(call.body) > limits.max_body:
             call.finish(TransportError(errno.EMSGSIZE, f"{call.op.name} is too long for one message"))
             return
+        call.xid = self.next_xid
+        self.next_xid += 1
         self.waiting.append(call)
         self._start()
 
@@ -168,8 +170,7 @@ class ClientEnd(End):
         return chunks
 
     def _post_call(self, call: _Call, source: list[memoryview], dest: list[memoryview]) -> None:
-        call.xid = xid = self.next_xid
-        self.next_xid += 1
+        xid = call.xid
         self.calls[xid] = call
         call.open = 2
         call.posted = True
@@ -182,6 +183,8 @@ class ClientEnd(End):
         views = self.gather(head, peek_segments(call.source, inline) if inline and call.source is not None else ())
         wrs.append(SendWR(xid << 1 | SENT_ID, Opcode.SEND, dma_sges(views), SIGNALED))
         self.probe.messages += 1
+        if self.probe.sink is not None:
+            self.probe.sink("call_sent", (xid, call.op.name, len(call.body), payload))
         self.post(wrs)
 
     def abandon(self, call: _Call) -> None:
@@ -221,6 +224,8 @@ class ClientEnd(End):
             if fenced is None:
                 raise ProtocolError("bogus remote invalidation: the key is not the call's")
         call.outcome = self._outcome(call, message)
+        if self.probe.sink is not None:
+            self.probe.sink("reply_received", (call.xid, call.op.name, message.status, message.payload_length))
         if fenced is not None:
             call.mrs.remove(fenced)
             self.mrs.give_back(fenced)

@@ -24,7 +24,7 @@ from transport.base import Limits
 from transport.env import Env
 from transport.errors import TransportError
 from transport.rdma.device import Context, Device
-from transport.rdma.enums import STATUS_TEXT, SendFlag
+from transport.rdma.enums import STATUS_TEXT, Opcode, SendFlag, WcOpcode
 from transport.rdma.mr_pool import MrPool
 from transport.rdma.qp import QPCap, QPInit
 from transport.rdma.rw import dma_sges
@@ -97,6 +97,7 @@ class End(ABC):
     def start(self) -> None:
         """Post every receive; the queue pair is at least in INIT."""
         self.qp.post_recv([RecvWR(index, dma_sges([slot])) for index, slot in enumerate(self.slots)])
+        self.probe.emit("connection", "open", "rdma", 0)
 
     # ---- what an end does with completions
 
@@ -139,6 +140,10 @@ class End(ABC):
         probe.work_requests += len(wrs)
         for wr in wrs:
             probe.sges += len(wr.sges)
+        if probe.sink is not None:
+            for wr in wrs:
+                length = sum(sge.length for sge in wr.sges)
+                probe.sink("wr_posted", (self.qp.qp_num, wr.wr_id, Opcode(wr.opcode).name, length, len(wr.sges)))
         self.outbox.extend(wrs)
         self._kick()
 
@@ -187,6 +192,10 @@ class End(ABC):
             pass
         received = self.recv_cq.poll(BATCH)
         sent = self.send_cq.poll(BATCH)
+        if self.probe.sink is not None:
+            for wc in (*received, *sent):
+                what = WcOpcode(wc.opcode).name if wc.ok else "-"
+                self.probe.sink("wr_completed", (wc.qp_num, wc.wr_id, what, wc.byte_len, wc.status))
         try:
             for wc in received:
                 self._received(wc)
@@ -215,6 +224,7 @@ class End(ABC):
         if self.error is not None:
             return
         self.error = error
+        self.probe.emit("connection", "closed", "rdma", error.errno or errno.EIO)
         self.qp.enter_error()
         while self.send_cq.poll(BATCH) or self.recv_cq.poll(BATCH):
             pass

@@ -146,6 +146,8 @@ class ServerEnd(End):
         op = _Op(message, decode_request(message.op, message.body, self.limits))
         self.ops[op.xid] = op
         self.active += 1
+        if self.probe.sink is not None:
+            self.probe.sink("call_received", (op.xid, message.op.name, length))
         if length:
             landing = self.handler.admit(op.request, length)
             if isinstance(landing, int):
@@ -338,6 +340,8 @@ class ServerEnd(End):
             send.opcode = Opcode.SEND_WITH_INV
             send.invalidate_rkey = op.key
         self.probe.messages += 1
+        if self.probe.sink is not None:
+            self.probe.sink("reply_sent", (op.xid, op.request.op.name, status, length))
         wrs.append(send)
         self.post(wrs)
 
