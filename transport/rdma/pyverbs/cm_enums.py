@@ -4,7 +4,7 @@ from typing import Final
 
 from transport.rdma.pyverbs.enums import make_enum
 
-__all__ = ["NAMES"]
+__all__ = ["ENUMS", "NAMES"]
 
 ENUMS: Final[dict[str, dict[str, int]]] = {
     "rdma_cm_event_type": {

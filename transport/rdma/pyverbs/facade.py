@@ -11,6 +11,7 @@ from transport.rdma.pyverbs import (
     addr,
     base,
     cm_enums,
+    cmid,
     cq,
     device,
     driver,
@@ -30,7 +31,8 @@ from transport.rdma.pyverbs.unsupported import NAMES, UnsupportedModule
 __all__ = ["install"]
 
 MODULES: Final[dict[str, ModuleType]] = {
-    "addr": addr, "base": base, "cm_enums": cm_enums, "librdmacm_enums": cm_enums, "cq": cq, "device": device,
+    "addr": addr, "base": base, "cm_enums": cm_enums, "librdmacm_enums": cm_enums,
+    "cmid": cmid, "cq": cq, "device": device,
     "enums": enums, "libibverbs_enums": enums, "fork": fork, "mem_alloc": mem_alloc, "mr": mr, "pd": pd,
     "pyverbs_error": pyverbs_error, "qp": qp, "srq": srq, "utils": strings, "wr": wr,
 }  # fmt: skip

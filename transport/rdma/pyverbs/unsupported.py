@@ -12,7 +12,7 @@ from transport.rdma.pyverbs.pyverbs_error import PyverbsRDMAError
 __all__ = ["NAMES", "UnsupportedModule"]
 
 NAMES: Final = (
-    "cmid", "dma_util", "dmabuf", "flow", "providers", "providers.efa", "providers.efa.efa_enums", "providers.efa.efadv",
+    "dma_util", "dmabuf", "flow", "providers", "providers.efa", "providers.efa.efa_enums", "providers.efa.efadv",
     "providers.mlx5", "providers.mlx5.dr_action", "providers.mlx5.dr_domain", "providers.mlx5.dr_matcher",
     "providers.mlx5.dr_rule",
     "providers.mlx5.dr_table", "providers.mlx5.mlx5_enums", "providers.mlx5.mlx5_vfio", "providers.mlx5.mlx5dv",
