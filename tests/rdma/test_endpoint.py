@@ -18,8 +18,9 @@ from transport.env import system_env
 from transport.errors import ProtocolError, TransportError
 from transport.messages import Ack, Handle, Ping, Read, ReadReply, Request, Write, WriteReply
 from transport.rdma.client import RdmaTransport
+from transport.rdma.control import hold_completions, release_completions
 from transport.rdma.endpoint import rdma_memory_connection
-from transport.rdma.enums import Opcode, WcStatus
+from transport.rdma.enums import MrState, Opcode, WcStatus
 from transport.rdma.profiles import PROFILES
 from transport.rdma.rw import dma_sges
 from transport.rdma.server import ServerEnd
@@ -331,3 +332,41 @@ async def test_large_payload_is_not_copied() -> None:
             assert (probe.payload_copies, probe.bounce_allocations) == (0, 0)
             assert probe.messages == 2
         assert transport.end.probe.map_calls == 2
+
+
+async def test_reply_without_invalidation_is_fenced_by_the_client() -> None:
+    """The client ends its keys itself, and `done` comes only after that."""
+    handler = Bytes(bytearray(b"w") * 9000, gate=trio.Event())
+    async with connect(handler) as transport:
+        server = server_of(transport)
+        alive: list[bool] = []
+        device = transport.end.pd.device
+        back = bytearray(9000)
+        transport.submit(
+            Read(HANDLE, 0, 9000),
+            lambda _: alive.append(any(mr.state is MrState.VALID for mr in device.mrs.values())),
+            None,
+            dest(back),
+        )
+        await wait_all_tasks_blocked()
+        (op,) = server.ops.values()
+        assert op.key is not None and device.mrs[op.key].state is MrState.VALID
+        op.key = None
+        assert handler.gate is not None
+        handler.gate.set()
+        await wait_all_tasks_blocked()
+        assert alive == [False] and back == handler.data
+
+
+async def test_reply_polled_before_the_send() -> None:
+    """The call is over only when its SEND has completed too: the memory it was sent from is the device's until then."""
+    handler = Bytes()
+    async with connect(handler) as transport:
+        outcomes: list[object] = []
+        hold_completions(transport.end.send_cq)
+        transport.submit(Ping(), outcomes.append)
+        await wait_all_tasks_blocked()
+        assert not outcomes
+        release_completions(transport.end.send_cq)
+        await wait_all_tasks_blocked()
+        assert len(outcomes) == 1
