@@ -16,6 +16,7 @@ from transport.errors import TransportError
 from transport.link import ByteStream, LinkShape, SocketStream, memory_link
 from transport.rdma.endpoint import rdma_memory_connection
 from transport.rdma.profiles import PROFILES
+from transport.rdma.stream_endpoint import connect_rdma_stream, serve_rdma_stream
 from transport.stream import connect_stream, serve_stream
 
 __all__ = ["SLOW", "TRANSPORTS"]
@@ -96,6 +97,52 @@ def rdma(profile: str) -> Opener:
     return open_rdma
 
 
+@asynccontextmanager
+async def over_iwarp(
+    ours: ByteStream, theirs: ByteStream, handler_factory: HandlerFactory, limits: Limits, cut: Callable[[], None]
+) -> AsyncIterator[Opened]:
+    """Serve RDMA on one end of a stream and connect from the other."""
+    client_probe, server_probe = Probe(), Probe()
+    env = system_env()
+
+    async def serve() -> None:
+        with contextlib.suppress(TransportError):  # as above
+            await serve_rdma_stream(theirs, handler_factory, env, server_probe, limits)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        async with connect_rdma_stream(ours, env, client_probe, limits) as transport:
+            yield Opened(transport, cut, client_probe, server_probe)
+
+
+@asynccontextmanager
+async def rdma_stream_memory(
+    handler_factory: HandlerFactory, limits: Limits, shape: LinkShape | None = None
+) -> AsyncIterator[Opened]:
+    ours, theirs = memory_link(shape, shape)
+    async with over_iwarp(ours, theirs, handler_factory, limits, ours.reset) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def rdma_stream_bytewise(handler_factory: HandlerFactory, limits: Limits) -> AsyncIterator[Opened]:
+    async with rdma_stream_memory(handler_factory, limits, LinkShape(slice_length=1)) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def rdma_stream_narrow(handler_factory: HandlerFactory, limits: Limits) -> AsyncIterator[Opened]:
+    async with rdma_stream_memory(handler_factory, limits, LinkShape(slice_length=1500, capacity=4000)) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def rdma_stream_socketpair(handler_factory: HandlerFactory, limits: Limits) -> AsyncIterator[Opened]:
+    ours, theirs = socket.socketpair()
+    async with over_iwarp(SocketStream(ours), SocketStream(theirs), handler_factory, limits, shut(ours)) as opened:
+        yield opened
+
+
 TRANSPORTS: Final[dict[str, Opener]] = {
     "memory": memory,
     "memory-bytewise": memory_bytewise,
@@ -104,6 +151,10 @@ TRANSPORTS: Final[dict[str, Opener]] = {
     "tcp": tcp,
     "rdma-roce": rdma("rxe"),
     "rdma-iwarp": rdma("siw"),
+    "rdma-stream": rdma_stream_memory,
+    "rdma-stream-bytewise": rdma_stream_bytewise,
+    "rdma-stream-narrow": rdma_stream_narrow,
+    "rdma-stream-socketpair": rdma_stream_socketpair,
 }
-SLOW: Final = frozenset({"memory-bytewise"})
+SLOW: Final = frozenset({"memory-bytewise", "rdma-stream-bytewise"})
 """Where large payloads would take too long."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from transport.rdma.enums import NodeType, Opcode
 
-__all__ = ["CONNECTX", "PROFILES", "RXE", "SIW", "TINY", "DeviceProfile", "Semantics"]
+__all__ = ["CONNECTX", "IWARP", "PROFILES", "RXE", "SIW", "TINY", "DeviceProfile", "Semantics"]
 
 
 class Semantics(enum.Enum):
@@ -113,6 +113,18 @@ SIW: Final = DeviceProfile(
     rereg=False,
     ops=IWARP_OPS,
 )
+IWARP: Final = DeviceProfile(
+    "iwarp",
+    semantics=Semantics.IWARP,
+    max_qp_wr=32768,
+    max_send_sge=16,
+    max_recv_sge=16,
+    max_sge_rd=1,
+    max_srq_sge=16,
+    ud=False,
+    ops=IWARP_OPS | {Opcode.WRITE_WITH_IMM, Opcode.CMP_AND_SWP, Opcode.FETCH_AND_ADD, Opcode.BIND_MW},
+)
+"""What the stream fabric can do: siw's semantics with the atomics and immediates of RFC 7306."""
 CONNECTX: Final = DeviceProfile(
     "connectx",
     max_qp_wr=32768,
@@ -147,4 +159,4 @@ TINY: Final = DeviceProfile(
     num_comp_vectors=1,
 )
 
-PROFILES: Final = {profile.name: profile for profile in (RXE, SIW, CONNECTX, TINY)}
+PROFILES: Final = {profile.name: profile for profile in (RXE, SIW, IWARP, CONNECTX, TINY)}

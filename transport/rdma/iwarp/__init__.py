@@ -1,1 +1,1 @@
-"""iWARP, sans-IO: MPA (RFC 5044, 6581), DDP (RFC 5041), RDMAP (RFC 5040, 7306), and the engine that drives a queue pair by them."""
+"""iWARP, sans-IO: MPA (RFC 5044, 6581), DDP (RFC 5041), RDMAP (RFC 5040, 7306), and the engine under a queue pair."""

@@ -14,8 +14,8 @@ from typing import Final
 from transport.rdma.iwarp.mpa import Crc
 
 __all__ = [
-    "FRAME_TAGGED", "FRAME_UNTAGGED", "LAST", "MAX_ULPDU", "MSN_MASK", "TAGGED", "TAGGED_BYTES", "UNTAGGED_BYTES", "VERSION", "cut",
-    "pad_of", "tagged_room", "trailer", "untagged_room",
+    "FRAME_TAGGED", "FRAME_UNTAGGED", "LAST", "MAX_ULPDU", "MSN_MASK", "TAGGED", "TAGGED_BYTES", "UNTAGGED_BYTES", "VERSION",
+    "cut", "pad_of", "tagged_room", "trailer", "untagged_room",
 ]  # fmt: skip
 
 FRAME_TAGGED: Final = struct.Struct(">HBBIQ")

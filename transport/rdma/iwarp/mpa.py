@@ -140,7 +140,7 @@ class StartReader:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What both sides keep to. ird: READs we answer at a time; ord: READs we have open. rtr: the client opens with such a message."""
+    """What both keep to. ird: READs we answer at a time; ord: READs we have open. rtr: the client opens with such a message."""
 
     crc: bool
     ird: int

@@ -12,8 +12,8 @@ import struct
 from typing import Final
 
 __all__ = [
-    "ATOMIC_REQUEST", "ATOMIC_RESPONSE", "BODY_BYTES", "CMP_SWAP", "FETCH_ADD", "IMMEDIATE", "MAX_BODY", "QUEUES", "READ_REQUEST",
-    "RV", "RV_MASK", "SENDS", "TAGGED_OPS", "Op", "Queue",
+    "ALL_BITS", "ATOMIC_REQUEST", "ATOMIC_RESPONSE", "BODY_BYTES", "CMP_SWAP", "FETCH_ADD", "IMMEDIATE", "MAX_BODY", "QUEUES",
+    "READ_REQUEST", "RV", "RV_MASK", "SENDS", "TAGGED_OPS", "Op", "Queue",
 ]  # fmt: skip
 
 

@@ -7,8 +7,11 @@ It is the last message on a stream. Owns no memory.
 
 import enum
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+
+from transport.rdma.enums import EventType
 
 __all__ = ["Cause", "Refused", "Terminate"]
 
@@ -131,9 +134,14 @@ class Terminate:
         return cls(cause, length, header, read) if off <= len(data) else None
 
 
-class Refused(Exception):  # noqa: N818 - what happened to a segment
-    """A segment that is not taken; the stream ends with the Terminate. event: what the queue pair's owner is told, if any."""
+class Refused(Exception):
+    """A segment that is not taken; the stream ends with a Terminate.
 
-    def __init__(self, cause: Cause) -> None:
+    event: what the queue pair's owner is told. culprit: completes the request to blame, which is not flushed like the others.
+    """
+
+    def __init__(self, cause: Cause, culprit: Callable[[], None] | None = None, event: EventType = EventType.QP_FATAL) -> None:
         super().__init__(cause)
         self.cause = cause
+        self.culprit = culprit
+        self.event = event

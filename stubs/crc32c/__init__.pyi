@@ -1,0 +1,3 @@
+# The part of crc32c this project uses.
+
+def crc32c(data: bytes | bytearray | memoryview, value: int = ...) -> int: ...
