@@ -20,7 +20,7 @@ from netfs.engine.park import acquire_exclusive, acquire_shared, run_request
 from netfs.engine.read_collect import read_terminated
 from netfs.engine.request import IoRequest, Origin
 from netfs.engine.write_collect import write_terminated
-from netfs.engine.writeback import END_OF_TIME, drop_range, flush_range
+from netfs.engine.writeback import END_OF_TIME, SETTLE_TIMEOUT_S, drop_range, flush_range
 
 __all__ = ["direct_read", "direct_write"]
 
@@ -104,10 +104,16 @@ async def direct_write(inode: NetfsInode, it: IovIter, pos: int, *, append: bool
         if inode.mapping.folios:
             await flush_range(inode, pos, pos + length)
             await drop_range(inode, pos, pos + length)
-        if block > 1 and (pos % block or (pos + length) % block):
-            done = await _write_partial_blocks(inode, it, pos)
-        else:
-            done = await _write(inode, it, pos)
+        try:
+            if block > 1 and (pos % block or (pos + length) % block):
+                done = await _write_partial_blocks(inode, it, pos)
+            else:
+                done = await _write(inode, it, pos)
+        except BaseException:
+            # The server may have taken some of it all the same; what was cached meanwhile may be older.
+            with trio.move_on_after(SETTLE_TIMEOUT_S, shield=True):
+                await drop_range(inode, pos, pos + length)
+            raise
         if inode.mapping.folios:
             await drop_range(inode, pos, pos + length)
     finally:

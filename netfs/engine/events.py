@@ -22,7 +22,7 @@ from netfs.engine.request import IoRequest, IoSubrequest, Origin
 from transport.base import ClientCall
 
 __all__ = [
-    "begin", "ended", "request_flags", "subrequest_flags", "trace_call", "trace_failure", "trace_folio", "trace_rreq",
+    "begin", "ended", "errno_of", "request_flags", "subrequest_flags", "trace_call", "trace_failure", "trace_folio", "trace_rreq",
     "trace_sreq",
 ]  # fmt: skip
 
@@ -79,7 +79,7 @@ def trace_rreq(rreq: IoRequest, what: str) -> None:
     sink = rreq.inode.probe.sink
     if sink is not None:
         fields = (
-            rreq.debug_id, rreq.origin.value, what, request_flags(rreq), rreq.transferred, rreq.length, _errno(rreq.error),
+            rreq.debug_id, rreq.origin.value, what, request_flags(rreq), rreq.transferred, rreq.length, errno_of(rreq.error),
         )  # fmt: skip
         sink("netfs_rreq", fields)
 
@@ -91,7 +91,7 @@ def trace_sreq(subreq: IoSubrequest, what: str) -> None:
     if sink is not None:
         fields = (
             rreq.debug_id, subreq.index, subreq.source.value, what, subrequest_flags(subreq), subreq.start, subreq.transferred,
-            subreq.length, _errno(subreq.error),
+            subreq.length, errno_of(subreq.error),
         )  # fmt: skip
         sink("netfs_sreq", fields)
 
@@ -103,7 +103,7 @@ def trace_failure(subreq: IoSubrequest, what: str) -> None:
     if sink is not None:
         fields = (
             rreq.debug_id, subreq.index, subreq.source.value, subrequest_flags(subreq), subreq.start, subreq.transferred,
-            subreq.length, what, _errno(subreq.error),
+            subreq.length, what, errno_of(subreq.error),
         )  # fmt: skip
         sink("netfs_failure", fields)
 
@@ -139,7 +139,8 @@ def subrequest_flags(subreq: IoSubrequest) -> int:
     return subreq.in_progress | subreq.made_progress << 1 | subreq.hit_eof << 2 | subreq.need_retry << 3 | subreq.failed << 4
 
 
-def _errno(error: Exception | None) -> int:
+def errno_of(error: Exception | None) -> int:
+    """Return the errno of an error, EIO for one that has none, 0 for none."""
     if error is None:
         return 0
     number = getattr(error, "errno", None)

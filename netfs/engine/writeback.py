@@ -24,12 +24,14 @@ from netfs.engine.request import IoRequest, IoSubrequest, Origin
 from netfs.engine.write_collect import write_terminated
 
 __all__ = [
-    "END_OF_TIME", "balance_dirty", "drop_range", "flush_range", "fsync", "make_room", "resize", "start_writeback",
-    "wait_for_folio",
+    "END_OF_TIME", "SETTLE_TIMEOUT_S", "balance_dirty", "drop_range", "flush_range", "fsync", "make_room", "resize",
+    "start_writeback", "wait_for_folio",
 ]  # fmt: skip
 
 END_OF_TIME = 1 << 63
 COMMIT_TRIES = 3
+SETTLE_TIMEOUT_S = 10
+"""How long a cancelled task waits for reads that are under way, so that what they bring is not kept."""
 
 
 async def wait_for_folio(folio: Folio) -> None:
@@ -117,15 +119,29 @@ async def resize(inode: NetfsInode, size: int) -> None:
         await inode.ops.resize(size)
         inode.modified += 1
         inode.uncommitted = True
-        for folio in inode.mapping.range(size, END_OF_TIME):
-            if folio.pos >= size:
-                inode.cache.drop(folio)
-            else:
-                folio.cut(size - folio.pos)
-                inode.cache.update(folio)
         inode.sizes.resized(size)
+        try:
+            await _cut_folios(inode, size)
+        except trio.Cancelled:
+            with trio.move_on_after(SETTLE_TIMEOUT_S, shield=True):
+                await _cut_folios(inode, size)
+            raise
     finally:
         _wb_end(inode)
+
+
+async def _cut_folios(inode: NetfsInode, size: int) -> None:
+    """Forget what is cached behind the new end; what a reader asked for before the cut is waited for, as it may be old."""
+    for folio in inode.mapping.range(size, END_OF_TIME):
+        while folio.locked:
+            await wait_for_folio(folio)
+        if inode.mapping.folios.get(folio.pos // folio.size) is not folio:
+            continue
+        if folio.pos >= size:
+            inode.cache.drop(folio)
+        else:
+            folio.cut(size - folio.pos)
+            inode.cache.update(folio)
 
 
 async def _wb_begin(inode: NetfsInode) -> None:

@@ -12,7 +12,7 @@ from netfs.engine.park import acquire_exclusive, acquire_shared
 from netfs.engine.writeback import flush_range, start_writeback
 from tests.netfs.mount import DATA, get, mounted, put
 from tests.netfs.test_fsx import Setup, make
-from transport.messages import Commit, Open, Read, Write
+from transport.messages import Commit, Open, Read, Truncate, Write
 
 
 async def test_a_buffered_read_during_a_direct_write_leaves_nothing_old_behind() -> None:
@@ -240,3 +240,47 @@ def test_readers_and_writers_of_all_kinds(seed: int) -> None:
         store.close()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_a_read_on_its_way_while_the_file_is_cut() -> None:
+    async with mounted() as (client, transport):
+        await put(client, "/f", DATA[:8000])
+        client.drop_caches()
+        async with await client.open("/f", "r+") as file, await client.open("/f") as reader:
+            transport.hold = lambda request: isinstance(request, Truncate)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(file.truncate, 1500)
+                await trio.testing.wait_all_tasks_blocked()
+                # As the file is still long here, these ask for what is about to be cut off.
+                transport.hold = lambda request: isinstance(request, (Truncate, Read))
+                nursery.start_soon(reader.read, 100, 1200)
+                nursery.start_soon(reader.read, 100, 5000)
+                await trio.testing.wait_all_tasks_blocked()
+                reads = [call for call in transport.queue if isinstance(call.request, Read)]
+                transport.queue[:] = [call for call in transport.queue if call not in reads]
+                answered = [(call, transport.outcome(call)) for call in reads]  # from before the cut
+                transport.let_go()
+                await trio.testing.wait_all_tasks_blocked()
+                for call, outcome in answered:
+                    call.end(outcome)
+            assert await reader.read(-1, 0) == DATA[:1500]
+            await file.truncate(8000)
+            assert await reader.read(-1, 0) == DATA[:1500] + bytes(6500)
+
+
+async def test_a_cancelled_direct_write_leaves_nothing_old_behind() -> None:
+    async with mounted() as (client, transport):
+        await put(client, "/f", DATA[:8000])
+        client.drop_caches()
+        async with await client.open("/f") as buffered, await client.open("/f", "r+", direct=True) as direct:
+            transport.stubborn = True
+            transport.hold = lambda request: isinstance(request, Write)
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(direct.pwritev, [DATA[50000:58000]], 0)
+                    await trio.testing.wait_all_tasks_blocked()
+                    assert await buffered.read(-1, 0) == DATA[:8000]
+                    scope.cancel()
+                    trio.lowlevel.current_trio_token().run_sync_soon(transport.let_go)
+            assert scope.cancelled_caught
+            assert await buffered.read(-1, 0) == DATA[50000:54096] + DATA[4096:8000]
