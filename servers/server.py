@@ -1,27 +1,37 @@
 """Trio shell. A store behind listening sockets and in-process streams: accepts, serves each client alone, survives all of them.
 
+With a gate, a client on TCP does a TLS handshake first and is let in by its key (`gate.py`); a UNIX socket has its mode instead.
+
 Each connection has a dispatcher of its own; what goes wrong on one is a line in the log and ends that one. Log lines are an
 event and `key=value` fields, at the logger `servers.server`. Owns no payload memory.
 """
 
 import errno
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from iov.probe import Probe
 from servers.dispatch import Dispatcher
 from servers.listen import Listener, open_listener
+from servers.readonly import ReadOnly
 from servers.stores.base import Store
 from transport.address import parse_address
-from transport.base import Limits
+from transport.base import Handler, HandlerFactory, Limits
 from transport.env import Env, system_env
-from transport.errors import HelloMismatch, TransportError
+from transport.errors import HelloMismatch, NotTrusted, TransportError
 from transport.link import ByteStream, SocketStream
 from transport.stream import serve_stream
+
+if TYPE_CHECKING:
+    from servers.gate import Gate
+    from transport.trust import Grant
 
 __all__ = ["Server", "Serving", "serve"]
 
@@ -33,10 +43,17 @@ _BREATH_S: Final = 0.1
 
 
 class Server:
-    """Serve one store. max_connections: further clients are turned away."""
+    """Serve one store. max_connections: further clients are turned away. gate: lets in clients on TCP; None: plain, for all."""
 
     def __init__(
-        self, store: Store, env: Env, probe: Probe, limits: Limits = _LIMITS, *, max_connections: int = MAX_CONNECTIONS
+        self,
+        store: Store,
+        env: Env,
+        probe: Probe,
+        limits: Limits = _LIMITS,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        gate: "Gate | None" = None,
     ) -> None:
         self.connections = 0
         self._store = store
@@ -44,14 +61,19 @@ class Server:
         self._probe = probe
         self._limits = limits
         self._max_connections = max_connections
+        self._gate = gate
 
     def handler(self, peer: str, limits: Limits) -> Dispatcher:
         """Return the handler of one connection; transports take this as their handler factory."""
         log.info("connected peer=%s", peer)
         return Dispatcher(self._store, self._env, self._probe, limits)
 
+    def _handler_for(self, grant: "Grant", peer: str, limits: Limits) -> Handler:
+        handler = self.handler(f"{peer} name={grant.name}", limits)
+        return ReadOnly(handler) if grant.read_only else handler
+
     async def serve_connection(self, stream: ByteStream) -> None:
-        """Serve one client until it leaves; raises nothing but Cancelled.
+        """Serve one client until it leaves; raises nothing but Cancelled. A stream of the gate's is let in by it first.
 
         Cancellation: the connection is dropped; what it had begun in a worker thread is finished.
         """
@@ -61,8 +83,14 @@ class Server:
             return
         self.connections += 1
         try:
-            await serve_stream(stream, self.handler, self._env, self._probe, self._limits)
+            factory: HandlerFactory = self.handler
+            grant = None if self._gate is None else await self._gate.admit(stream, self._env)
+            if grant is not None:
+                factory = partial(self._handler_for, grant)
+            await serve_stream(stream, factory, self._env, self._probe, self._limits)
             log.info("left peer=%s", stream.peer)
+        except NotTrusted as error:
+            log.warning("refused error=%s", error)
         except HelloMismatch as error:
             log.warning("stranger error=%s", error)
         except TransportError as error:
@@ -70,6 +98,7 @@ class Server:
         except Exception:
             log.exception("failed peer=%s", stream.peer)
         finally:
+            stream.close()
             self.connections -= 1
 
     async def serve(
@@ -93,7 +122,7 @@ class Server:
             await trio.lowlevel.wait_readable(listener.sock)
             try:
                 sock, _ = listener.sock.accept()
-                stream = SocketStream(sock)
+                stream = self._stream_of(sock, listener)
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -103,14 +132,20 @@ class Server:
                 continue
             nursery.start_soon(self.serve_connection, stream)
 
+    def _stream_of(self, sock: socket.socket, listener: Listener) -> ByteStream:
+        if self._gate is None or listener.address.socket:
+            return SocketStream(sock)
+        return self._gate.stream(sock, self._probe)
+
 
 class Serving:
-    """A server that runs. address: `host:port` or `unix:/path`; url: of the export's root."""
+    """A server that runs. address: `host:port` or `unix:/path`; url: of the export's root; fingerprint: of its key, or None."""
 
-    def __init__(self, server: Server, listener: Listener) -> None:
+    def __init__(self, server: Server, listener: Listener, gate: "Gate | None") -> None:
         self.server = server
         self.address = str(listener.address)
-        self.url = listener.address.url
+        self.url = listener.address.url(plain=gate is None)
+        self.fingerprint = None if gate is None else gate.fingerprint
 
 
 @asynccontextmanager
@@ -121,21 +156,36 @@ async def serve(
     env: Env | None = None,
     probe: Probe | None = None,
     limits: Limits = _LIMITS,
+    identity: str | os.PathLike[str] | None = None,
+    authorized_keys: str | os.PathLike[str] | None = None,
     insecure: bool = False,
 ) -> AsyncIterator[Serving]:
     """Serve a store for the length of a block; port 0 takes a free one.
 
-    Raises: ValueError for no address; OSError as `open_listener`.
+    Args: identity, authorized_keys: files, both or none; with them TCP is TLS, for clients whose keys are listed, each as its
+    line says. Without, it is plain, for loopback or whoever says `insecure`.
+    Raises: ValueError for no address or half a pair of files; OSError as `open_listener`, and for the files.
     Ownership: the store stays the caller's, who closes it after the block; connections are dropped at the block's end.
     """
-    server = Server(store, env or system_env(), probe or Probe(), limits)
-    listener = open_listener(parse_address(listen), insecure=insecure)
+    gate = _gate(identity, authorized_keys)
+    server = Server(store, env or system_env(), probe or Probe(), limits, gate=gate)
+    listener = open_listener(parse_address(listen), insecure=insecure or gate is not None)
     manager = trio.open_nursery()
     nursery = await manager.__aenter__()
     try:
         nursery.start_soon(server.serve, [listener])
-        yield Serving(server, listener)
+        yield Serving(server, listener, gate)
     finally:
         nursery.cancel_scope.cancel()
         # The block's own exception passes by the nursery, which would wrap it in a group.
         await manager.__aexit__(None, None, None)
+
+
+def _gate(identity: str | os.PathLike[str] | None, authorized_keys: str | os.PathLike[str] | None) -> "Gate | None":
+    if identity is None and authorized_keys is None:
+        return None
+    if identity is None or authorized_keys is None:
+        raise ValueError("an identity and authorized keys go together")
+    from servers.gate import Gate  # noqa: PLC0415 - cryptography takes a while to load
+
+    return Gate(identity, authorized_keys)

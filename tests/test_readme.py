@@ -44,7 +44,7 @@ def first_terminal(command: str, home: Path) -> Iterator[None]:
     with subprocess.Popen(shlex.split(command), env=environment(home), stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            assert f"netfs://{shlex.split(command)[-1]}/" in server.stdout.readline()
+            assert f"netfs+tcp://{shlex.split(command)[-1]}/" in server.stdout.readline()
             yield
         finally:
             server.terminate()

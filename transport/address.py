@@ -22,10 +22,11 @@ class Address:
             return _UNIX + self.socket
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    @property
-    def url(self) -> str:
-        """The URL of the export's root behind this address."""
-        return f"netfs+unix://{self.socket}:/" if self.socket else f"netfs://{self}/"
+    def url(self, *, plain: bool) -> str:
+        """Return the URL of the export's root behind this address."""
+        if self.socket:
+            return f"netfs+unix://{self.socket}:/"
+        return f"netfs+tcp://{self}/" if plain else f"netfs://{self}/"
 
 
 def parse_address(text: str) -> Address:

@@ -5,7 +5,7 @@ The public edge (`netfs/errors.py`) turns them into `OSError` with the path. Own
 
 import errno
 
-__all__ = ["HelloMismatch", "ProtocolError", "TransportError"]
+__all__ = ["HelloMismatch", "NotTrusted", "ProtocolError", "TransportError"]
 
 
 class TransportError(Exception):
@@ -32,3 +32,10 @@ class HelloMismatch(TransportError):
 
     def __init__(self, text: str) -> None:
         super().__init__(errno.EPROTONOSUPPORT, text)
+
+
+class NotTrusted(TransportError):
+    """The peer's key is not the one we know, or the peer does not let ours in."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(errno.EACCES, text)

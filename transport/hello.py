@@ -21,6 +21,8 @@ HELLO_LENGTH: Final = HELLO.size
 MAX_HELLO: Final = 4096
 MIN_BODY: Final = 4096
 _PREFIX: Final = struct.Struct("<8sH")
+_TLS_RECORDS: Final = frozenset({0x15, 0x16})
+"""How an alert and a handshake begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class HelloReader:
         self._data += data
         known = min(len(self._data), len(MAGIC))
         if self._data[:known] != MAGIC[:known]:
+            if self._data[0] in _TLS_RECORDS:
+                raise HelloMismatch(f"not a netfs {self._role}: it speaks TLS, and this side does not")
             raise HelloMismatch(f"not a netfs {self._role}: it began with {self._quote()}")
         if len(self._data) == _PREFIX.size:
             length = _PREFIX.unpack(self._data)[1]

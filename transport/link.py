@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 import trio
 
-__all__ = ["ByteStream", "LinkShape", "MemoryStream", "SocketStream", "memory_link"]
+__all__ = ["ByteStream", "LinkShape", "MemoryStream", "SocketStream", "memory_link", "name_of"]
 
 MAX_VECTORS: Final = 1024
 MEMORY_BUFFER: Final = 256 << 10
@@ -66,7 +66,7 @@ class SocketStream:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = sock
-        self.peer = _name_of(sock)
+        self.peer = name_of(sock)
 
     def send_nowait(self, views: Sequence[bytes | memoryview], more: bool = False) -> int:
         try:
@@ -109,7 +109,8 @@ class SocketStream:
 _MSG_MORE: Final = getattr(socket, "MSG_MORE", 0)
 
 
-def _name_of(sock: socket.socket) -> str:
+def name_of(sock: socket.socket) -> str:
+    """Return the name of a socket's other side, for people."""
     try:
         name = sock.getpeername()
     except OSError:

@@ -1,8 +1,8 @@
 """Sans-IO. What a command line names: a path on this machine, or a path on a server written as a URL.
 
-`netfs://host:port/path` and `netfs+unix:///socket:/path` are cut into the endpoint, which the client connects to, and the path
-there. Paths are written as they are, without percent-encoding. Those on a server are cleaned as text: it follows no symlinks,
-so `..` means what it says. Owns no memory.
+`netfs://host:port/path`, `netfs+tcp://…` and `netfs+unix:///socket:/path` are cut into the endpoint, which the client connects
+to, and the path there. Paths are written as they are, without percent-encoding. Those on a server are cleaned as text: it follows
+no symlinks, so `..` means what it says. Owns no memory.
 """
 
 import posixpath
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 __all__ = ["Place", "parse_place", "printable"]
 
 UNIX = "netfs+unix://"
+SCHEMES = ("netfs", "netfs+tcp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +59,14 @@ def parse_place(text: str) -> Place:
         if not socket.startswith("/"):
             raise ValueError(f"{text}: name the socket by its absolute path, as in netfs+unix:///run/netfs.sock:/folder")
         return Place(UNIX + socket, _clean("/" + path), text.endswith("/"))
-    if scheme != "netfs":
+    if scheme not in SCHEMES:
         raise ValueError(
             f"{text}: {scheme}:// is not a scheme of netfs; write netfs://host:port/path or netfs+unix:///socket:/path"
         )
     peer, _, path = rest.partition("/")
     if not peer:
         raise ValueError(f"{text}: no host; write netfs://host:port/path")
-    return Place("netfs://" + peer, _clean("/" + path), text.endswith("/"))
+    return Place(f"{scheme}://{peer}", _clean("/" + path), text.endswith("/"))
 
 
 def _clean(path: str) -> str:

@@ -5,6 +5,7 @@ what is still dirty, waits for everything in flight and insists that nothing is 
 """
 
 import errno
+import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,7 +21,7 @@ from netfs.engine.park import acquire_exclusive
 from netfs.engine.writeback import END_OF_TIME, drop_range, fsync, resize
 from netfs.errors import translate
 from netfs.fs.calls import ask
-from netfs.fs.connect import connect
+from netfs.fs.connect import Credentials, connect
 from netfs.fs.dentry import DentryCache
 from netfs.fs.file import File, parse_mode
 from netfs.fs.inode import Inode
@@ -375,6 +376,8 @@ async def open_client(
     target: str | Transport,
     *,
     keys: "VolumeKey | None" = None,
+    identity: str | os.PathLike[str] | None = None,
+    known_hosts: str | os.PathLike[str] | None = None,
     env: Env | None = None,
     probe: Probe | None = None,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
@@ -385,9 +388,10 @@ async def open_client(
     """Mount an export.
 
     Args: target: a URL (`netfs://host:port/path`, `netfs+unix:///socket:/path`), whose path becomes the client's root, or a
-    connected transport; either is closed in the end. keys: of an encrypted volume, None for plain files. cache_bytes: budget of
-    the page cache. rsize, wsize: most bytes of one read or write. block_size: of encrypted files created here, in bytes: 16 KiB,
-    or 64 KiB for files that are mostly read and written in order.
+    connected transport; either is closed in the end. keys: of an encrypted volume, None for plain files. identity: a file; with
+    it `netfs://` is TLS, without it a plain connection, to this machine only. known_hosts: the file with the keys of servers,
+    None for the one in `~/.config/netfs`. cache_bytes: budget of the page cache. rsize, wsize: most bytes of one read or write.
+    block_size: of encrypted files created here, in bytes: 16 KiB, or 64 KiB for files that are mostly read and written in order.
     Raises: OSError when the server cannot be reached or is none.
     Cancellation: not mounted; inside the block, dirty data of files that were not closed is lost.
     """
@@ -398,7 +402,8 @@ async def open_client(
         if isinstance(target, str):
             url = parse_url(target)
             top = names_of(url.path)
-            transport = await stack.enter_async_context(connect(url, env, probe))
+            credentials = None if identity is None else Credentials(identity, known_hosts)
+            transport = await stack.enter_async_context(connect(url, env, probe, credentials))
         else:
             transport = target
         volume = _volume(transport, keys, env, probe, rsize, wsize, block_size)

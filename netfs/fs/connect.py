@@ -1,7 +1,8 @@
 """Trio shell. From a URL to a connected transport.
 
-This version has no channel security, so it connects to UNIX sockets and to loopback addresses only. The transport owns its
-socket.
+`netfs` with an identity is TLS, to any address: the server must have a key that known_hosts has for it, and is shown ours.
+Without an identity, and with `netfs+tcp`, the connection is plain, and goes to loopback addresses only; to a UNIX socket it is
+plain always, as the socket's mode says who may connect. The transport owns its socket.
 """
 
 import errno
@@ -10,6 +11,8 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -18,59 +21,134 @@ from netfs.errors import NotReachable, translate
 from netfs.fs.url import Url
 from transport.base import Transport
 from transport.env import Env
-from transport.errors import TransportError
+from transport.errors import NotTrusted, TransportError
 
-__all__ = ["connect"]
+if TYPE_CHECKING:
+    from transport.link import ByteStream
+    from transport.tls import TlsStream
+    from transport.trust import Fingerprint
+
+__all__ = ["Credentials", "connect", "server_fingerprint"]
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Files: the client's identity, and the keys of the servers it knows (None: `~/.config/netfs/known_hosts`)."""
+
+    identity: StrPath
+    known_hosts: StrPath | None = None
 
 
 @asynccontextmanager
-async def connect(url: Url, env: Env, probe: Probe) -> AsyncIterator[Transport]:
+async def connect(url: Url, env: Env, probe: Probe, credentials: Credentials | None = None) -> AsyncIterator[Transport]:
     """Connect and agree on limits, for the length of a block.
 
-    Raises: NotReachable with the peer in one line. Cancellation: nothing is left open.
+    Raises: NotReachable with the peer in one line, also for a server whose key is not the one known; OSError with the path for a
+    file of the credentials. Cancellation: nothing is left open.
     """
     # The stream transport brings msgpack with it, which a client that is handed a transport may not need.
     from transport.link import SocketStream  # noqa: PLC0415
     from transport.stream import connect_stream  # noqa: PLC0415
 
+    plain = credentials is None or url.plain or bool(url.socket)
     async with AsyncExitStack() as stack:
+        secure: TlsStream | None = None
         try:
-            sock = await (_connect_unix(url.socket) if url.socket else _connect_loopback(url))
-            stream = SocketStream(socket.socket(fileno=sock.detach()))
+            if credentials is None or plain:
+                sock = await _dial(url, plain=True)
+                try:
+                    stream: ByteStream = SocketStream(sock)
+                except OSError as error:
+                    sock.close()
+                    raise _not_reachable(error, url) from error
+            else:
+                stream = secure = await _known_server(url, env, probe, credentials)
             transport = await stack.enter_async_context(connect_stream(stream, env, probe))
-        except OSError as error:
-            raise NotReachable(error.errno, error.strerror or str(error), url.peer) from error
         except TransportError as error:
-            raise translate(error, url.peer) from error
+            told = error
+            if secure is not None and secure.silent:
+                told = NotTrusted(f"{url.peer}: it ended the connection; perhaps it does not know this key, {secure.own}")
+            raise translate(told, url.peer) from error
         yield transport
 
 
-async def _connect_unix(path: str) -> trio.socket.SocketType:
-    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+async def server_fingerprint(url: Url, identity: StrPath, env: Env) -> "Fingerprint":
+    """Return the fingerprint of the key of whoever answers at a URL, trusted or not.
+
+    Raises: as `connect`.
+    """
     try:
-        await sock.connect(path)
+        stream = await _handshake(url, env, Probe(), identity)
+    except TransportError as error:
+        raise translate(error, url.peer) from error
+    await stream.aclose()
+    assert stream.fingerprint is not None
+    return stream.fingerprint
+
+
+async def _known_server(url: Url, env: Env, probe: Probe, credentials: Credentials) -> "TlsStream":
+    """Return TLS with a server that has the key we know. Raises: NotTrusted if it has another one."""
+    from transport.security import KnownHosts, default_path  # noqa: PLC0415 - cryptography takes a while to load
+
+    hosts = KnownHosts(credentials.known_hosts or default_path("known_hosts"))
+    known = hosts.fingerprints(url.peer)
+    stream = await _handshake(url, env, probe, credentials.identity)
+    if stream.fingerprint in known:
+        return stream
+    await stream.aclose()
+    if known:
+        said = f"its key is {stream.fingerprint}, not the one in {hosts.path}: it is another server, or somebody is in between"
+    else:
+        said = f"its key {stream.fingerprint} is not known; if it is the right one, say netfs trust {url.base}"
+    raise NotTrusted(f"{url.peer}: {said}")
+
+
+async def _handshake(url: Url, env: Env, probe: Probe, identity: StrPath) -> "TlsStream":
+    from transport.security import client_context, load_identity  # noqa: PLC0415 - as above
+    from transport.tls import TlsStream  # noqa: PLC0415
+
+    mine = load_identity(identity)
+    sock = await _dial(url, plain=False)
+    try:
+        stream = TlsStream(sock, client_context(mine), probe, server_side=False, own=mine.fingerprint)
+    except OSError as error:
+        sock.close()
+        raise _not_reachable(error, url) from error
+    await stream.handshake(env)
+    return stream
+
+
+async def _dial(url: Url, *, plain: bool) -> socket.socket:
+    """Connect. Raises: NotReachable, also for an address beyond loopback where the connection is to be plain."""
+    try:
+        if url.socket:
+            return await _dialled(socket.AF_UNIX, url.socket)
+        found = await trio.socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+        last: OSError | None = None
+        for family, _, _, _, address in found:
+            if plain and not ipaddress.ip_address(address[0]).is_loopback:
+                raise OSError(errno.EPERM, "beyond loopback only with TLS, for which see netfs keygen --identity")
+            try:
+                return await _dialled(family, address)
+            except OSError as error:
+                # Trio adds the address, which the caller names too.
+                last = OSError(error.errno, os.strerror(error.errno or errno.ECONNREFUSED))
+        raise last or OSError(errno.EHOSTUNREACH, "no address")
+    except OSError as error:
+        raise _not_reachable(error, url) from error
+
+
+async def _dialled(family: int, address: object) -> socket.socket:
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        await sock.connect(address)
     except BaseException:
         sock.close()
         raise
-    return sock
+    return socket.socket(fileno=sock.detach())
 
 
-async def _connect_loopback(url: Url) -> trio.socket.SocketType:
-    found = await trio.socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
-    last: OSError | None = None
-    for family, kind, protocol, _, address in found:
-        if not ipaddress.ip_address(address[0]).is_loopback:
-            raise OSError(errno.EPERM, "only loopback addresses are connected to, as connections are not yet encrypted")
-        sock = trio.socket.socket(family, kind, protocol)
-        try:
-            await sock.connect(address)
-        except OSError as error:
-            sock.close()
-            # Trio adds the address, which the caller names too.
-            last = OSError(error.errno, os.strerror(error.errno or errno.ECONNREFUSED))
-            continue
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-    raise last or OSError(errno.EHOSTUNREACH, "no address")
+def _not_reachable(error: OSError, url: Url) -> NotReachable:
+    return NotReachable(error.errno, error.strerror or str(error), url.peer)

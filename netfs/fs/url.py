@@ -1,6 +1,7 @@
-"""Sans-IO. URLs of exports: `netfs://host[:port]/path` and `netfs+unix:///socket:/path`.
+"""Sans-IO. URLs of exports: `netfs://host[:port]/path`, `netfs+tcp://host[:port]/path` and `netfs+unix:///socket:/path`.
 
-The path begins at the export's root and is written as it is, without percent-encoding. Owns no memory.
+`netfs` is TLS for whoever has an identity; who has none gets on a loopback address what `netfs+tcp` always is: a plain
+connection. The path begins at the export's root and is written as it is, without percent-encoding. Owns no memory.
 """
 
 from dataclasses import dataclass
@@ -11,32 +12,34 @@ from transport.address import DEFAULT_PORT
 
 __all__ = ["DEFAULT_PORT", "SCHEMES", "Url", "parse_url"]
 
-SCHEMES: Final = ("netfs", "netfs+unix")
+SCHEMES: Final = ("netfs", "netfs+tcp", "netfs+unix")
 
 
 @dataclass(frozen=True, slots=True)
 class Url:
     """Where a server listens, and a path in its export.
 
-    host, port: of a TCP server. socket: path of a UNIX socket, then host is empty. path: absolute, "/" for the root.
+    host, port: of a TCP server. socket: path of a UNIX socket, then host is empty. path: absolute, "/" for the root. plain: no
+    TLS, whoever asks.
     """
 
     host: str
     port: int
     socket: str
     path: str
+    plain: bool = False
 
     @property
     def peer(self) -> str:
-        """The server's address, for people."""
-        return self.socket or f"{self.host}:{self.port}"
+        """The server's address, for people and for known_hosts."""
+        return self.socket or f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property
     def base(self) -> str:
         """The URL of the export's root."""
         if self.socket:
             return f"netfs+unix://{self.socket}:/"
-        return f"netfs://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"
+        return f"netfs{'+tcp' if self.plain else ''}://{self.peer}/"
 
 
 def parse_url(text: str) -> Url:
@@ -57,4 +60,4 @@ def parse_url(text: str) -> Url:
         raise ValueError(f"not a port: {text!r}") from None
     if not parts.hostname:
         raise ValueError(f"no host in {text!r}")
-    return Url(parts.hostname, DEFAULT_PORT if port is None else port, "", parts.path or "/")
+    return Url(parts.hostname, DEFAULT_PORT if port is None else port, "", parts.path or "/", parts.scheme == "netfs+tcp")

@@ -14,6 +14,7 @@ from netfs.cli.place import Place, parse_place, printable
         ("a/../b", None, "a/../b", False),
         ("./x://y", None, "./x://y", False),
         ("netfs://host", "netfs://host", "/", False),
+        ("netfs+tcp://host:7/a", "netfs+tcp://host:7", "/a", False),
         ("netfs://host:7777/", "netfs://host:7777", "/", True),
         ("netfs://[::1]:7777/a/b", "netfs://[::1]:7777", "/a/b", False),
         ("netfs://host//a/./b/../c/", "netfs://host", "/a/c", True),

@@ -198,7 +198,7 @@ def test_a_wrong_key(tmp_path: Path, url: str, key: Path) -> None:
 
 
 def test_a_port_in_use(tmp_path: Path, url: str) -> None:
-    address = url.removeprefix("netfs://")
+    address = url.removeprefix("netfs+tcp://")
     told(netfs("serve", *([tmp_path] if LINUX else ["--memory"]), "--listen", address), 4, address, "in use")
 
 

@@ -203,6 +203,7 @@ async def test_idle_inodes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         ("netfs://host", Url("host", DEFAULT_PORT, "", "/"), f"netfs://host:{DEFAULT_PORT}/"),
         ("netfs://h:12/a/b%20c", Url("h", 12, "", "/a/b%20c"), "netfs://h:12/"),
         ("netfs://[::1]:5/x", Url("::1", 5, "", "/x"), "netfs://[::1]:5/"),
+        ("netfs+tcp://h/x", Url("h", DEFAULT_PORT, "", "/x", plain=True), f"netfs+tcp://h:{DEFAULT_PORT}/"),
         ("netfs+unix:///run/s:/d", Url("", 0, "/run/s", "/d"), "netfs+unix:///run/s:/"),
         ("netfs+unix:///run/s", Url("", 0, "/run/s", "/"), "netfs+unix:///run/s:/"),
     ],

@@ -84,9 +84,9 @@ def ended(process: subprocess.Popen[bytes], with_signal: signal.Signals) -> None
 @linux
 def test_folder_on_tcp(tmp_path: Path) -> None:
     with serving("serve", str(tmp_path), "--listen", "127.0.0.1:0", "--read-only") as (process, line):
-        assert line.startswith(f"serving {tmp_path} read-only at netfs://127.0.0.1:")
+        assert line.startswith(f"serving {tmp_path} read-only at netfs+tcp://127.0.0.1:")
         url = line.split(" at ")[1].split()[0]
-        trio.run(mount, url.removeprefix("netfs://").removesuffix("/"))
+        trio.run(mount, url.removeprefix("netfs+tcp://").removesuffix("/"))
         ended(process, signal.SIGTERM)
     assert not list(tmp_path.iterdir())
 

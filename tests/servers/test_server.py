@@ -86,15 +86,16 @@ async def test_a_listing_keeps_to_the_body_the_client_takes(store: MemoryStore) 
 
 
 @pytest.mark.parametrize("text, address, url", [
-    ("127.0.0.1:80", Address("127.0.0.1", 80), "netfs://127.0.0.1:80/"),
-    ("localhost", Address("localhost", 2050), "netfs://localhost:2050/"),
-    ("[::1]:7", Address("::1", 7), "netfs://[::1]:7/"),
-    ("[::1]", Address("::1", 2050), "netfs://[::1]:2050/"),
+    ("127.0.0.1:80", Address("127.0.0.1", 80), "netfs+tcp://127.0.0.1:80/"),
+    ("localhost", Address("localhost", 2050), "netfs+tcp://localhost:2050/"),
+    ("[::1]:7", Address("::1", 7), "netfs+tcp://[::1]:7/"),
+    ("[::1]", Address("::1", 2050), "netfs+tcp://[::1]:2050/"),
     ("unix:/run/x.sock", Address(socket="/run/x.sock"), "netfs+unix:///run/x.sock:/"),
 ])  # fmt: skip
 def test_addresses(text: str, address: Address, url: str) -> None:
     assert parse_address(text) == address
-    assert address.url == url
+    assert address.url(plain=True) == url
+    assert address.url(plain=False) == url.replace("+tcp", "")
     assert parse_address(str(address)) == address
 
 

@@ -1,0 +1,53 @@
+"""Trio shell. Who may come in: TLS on a socket that was accepted, and what its client's key is granted.
+
+Owns no memory.
+"""
+
+import os
+import socket
+
+from iov.probe import Probe
+from transport.env import Env
+from transport.errors import NotTrusted
+from transport.link import ByteStream
+from transport.security import AuthorizedKeys, load_identity, server_context
+from transport.tls import TlsStream
+from transport.trust import Grant
+
+__all__ = ["Gate"]
+
+
+class Gate:
+    """A server's identity and the keys it lets in. fingerprint: of the server's own key.
+
+    Raises: OSError with the path when one of the files is missing or is not what it should be.
+    """
+
+    def __init__(self, identity: str | os.PathLike[str], authorized_keys: str | os.PathLike[str]) -> None:
+        mine = load_identity(identity)
+        self.fingerprint = mine.fingerprint
+        self.keys = AuthorizedKeys(authorized_keys)
+        self.keys.grants()
+        self._context = server_context(mine)
+
+    def stream(self, sock: socket.socket, probe: Probe) -> TlsStream:
+        """Return the server's side of TLS on a socket; `admit` comes next. Raises: OSError for a socket that is dead."""
+        return TlsStream(sock, self._context, probe, server_side=True)
+
+    async def admit(self, stream: ByteStream, env: Env) -> Grant | None:
+        """Do the handshake and look up the client's key.
+
+        Returns: None for a stream that is not the gate's: a UNIX socket, or one of this process.
+        Raises: NotTrusted for a key that is not authorized, or when the keys cannot be read; as `TlsStream.handshake`.
+        Cancellation: the stream is closed.
+        """
+        if not isinstance(stream, TlsStream):
+            return None
+        fingerprint = await stream.handshake(env)
+        try:
+            grant = self.keys.grant(fingerprint)
+        except OSError as error:
+            raise NotTrusted(f"{stream.peer}: {error.filename}: {error.strerror}") from None
+        if grant is None:
+            raise NotTrusted(f"{stream.peer}: its key {fingerprint} is not in {self.keys.path}")
+        return grant
