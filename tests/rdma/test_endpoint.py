@@ -4,6 +4,7 @@ import errno
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import trio
@@ -13,14 +14,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from iov.iov_iter import Direction, IovIter
 from iov.probe import Probe
-from transport.base import Landing, Limits, Reply
+from transport.base import FileRange, Landing, Limits, Reply
 from transport.env import system_env
 from transport.errors import ProtocolError, TransportError
 from transport.messages import Ack, Handle, Ping, Read, ReadReply, Request, Write, WriteReply
 from transport.rdma.client import RdmaTransport
 from transport.rdma.control import hold_completions, release_completions
 from transport.rdma.endpoint import rdma_memory_connection
-from transport.rdma.enums import MrState, Opcode, WcStatus
+from transport.rdma.enums import Access, MrState, Opcode, WcStatus
 from transport.rdma.profiles import PROFILES
 from transport.rdma.rw import dma_sges
 from transport.rdma.server import ServerEnd
@@ -370,3 +371,54 @@ async def test_reply_polled_before_the_send() -> None:
         release_completions(transport.end.send_cq)
         await wait_all_tasks_blocked()
         assert len(outcomes) == 1
+
+
+async def test_a_region_allows_one_direction_only() -> None:
+    """What is sent can be read by the server, what is to be filled can be written; never both, never more than the bytes."""
+    handler = Bytes(gate=trio.Event())
+    async with connect(handler) as transport:
+        outcomes: list[object] = []
+        transport.submit(Read(HANDLE, 0, 9000), outcomes.append, None, dest(bytearray(9000)))
+        transport.submit(Write(HANDLE, 0), outcomes.append, source(bytes(8000)))
+        await wait_all_tasks_blocked()
+        regions = sorted((mr.length, mr.access) for mr in transport.end.pd.device.mrs.values())
+        assert regions == [(8000, Access.REMOTE_READ), (9000, Access.REMOTE_WRITE | Access.LOCAL_WRITE)]
+        assert not server_of(transport).pd.device.mrs
+        assert handler.gate is not None
+        handler.gate.set()
+        await wait_all_tasks_blocked()
+        assert len(outcomes) == 2
+
+
+class FileHandler(Bytes):
+    """Answers reads by ranges of a file."""
+
+    fd = -1
+
+    def _now(self, request: Request, landing: Landing | None) -> Reply:
+        assert isinstance(request, Read)
+        self.lent += 1
+        return Reply(0, ReadReply(True), FileRange(self.fd, request.pos, request.length), self._give_back)
+
+
+@pytest.mark.parametrize("no_wait", [True, False])
+@pytest.mark.parametrize("length", [100, 50_000])
+async def test_file_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_wait: bool, length: int) -> None:
+    """A range is read at once or by a worker, directly or behind an awaited handler; at the end of the file it is shorter."""
+    if not no_wait:
+        monkeypatch.setattr("transport.rdma.server.NO_WAIT", None)
+    content = bytes(range(256)) * 300
+    (tmp_path / "file").write_bytes(content)
+    handler = FileHandler()
+    with (tmp_path / "file").open("rb") as file:
+        handler.fd = file.fileno()
+        async with connect(handler) as transport:
+            for gate in (None, trio.Event()):
+                handler.gate = gate
+                if gate is not None:
+                    gate.set()
+                for pos in (3, len(content) - 60):
+                    back = bytearray(length)
+                    reply = await transport.call(Read(HANDLE, pos, length), None, dest(back))
+                    assert reply.received == min(length, len(content) - pos)
+                    assert back[: reply.received] == content[pos : pos + length]

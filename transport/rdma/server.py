@@ -18,7 +18,7 @@ from typing import Final
 import trio
 
 from iov.copy_iter import copy_to_iter
-from iov.extract import extract_segments
+from iov.extract import peek_segments
 from iov.iov_iter import Direction, IovIter, IterType
 from iov.pool import BufferPool, Lease
 from iov.probe import Probe
@@ -32,8 +32,8 @@ from transport.rdma.device import Device
 from transport.rdma.enums import Access, Opcode, SendFlag
 from transport.rdma.mr import MR
 from transport.rdma.pump import End
-from transport.rdma.rw import dma_sges, plan
-from transport.rdma.sge import SGE
+from transport.rdma.rw import iter_sges, plan
+from transport.rdma.sge import SGE, total_length
 from transport.rdma.wire import CANCEL, INLINE_MAX, Message, pack
 from transport.rdma.wr import WC, SendWR
 
@@ -171,14 +171,13 @@ class ServerEnd(End):
         """Start the READs of a request's payload; without a free region (iWARP needs one) it waits for one."""
         assert op.landing is not None
         length = sum(chunk.length for chunk in op.source)
-        views = extract_segments(op.landing.iter.copy(), length)
         if self.iwarp:
-            wrs = self._registered_reads(op, views)
+            wrs = self._registered_reads(op, peek_segments(op.landing.iter, length))
             if wrs is None:
                 self.starved.append(op)
                 return
         else:
-            wrs = plan(Opcode.READ, dma_sges(views), op.source, self.max_sge)
+            wrs = plan(Opcode.READ, iter_sges(op.landing.iter, length), op.source, self.max_sge)
         wrs[-1].flags = SIGNALED
         wrs[-1].wr_id = op.xid << 1 | READ_ID
         self.post(wrs)
@@ -260,12 +259,14 @@ class ServerEnd(End):
         reply = pending if isinstance(pending, Reply) else await pending
         lease: Lease | None = None
         if isinstance(reply.source, FileRange):
+            release = reply.release
             try:
                 lease = await self._load(reply)
             except OSError as error:
-                if reply.release is not None:
-                    reply.release()
                 reply = Reply(error.errno or errno.EIO)
+            finally:
+                if lease is None and release is not None:
+                    release()
         if self.error is None and not op.replied:
             op.lease = lease
             if op.cancelled:
@@ -318,24 +319,22 @@ class ServerEnd(End):
     def _reply(self, op: _Op, reply: Reply) -> None:
         """Post a reply, the WRITEs of its payload in front of it."""
         source = reply.source
-        views: list[memoryview] = []
-        if isinstance(source, IovIter) and source.count:
-            views = extract_segments(source.copy(), source.count)
+        payload = iter_sges(source, source.count) if isinstance(source, IovIter) and source.count else []
         op.reply = reply
         op.replied = True
         self.active -= 1
-        length = sum(map(len, views))
+        length = total_length(payload)
         inline = length if not op.dest and length <= INLINE_MAX else 0
         wrs: list[SendWR] = []
         if length and not inline and length <= sum(chunk.length for chunk in op.dest):
-            wrs = plan(Opcode.WRITE, dma_sges(views), op.dest, self.max_sge)
+            wrs = plan(Opcode.WRITE, payload, op.dest, self.max_sge)
         body = b"" if reply.status or reply.body is None else encode_reply(reply.body)
         status = reply.status
         if len(body) > self.limits.max_body:
             status, body, length, inline, wrs = errno.EMSGSIZE, b"", 0, 0, []
         head = pack(FrameKind.REPLY, op.request.op, op.xid, status, body, length, inline)
-        message = self.gather(head, views if inline else [])
-        send = SendWR(op.xid << 1 | REPLY_ID, Opcode.SEND, dma_sges(message), SIGNALED)
+        message = self.gather(head, source if isinstance(source, IovIter) else None, inline)
+        send = SendWR(op.xid << 1 | REPLY_ID, Opcode.SEND, message, SIGNALED)
         if op.key is not None:
             send.opcode = Opcode.SEND_WITH_INV
             send.invalidate_rkey = op.key
