@@ -43,6 +43,8 @@ def register(host: Host) -> None:
         folder: Path | None = None,
         *,
         listen: str | None = None,
+        rdma: str | None = None,
+        rdma_crc: bool = False,
         read_only: bool = False,
         memory: bool = False,
         insecure: bool = False,
@@ -57,6 +59,8 @@ def register(host: Host) -> None:
             folder: the folder to serve.
             listen: where: host:port, or unix:/path for a socket that only you can use; port 0 takes a free one.
                 127.0.0.1:2050 when not given.
+            rdma: where to listen for RDMA (iWARP) as well, host:port; port 0 takes a free one.
+            rdma_crc: protect RDMA messages by checksums; needs the package crc32c.
             read_only: refuse every change.
             memory: serve an empty store in memory instead of a folder; it is gone when the server ends.
             insecure: allow an address that other machines can reach; there is no encryption of the connection and no login yet.
@@ -66,7 +70,9 @@ def register(host: Host) -> None:
             host.fail(_USAGE, "give either a folder or --memory")
         if memory and read_only:
             host.fail(_USAGE, "an empty store in memory that is read-only serves nobody")
-        await _serve(host, folder, listen, read_only=read_only, insecure=insecure, verbose=verbose)
+        if rdma_crc and rdma is None:
+            host.fail(_USAGE, "--rdma-crc goes with --rdma")
+        await _serve(host, folder, listen, rdma, rdma_crc=rdma_crc, read_only=read_only, insecure=insecure, verbose=verbose)
 
     host.command(
         serve,
@@ -76,11 +82,22 @@ def register(host: Host) -> None:
             "netfs serve ~/data",
             "netfs serve ~/data --listen unix:/run/user/1000/netfs.sock --read-only",
             "netfs serve --memory --listen 127.0.0.1:0",
+            "netfs serve ~/data --rdma 127.0.0.1:2051",
         ),
     )
 
 
-async def _serve(host: Host, folder: Path | None, listen: str | None, *, read_only: bool, insecure: bool, verbose: bool) -> None:
+async def _serve(
+    host: Host,
+    folder: Path | None,
+    listen: str | None,
+    rdma: str | None,
+    *,
+    rdma_crc: bool,
+    read_only: bool,
+    insecure: bool,
+    verbose: bool,
+) -> None:
     # What only a server needs is loaded by the command, not by the program.
     import logging  # noqa: PLC0415
     import signal  # noqa: PLC0415
@@ -91,6 +108,7 @@ async def _serve(host: Host, folder: Path | None, listen: str | None, *, read_on
     from servers.server import serve  # noqa: PLC0415
     from transport.address import DEFAULT_PORT  # noqa: PLC0415
     from transport.env import system_env  # noqa: PLC0415
+    from transport.errors import HelloMismatch  # noqa: PLC0415
 
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s level=%(levelname)s event=%(message)s"
@@ -103,15 +121,18 @@ async def _serve(host: Host, folder: Path | None, listen: str | None, *, read_on
         except OSError as error:
             host.fail(_LOCAL, f"{folder}: {error.strerror}")
         try:
-            async with serve(store, listen or f"127.0.0.1:{DEFAULT_PORT}", env=env, probe=probe, insecure=insecure) as serving:
+            listen = listen or f"127.0.0.1:{DEFAULT_PORT}"
+            async with serve(store, listen, env=env, probe=probe, insecure=insecure, rdma=rdma, rdma_crc=rdma_crc) as serving:
                 what = "memory" if folder is None else f"{folder}{' read-only' if read_only else ''}"
-                host.emit(
-                    {"url": serving.url, "folder": None if folder is None else str(folder), "read_only": read_only},
-                    f"serving {what} at {serving.url}  (Ctrl-C ends it)",
-                )
+                told = {"url": serving.url, "folder": None if folder is None else str(folder), "read_only": read_only}
+                where = serving.url
+                if serving.rdma_url is not None:
+                    told["rdma_url"] = serving.rdma_url
+                    where += f" and {serving.rdma_url}"
+                host.emit(told, f"serving {what} at {where}  (Ctrl-C ends it)")
                 async for _ in signals:
                     break
-        except ValueError as error:
+        except (ValueError, HelloMismatch) as error:
             host.fail(_USAGE, str(error))
         except OSError as error:
             host.fail(_LOCAL, f"{error.filename}: {error.strerror}" if error.filename else str(error))

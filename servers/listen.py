@@ -18,10 +18,11 @@ _SOCKET_MODE: Final = 0o600
 
 
 class Listener:
-    """A listening, non-blocking socket. address: where it really listens."""
+    """A listening, non-blocking socket. address: where it really listens. rdma: its clients speak iWARP."""
 
-    def __init__(self, sock: socket.socket, address: Address) -> None:
+    def __init__(self, sock: socket.socket, address: Address, rdma: bool = False) -> None:
         self.sock = sock
+        self.rdma = rdma
         self.address = address
         self._made = Path(address.socket).stat() if address.socket else None
 
@@ -35,7 +36,7 @@ class Listener:
                     name.unlink()
 
 
-def open_listener(address: Address, *, insecure: bool = False) -> Listener:
+def open_listener(address: Address, *, insecure: bool = False, rdma: bool = False) -> Listener:
     """Listen at an address; port 0 takes a free one.
 
     Raises: EADDRINUSE; EACCES beyond loopback, where anybody could read and write, unless `insecure` says that it is meant.
@@ -58,7 +59,7 @@ def open_listener(address: Address, *, insecure: bool = False) -> Listener:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(place)
-        return Listener(_listening(sock), Address(host, sock.getsockname()[1]))
+        return Listener(_listening(sock), Address(host, sock.getsockname()[1]), rdma)
     except OSError as error:
         sock.close()
         raise OSError(error.errno, error.strerror, str(address)) from None

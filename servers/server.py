@@ -54,6 +54,7 @@ class Server:
         *,
         max_connections: int = MAX_CONNECTIONS,
         gate: "Gate | None" = None,
+        rdma_crc: bool = False,
     ) -> None:
         self.connections = 0
         self._store = store
@@ -62,6 +63,7 @@ class Server:
         self._limits = limits
         self._max_connections = max_connections
         self._gate = gate
+        self._rdma_crc = rdma_crc
 
     def handler(self, peer: str, limits: Limits) -> Dispatcher:
         """Return the handler of one connection; transports take this as their handler factory."""
@@ -72,8 +74,10 @@ class Server:
         handler = self.handler(f"{peer} name={grant.name}", limits)
         return ReadOnly(handler) if grant.read_only else handler
 
-    async def serve_connection(self, stream: ByteStream) -> None:
+    async def serve_connection(self, stream: ByteStream, rdma: bool = False) -> None:
         """Serve one client until it leaves; raises nothing but Cancelled. A stream of the gate's is let in by it first.
+
+        rdma: it speaks iWARP.
 
         Cancellation: the connection is dropped; what it had begun in a worker thread is finished.
         """
@@ -87,7 +91,12 @@ class Server:
             grant = None if self._gate is None else await self._gate.admit(stream, self._env)
             if grant is not None:
                 factory = partial(self._handler_for, grant)
-            await serve_stream(stream, factory, self._env, self._probe, self._limits)
+            if rdma:
+                from transport.rdma.stream_endpoint import serve_rdma_stream  # noqa: PLC0415 - the verbs device is large
+
+                await serve_rdma_stream(stream, factory, self._env, self._probe, self._limits, crc=self._rdma_crc)
+            else:
+                await serve_stream(stream, factory, self._env, self._probe, self._limits)
             log.info("left peer=%s", stream.peer)
         except NotTrusted as error:
             log.warning("refused error=%s", error)
@@ -130,20 +139,24 @@ class Server:
                     log.error("cannot accept address=%s error=%s", listener.address, error.strerror)
                     await trio.sleep(_BREATH_S)
                 continue
-            nursery.start_soon(self.serve_connection, stream)
+            nursery.start_soon(self.serve_connection, stream, listener.rdma)
 
     def _stream_of(self, sock: socket.socket, listener: Listener) -> ByteStream:
-        if self._gate is None or listener.address.socket:
+        if self._gate is None or listener.address.socket or listener.rdma:
             return SocketStream(sock)
         return self._gate.stream(sock, self._probe)
 
 
 class Serving:
-    """A server that runs. address: `host:port` or `unix:/path`; url: of the export's root; fingerprint: of its key, or None."""
+    """A server that runs. address: `host:port` or `unix:/path`; url: of the export's root; fingerprint: of its key, or None.
 
-    def __init__(self, server: Server, listener: Listener, gate: "Gate | None") -> None:
+    rdma_url: of the export's root by RDMA, or None.
+    """
+
+    def __init__(self, server: Server, listener: Listener, gate: "Gate | None", rdma: Listener | None = None) -> None:
         self.server = server
         self.address = str(listener.address)
+        self.rdma_url = None if rdma is None else rdma.address.url(plain=True, rdma=True)
         self.url = listener.address.url(plain=gate is None)
         self.fingerprint = None if gate is None else gate.fingerprint
 
@@ -159,26 +172,47 @@ async def serve(
     identity: str | os.PathLike[str] | None = None,
     authorized_keys: str | os.PathLike[str] | None = None,
     insecure: bool = False,
+    rdma: str | None = None,
+    rdma_crc: bool = False,
 ) -> AsyncIterator[Serving]:
     """Serve a store for the length of a block; port 0 takes a free one.
 
     Args: identity, authorized_keys: files, both or none; with them TCP is TLS, for clients whose keys are listed, each as its
     line says. Without, it is plain, for loopback or whoever says `insecure`.
+    rdma: where to listen for iWARP as well, which is always plain; rdma_crc: with checksums.
     Raises: ValueError for no address or half a pair of files; OSError as `open_listener`, and for the files.
     Ownership: the store stays the caller's, who closes it after the block; connections are dropped at the block's end.
     """
     gate = _gate(identity, authorized_keys)
-    server = Server(store, env or system_env(), probe or Probe(), limits, gate=gate)
+    server = Server(store, env or system_env(), probe or Probe(), limits, gate=gate, rdma_crc=rdma_crc)
     listener = open_listener(parse_address(listen), insecure=insecure or gate is not None)
+    listeners = [listener]
+    try:
+        if rdma is not None:
+            listeners.append(_rdma_listener(rdma, insecure, rdma_crc))
+    except BaseException:
+        listener.close()
+        raise
     manager = trio.open_nursery()
     nursery = await manager.__aenter__()
     try:
-        nursery.start_soon(server.serve, [listener])
-        yield Serving(server, listener, gate)
+        nursery.start_soon(server.serve, listeners)
+        yield Serving(server, listener, gate, listeners[-1] if rdma is not None else None)
     finally:
         nursery.cancel_scope.cancel()
         # The block's own exception passes by the nursery, which would wrap it in a group.
         await manager.__aexit__(None, None, None)
+
+
+def _rdma_listener(where: str, insecure: bool, crc: bool) -> Listener:
+    address = parse_address(where)
+    if address.socket:
+        raise ValueError("RDMA is served on host:port")
+    if crc:
+        from transport.rdma.iwarp.mpa import find_crc  # noqa: PLC0415 - as above
+
+        find_crc()
+    return open_listener(address, insecure=insecure, rdma=True)
 
 
 def _gate(identity: str | os.PathLike[str] | None, authorized_keys: str | os.PathLike[str] | None) -> "Gate | None":

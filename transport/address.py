@@ -22,10 +22,12 @@ class Address:
             return _UNIX + self.socket
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    def url(self, *, plain: bool) -> str:
+    def url(self, *, plain: bool, rdma: bool = False) -> str:
         """Return the URL of the export's root behind this address."""
         if self.socket:
             return f"netfs+unix://{self.socket}:/"
+        if rdma:
+            return f"netfs+rdma://{self}/"
         return f"netfs+tcp://{self}/" if plain else f"netfs://{self}/"
 
 

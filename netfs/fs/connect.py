@@ -10,7 +10,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,13 @@ async def connect(url: Url, env: Env, probe: Probe, credentials: Credentials | N
                     raise _not_reachable(error, url) from error
             else:
                 stream = secure = await _known_server(url, env, probe, credentials)
-            transport = await stack.enter_async_context(connect_stream(stream, env, probe))
+            if url.rdma:
+                from transport.rdma.stream_endpoint import connect_rdma_stream  # noqa: PLC0415 - the verbs device is large
+
+                opened: AbstractAsyncContextManager[Transport] = connect_rdma_stream(stream, env, probe)
+            else:
+                opened = connect_stream(stream, env, probe)
+            transport = await stack.enter_async_context(opened)
         except TransportError as error:
             told = error
             if secure is not None and secure.silent:

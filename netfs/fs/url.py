@@ -12,7 +12,7 @@ from transport.address import DEFAULT_PORT
 
 __all__ = ["DEFAULT_PORT", "SCHEMES", "Url", "parse_url"]
 
-SCHEMES: Final = ("netfs", "netfs+tcp", "netfs+unix")
+SCHEMES: Final = ("netfs", "netfs+tcp", "netfs+unix", "netfs+rdma")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Url:
     """Where a server listens, and a path in its export.
 
     host, port: of a TCP server. socket: path of a UNIX socket, then host is empty. path: absolute, "/" for the root. plain: no
-    TLS, whoever asks.
+    TLS, whoever asks. rdma: by iWARP on that port, which is plain.
     """
 
     host: str
@@ -28,6 +28,7 @@ class Url:
     socket: str
     path: str
     plain: bool = False
+    rdma: bool = False
 
     @property
     def peer(self) -> str:
@@ -39,6 +40,8 @@ class Url:
         """The URL of the export's root."""
         if self.socket:
             return f"netfs+unix://{self.socket}:/"
+        if self.rdma:
+            return f"netfs+rdma://{self.peer}/"
         return f"netfs{'+tcp' if self.plain else ''}://{self.peer}/"
 
 
@@ -60,4 +63,6 @@ def parse_url(text: str) -> Url:
         raise ValueError(f"not a port: {text!r}") from None
     if not parts.hostname:
         raise ValueError(f"no host in {text!r}")
-    return Url(parts.hostname, DEFAULT_PORT if port is None else port, "", parts.path or "/", parts.scheme == "netfs+tcp")
+    rdma = parts.scheme == "netfs+rdma"
+    plain = rdma or parts.scheme == "netfs+tcp"
+    return Url(parts.hostname, DEFAULT_PORT if port is None else port, "", parts.path or "/", plain, rdma)
