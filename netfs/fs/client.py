@@ -30,6 +30,7 @@ from netfs.fs.plain import PlainVolume
 from netfs.fs.url import parse_url
 from netfs.fs.volume import Volume
 from netfs.fs.walk import Walk
+from netfs.tracing.live import LiveRequest, live_requests
 from transport.base import Transport
 from transport.env import Env, system_env
 from transport.errors import ProtocolError
@@ -255,6 +256,10 @@ class Client:
             else:
                 await self.unlink(entry.path)
         await self.rmdir(path)
+
+    def requests(self) -> list[LiveRequest]:
+        """Return the reads and writes under way; `netfs.tracing.live_table` makes a table of them."""
+        return live_requests(self._inodes.values())
 
     def drop_caches(self) -> None:
         """Forget every clean folio and every name, as far as nobody is at work on them."""

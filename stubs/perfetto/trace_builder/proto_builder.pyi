@@ -1,0 +1,13 @@
+# The part of perfetto this project uses; the distribution is not marked as typed.
+
+from typing import Protocol
+
+from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TracePacket
+
+class _Writable(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+class StreamingTraceProtoBuilder:
+    def __init__(self, file: _Writable) -> None: ...
+    def create_packet(self) -> TracePacket: ...
+    def write_packet(self, packet: TracePacket) -> None: ...
