@@ -8,7 +8,7 @@ history). Owns no memory.
 """
 
 from netfs.engine.events import ended, trace_sreq
-from netfs.engine.request import IoRequest
+from netfs.engine.request import IoRequest, nobody
 from netfs.engine.retry import reissue
 from netfs.engine.split import launch, next_part
 
@@ -36,7 +36,9 @@ def advance(rreq: IoRequest) -> None:
     rreq.advancing = False
     if not (rreq.in_flight or subreqs):
         ended(rreq)
-        rreq.wake()
+        # The one who waits and the request would keep each other, and with them the caller's memory, for the garbage collector.
+        wake, rreq.wake = rreq.wake, nobody
+        wake()
 
 
 def _take_front(rreq: IoRequest) -> None:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from netfs.cache.folio import Folio
     from netfs.engine.inode import NetfsInode
 
-__all__ = ["IoRequest", "IoSubrequest", "Origin", "Source", "Wake"]
+__all__ = ["IoRequest", "IoSubrequest", "Origin", "Source", "Wake", "nobody"]
 
 Wake = Callable[[], None]
 
 
-def _nobody() -> None:
+def nobody() -> None:
     """Wake nobody: a request that no task waits for."""
 
 
@@ -125,7 +125,7 @@ class IoRequest:
     i_size: int
     terminated: Callable[[IoSubrequest], None]
     progress: Callable[["IoRequest", IoSubrequest], None] | None = None
-    wake: Wake = _nobody
+    wake: Wake = nobody
     submitted: int = 0
     transferred: int = 0
     error: Exception | None = None
