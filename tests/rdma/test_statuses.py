@@ -179,6 +179,18 @@ def test_peer_gone() -> None:
     assert tries == rig.a.qp.attr.retry_cnt + 1
 
 
+@pytest.mark.parametrize("op", [Opcode.SEND, Opcode.WRITE, Opcode.READ], ids=lambda op: op.name)
+def test_longer_than_the_port_allows(op: Opcode) -> None:
+    """The limit is the profile's: at it a message passes, beyond it nothing leaves."""
+    rig = make_rig(replace(RXE, max_msg=100))
+    rig.b.recv(1, 0, 200)
+    for length, status in ((100, W.SUCCESS), (101, W.LOC_LEN_ERR)):
+        rig.b.poll()
+        rig.a.qp.post_send(request(rig, op, [rig.a.sge(0, length)]))
+        assert outcome(rig)[0] == [status]
+    assert rig.b.qp.state is QPState.RTS
+
+
 def test_too_many_reads_for_the_responder() -> None:
     rig = make_rig()
     rig.b.qp.attr.max_dest_rd_atomic = 0

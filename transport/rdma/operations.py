@@ -26,7 +26,7 @@ VALID = MrState.VALID
 INLINE = int(SendFlag.INLINE)
 LOCAL_WRITE = int(Access.LOCAL_WRITE)
 READ_SINK_IWARP = int(Access.LOCAL_WRITE | Access.REMOTE_WRITE)
-PROT_ERR, QP_OP_ERR = int(WcStatus.LOC_PROT_ERR), int(WcStatus.LOC_QP_OP_ERR)
+PROT_ERR, QP_OP_ERR, LEN_ERR = int(WcStatus.LOC_PROT_ERR), int(WcStatus.LOC_QP_OP_ERR), int(WcStatus.LOC_LEN_ERR)
 READS: Final = frozenset({Opcode.READ, Opcode.CMP_AND_SWP, Opcode.FETCH_AND_ADD})
 """Operations that use the read depth and that a fence waits for."""
 FREE_STANDING: Final = frozenset({Opcode.LOCAL_INV})
@@ -92,6 +92,8 @@ def _outgoing(requester: "Requester", wr: SendWR) -> int:
     if views is None:
         return PROT_ERR
     length = len(views[0]) if len(views) == 1 else sum(map(len, views))
+    if length > requester.max_msg:
+        return LEN_ERR
     peer = requester.find_peer()
     if peer is None:
         return LOST
@@ -144,6 +146,8 @@ def _read(requester: "Requester", wr: SendWR) -> int:
     if dest is None:
         return PROT_ERR
     length = sum(map(len, dest))
+    if length > requester.max_msg:
+        return LEN_ERR
     peer = requester.find_peer()
     if peer is None:
         return LOST

@@ -97,7 +97,7 @@ class DeviceProfile:
         return NodeType.RNIC if self.iwarp else NodeType.CA
 
 
-RXE: Final = DeviceProfile("rxe")
+RXE: Final = DeviceProfile("rxe", max_msg=8 << 20)
 SIW: Final = DeviceProfile(
     "siw",
     semantics=Semantics.IWARP,

@@ -149,7 +149,7 @@ class QP:
         if Opcode.READ in ops:
             self.op_sges[Opcode.READ] = min(cap.max_send_sge, profile.max_sge_rd)
         self.qp_num = pd.device.new_qpn(self)
-        self.requester = Requester(self, profile.iwarp)
+        self.requester = Requester(self, profile.iwarp, profile.max_msg)
         self.responder = Responder(self)
         for cq in (init.send_cq, init.recv_cq):
             cq.nr_users += 1

@@ -52,13 +52,14 @@ class Requester:
     """The send queue of one queue pair."""
 
     __slots__ = (
-        "duplicate", "flying", "handlers", "iwarp", "moved", "notify_drained", "peer_cache", "psn", "qp", "retry_left",
+        "duplicate", "flying", "handlers", "iwarp", "max_msg", "moved", "notify_drained", "peer_cache", "psn", "qp", "retry_left",
         "rnr_left", "running", "started", "todo", "unsignaled", "used", "wake_at",
     )  # fmt: skip
 
-    def __init__(self, qp: "QP", iwarp: bool) -> None:
+    def __init__(self, qp: "QP", iwarp: bool, max_msg: int) -> None:
         self.qp = qp
         self.iwarp = iwarp
+        self.max_msg = max_msg
         self.handlers = HANDLERS
         self.todo: deque[SendWR] = deque()
         self.flying: deque[Flight] = deque()
