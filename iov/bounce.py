@@ -14,7 +14,7 @@ from iov.iov_iter import Direction, IovIter
 from iov.pool import BufferPool
 from iov.walk import rest_of_node, take_runs
 
-__all__ = ["Bounced", "bounce_for_cpu", "bounce_for_device"]
+__all__ = ["Bounced", "bounce_for_cpu", "bounce_for_device", "must_copy"]
 
 
 class Bounced:
@@ -24,40 +24,57 @@ class Bounced:
 
     def __init__(self, it: IovIter, pool: BufferPool, *, for_device: bool) -> None:
         self._pool = pool
-        self._backs: list[tuple[Memory, int, memoryview]] = []
+        self._backs: list[tuple[int, Memory, int, memoryview]] = []  # place in the chain, what is stood in for, its stand-in
+        place = 0
         self._queue = BvecQueue()
         source = it.direction is Direction.SOURCE
         while size := rest_of_node(it):
             node = it.node
-            must_copy = for_device and node is not None and node.copy_only
+            copied = for_device and node is not None and node.copy_only
             gap = node is not None and node.gap
             runs = take_runs(it, size)
             if not runs:
                 break  # an XARRAY with a hole
             for memory, start, end in runs:
-                if must_copy or (not for_device and isinstance(memory, DeviceMemory)):
-                    self._stand_in(memory, start, end, source=source)
+                if copied or (not for_device and isinstance(memory, DeviceMemory)):
+                    self._stand_in(place, memory, start, end, source=source)
                 else:
                     self._queue.append_node(BvecNode([BioVec(memory, start, end - start)], gap=gap))
+                place += end - start
         self.iter = IovIter.bvecq(it.direction, self._queue)
 
-    def finish(self) -> None:
-        """Copy back what arrived for a DEST and give the stand-ins back; the chain is dead from here on."""
-        for memory, start, stage in self._backs:
-            _bytes(memory, start, start + len(stage))[:] = stage
-            self._pool.probe.copied(len(stage))
+    def finish(self, arrived: int | None = None) -> None:
+        """Copy back what arrived for a DEST and give the stand-ins back; the chain is dead from here on.
+
+        Args: arrived: bytes from the start of the chain that were filled, all by default; what lies behind keeps its contents.
+        """
+        for place, memory, start, stage in self._backs:
+            filled = stage if arrived is None else stage[: max(0, arrived - place)]
+            if len(filled):
+                _bytes(memory, start, start + len(filled))[:] = filled
+                self._pool.probe.copied(len(filled))
         self._backs.clear()
         self._queue.release()
 
-    def _stand_in(self, memory: Memory, start: int, end: int, *, source: bool) -> None:
+    def _stand_in(self, place: int, memory: Memory, start: int, end: int, *, source: bool) -> None:
         lease = self._pool.get(end - start)
         stage = lease.view
         if source:
             stage[:] = _bytes(memory, start, end)
             self._pool.probe.copied(len(stage))
         else:
-            self._backs.append((memory, start, stage))
+            self._backs.append((place, memory, start, stage))
         self._queue.append(stage, MemType.ALLOCED, lease.release)
+
+
+def must_copy(it: IovIter) -> bool:
+    """Tell whether part of a chain is marked copy-only, so that a device cannot have it as it is."""
+    node = it.node
+    while node is not None:
+        if node.copy_only:
+            return True
+        node = node.next
+    return False
 
 
 def bounce_for_device(it: IovIter, pool: BufferPool) -> Bounced:

@@ -19,13 +19,14 @@ Follows lib/iov_iter.c of Linux.
 import enum
 import errno
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from iov.address import address_of
 from iov.boundary import check_bvecs, check_count, check_views
 from iov.bvec import PAGE_SIZE, BioVec, Buffer, BvecNode, BvecQueue, byte_view
 from iov.debug import debugging
+from iov.device_memory import DeviceMemory
 from iov.fault import FaultModel
 from iov.folio import FolioQueue, XArray
 
@@ -234,13 +235,21 @@ class IovIter:
             return self.mem
         return self.views if self.views is not None else self.xarray
 
-    def refuse_device_memory(self) -> None:
-        """Check, at the boundary, that the processor can touch all there was when the iterator was made.
+    def refuse_device_memory(self, peers: Collection[str] = ()) -> None:
+        """Check, at the boundary, that no device's memory is in what there was when the iterator was made, but that of `peers`.
 
         Raises: OSError(EFAULT).
         """
-        if self.on_device:
-            raise OSError(errno.EFAULT, "a device's memory has no CPU mapping: map it for a device, or bounce it (iov.bounce)")
+        node = self.node if self.on_device else None
+        while node is not None:
+            for bvec in node.bvecs:
+                memory = bvec.memory
+                if isinstance(memory, DeviceMemory) and memory.provider not in peers:
+                    message = (
+                        f"memory of device {memory.provider} has no CPU mapping: map it for a device, or bounce it (iov.bounce)"
+                    )
+                    raise OSError(errno.EFAULT, message)
+            node = node.next
 
     @property
     def user_backed(self) -> bool:

@@ -23,13 +23,13 @@ def extract_will_pin(it: IovIter) -> bool:
 
 
 class Pin:
-    """A token: memory of a caller, held until `release()`; `iter` stands at its start."""
+    """A token: memory of a caller, held until `release()`; `views` are its blocks, `iter` stands at its start."""
 
-    __slots__ = ("_ledger", "_queue", "_views", "iter")
+    __slots__ = ("_ledger", "_queue", "iter", "views")
 
     def __init__(self, ledger: "PinLedger", views: list[memoryview], iterator: IovIter, queue: BvecQueue) -> None:
         self._ledger: PinLedger | None = ledger
-        self._views = views
+        self.views = views
         self._queue = queue
         self.iter = iterator
 
@@ -39,7 +39,7 @@ class Pin:
         if ledger is None:
             raise ValueError("the pin was released before")
         self._queue.release()
-        ledger.unpin(self._views)
+        ledger.unpin(self.views)
 
 
 class PinLedger:

@@ -9,20 +9,26 @@ A call ends when its reply was processed, its SEND has completed and every regio
 The reply's SEND_WITH_INV ends one region, and a key that is not one of the call's own breaks the connection; LOCAL_INV ends the
 others. Sources are readable, destinations writable by the peer, never both, never more than the call's bytes. A server that does
 not answer a CANCEL in time has the connection broken under it, which fences everything.
+The caller's memory is pinned while it is registered, copy-only memory bounced, that of a peer device registered as it is; what
+goes inline is in a SEND of our own, names no region and needs no pin.
 Regions and credits are bounded; a call that lacks one waits in order. Ownership: as `transport/base.py` says.
 """
 
 import errno
 from collections import deque
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
 import trio
 from trio import lowlevel
 
+from iov.bounce import Bounced, bounce_for_device, must_copy
 from iov.copy_iter import copy_to_iter
 from iov.extract import peek_segments
 from iov.iov_iter import IovIter, IterType
+from iov.pin import Pin, PinLedger, extract_will_pin
+from iov.pool import BufferPool
 from iov.probe import Probe
 from transport.base import Done, Limits, Outcome, Reply, Transport
 from transport.codec import decode_reply, encode_request
@@ -34,7 +40,7 @@ from transport.rdma.device import Device
 from transport.rdma.enums import Access, Opcode, SendFlag
 from transport.rdma.mr import MR
 from transport.rdma.pump import End
-from transport.rdma.rw import dma_sges
+from transport.rdma.rw import dma_sges, dma_views
 from transport.rdma.wire import CANCEL, INLINE_MAX, Chunk, Message, pack
 from transport.rdma.wr import WC, SendWR
 
@@ -52,7 +58,10 @@ SENT_ID, FENCE_ID = 0, 1
 class _Call:
     """One call; `open` counts what is missing until it is done: its SEND, its reply, its fence."""
 
-    __slots__ = ("abandoned", "body", "dest", "done", "end", "mrs", "op", "open", "outcome", "posted", "source", "xid")
+    __slots__ = (
+        "abandoned", "body", "bounced", "dest", "dest_views", "done", "end", "lent", "mrs", "op", "open", "outcome", "pins",
+        "posted", "source", "source_views", "xid",
+    )  # fmt: skip
 
     def __init__(self, end: "ClientEnd", op: Op, body: bytes, done: Done, source: IovIter | None, dest: IovIter | None) -> None:
         self.end = end
@@ -61,6 +70,11 @@ class _Call:
         self.done = done
         self.source = source if source is not None and source.count else None
         self.dest = dest if dest is not None and dest.count else None
+        self.source_views: list[memoryview] = []
+        self.dest_views: list[memoryview] = []
+        self.lent = False
+        self.pins: list[Pin] = []
+        self.bounced: list[Bounced] = []
         self.mrs: list[MR] = []
         self.xid = 0
         self.open = 0
@@ -75,7 +89,12 @@ class _Call:
     def finish(self, outcome: Outcome) -> None:
         """Tell the caller; the memory is the caller's from here on."""
         done, self.done = self.done, _ignore
+        for bounced in self.bounced:
+            bounced.finish(outcome.received if isinstance(outcome, Reply) else 0)
+        for pin in self.pins:
+            pin.release()
         self.source = self.dest = None
+        self.source_views = self.dest_views = []
         done(outcome)
 
 
@@ -84,11 +103,11 @@ def _ignore(_: Outcome) -> None:
 
 
 class ClientEnd(End):
-    """The client's end of one connection."""
+    """The client's end of one connection; `peers` are the devices whose memory its adapter may address."""
 
     kinds = (FrameKind.REPLY,)
 
-    def __init__(self, device: Device, env: Env, probe: Probe, limits: Limits) -> None:
+    def __init__(self, device: Device, env: Env, probe: Probe, limits: Limits, peers: Collection[str] = ()) -> None:
         profile = device.profile
         # A call may need two regions, and of requests REG_MR and LOCAL_INV for each, a SEND and a CANCEL.
         self.credits = max(1, min(limits.credits, profile.max_qp_wr // 6, profile.max_cqe // 6 - 1))
@@ -99,18 +118,22 @@ class ClientEnd(End):
         self.deadlines: deque[tuple[float, _Call]] = deque()
         self.next_xid = 1
         self.sink: memoryview | None = None
+        self.peers = frozenset(peers)
+        self.pins = PinLedger()
+        self.pool = BufferPool(probe, limits.max_payload, 2)
 
     # ---- out
 
     def submit(self, call: _Call) -> None:
         """Post a call, or queue it behind those that wait.
 
-        Raises: ValueError for a payload the limits or the operation do not allow; OSError(EFAULT) for a device's memory.
+        Raises: ValueError for a payload the limits or the operation do not allow; OSError(EFAULT) for the memory of a device that
+        is no peer of the adapter.
         """
         limits = self.limits
         for it in (call.source, call.dest):
             if it is not None:
-                it.refuse_device_memory()
+                it.refuse_device_memory(self.peers)
         if call.source is not None:
             if call.op not in REQUEST_PAYLOAD or call.source.count > limits.max_payload:
                 raise ValueError(f"{call.op.name} with {call.source.count} bytes of payload")
@@ -131,9 +154,13 @@ class ClientEnd(End):
         waiting = self.waiting
         while waiting and len(self.calls) < self.credits:
             call = waiting[0]
-            source = self._pieces(call.source)
-            dest = self._pieces(call.dest)
-            need = self._regions(source) + self._regions(dest)
+            try:
+                self._lend(call)
+            except OSError as error:
+                waiting.popleft()
+                call.finish(TransportError(errno.EFAULT, str(error)))
+                continue
+            need = self._regions(call.source_views) + self._regions(call.dest_views)
             if need > min(self.mrs.size, self.max_chunks):
                 waiting.popleft()
                 call.finish(TransportError(errno.EMSGSIZE, "the payload has more segments than the device can register"))
@@ -141,15 +168,36 @@ class ClientEnd(End):
             if need > self.mrs.available:
                 return
             waiting.popleft()
-            self._post_call(call, source, dest)
+            self._post_call(call)
 
-    def _pieces(self, it: IovIter | None) -> list[memoryview]:
-        """Return the memory to register; none for what goes inline. What is to be discarded lands in a sink again and again."""
-        if it is None or it.count <= INLINE_MAX:
+    def _lend(self, call: _Call) -> None:
+        """Find the memory a call has to register, once. Raises: OSError(EFAULT) for a page that cannot be brought in."""
+        if not call.lent:
+            call.lent = True
+            call.source_views = self._pieces(call, call.source)
+            call.dest_views = self._pieces(call, call.dest)
+
+    def _pieces(self, call: _Call, it: IovIter | None) -> list[memoryview]:
+        """Return the memory to register, pinned or bounced for as long as the call lasts; none for what goes inline."""
+        if it is None or (it.count <= INLINE_MAX and not it.on_device):
             return []
         length = min(it.count, self.limits.max_payload)
-        if it.iter_type is not IterType.DISCARD:
-            return peek_segments(it, length)
+        if extract_will_pin(it):
+            pin = self.pins.pin(it.copy(), length)
+            call.pins.append(pin)
+            if pin.iter.count < length:
+                raise OSError(errno.EFAULT, "a page of the caller's memory cannot be brought in")
+            return pin.views
+        if it.iter_type is IterType.DISCARD:
+            return self._sinks(length)
+        if must_copy(it):
+            bounced = bounce_for_device(it.copy().slice(length), self.pool)
+            call.bounced.append(bounced)
+            it = bounced.iter
+        return dma_views(it, length) if it.on_device else peek_segments(it, length)
+
+    def _sinks(self, length: int) -> list[memoryview]:
+        """Return a place for what is to be discarded: one block, again and again."""
         if self.sink is None:
             self.sink = memoryview(bytearray(SINK_BYTES))
         whole, rest = divmod(length, SINK_BYTES)
@@ -169,19 +217,20 @@ class ClientEnd(End):
             chunks.append(Chunk(mr.iova, mr.length, key))
         return chunks
 
-    def _post_call(self, call: _Call, source: list[memoryview], dest: list[memoryview]) -> None:
+    def _post_call(self, call: _Call) -> None:
         xid = call.xid
         self.calls[xid] = call
         call.open = 2
         call.posted = True
         wrs: list[SendWR] = []
         payload = call.source.count if call.source is not None else 0
-        source_chunks = self._register(call, source, READABLE, wrs)
-        dest_chunks = self._register(call, dest, WRITABLE, wrs)
+        source_chunks = self._register(call, call.source_views, READABLE, wrs)
+        dest_chunks = self._register(call, call.dest_views, WRITABLE, wrs)
         inline = 0 if source_chunks else payload
         head = pack(FrameKind.REQUEST, call.op, xid, 0, call.body, payload, inline, source_chunks, dest_chunks)
-        views = self.gather(head, peek_segments(call.source, inline) if inline and call.source is not None else ())
-        wrs.append(SendWR(xid << 1 | SENT_ID, Opcode.SEND, dma_sges(views), SIGNALED))
+        join = inline > 0 and call.source is not None and must_copy(call.source)
+        message = self.gather(head, call.source, inline, join=join)
+        wrs.append(SendWR(xid << 1 | SENT_ID, Opcode.SEND, message, SIGNALED))
         self.probe.messages += 1
         if self.probe.sink is not None:
             self.probe.sink("call_sent", (xid, call.op.name, len(call.body), payload))
@@ -247,7 +296,7 @@ class ClientEnd(End):
             raise ProtocolError(f"bad message: a payload of {length} bytes for less memory")
         body = decode_reply(call.op, message.body, self.limits)
         if len(message.inline):
-            if call.dest is None or len(message.inline) != length:
+            if call.dest is None or call.dest_views or len(message.inline) != length:
                 raise ProtocolError("bad message: inline bytes that are not the payload")
             if call.dest.iter_type is not IterType.DISCARD:
                 copy_to_iter(message.inline, call.dest.copy())
@@ -287,6 +336,12 @@ class ClientEnd(End):
     def on_deadline(self) -> None:
         """See `End`."""
         self.fail(TransportError(errno.ETIMEDOUT, "the server did not answer a cancelled call"))
+
+    def destroy(self) -> None:
+        """See `End`; insists that no pin and no stand-in is left."""
+        super().destroy()
+        self.pins.close()
+        self.pool.close()
 
 
 class RdmaTransport(Transport):

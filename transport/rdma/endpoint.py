@@ -5,7 +5,7 @@ contexts and probes; only the fabric is shared. Ownership: `transport/base.py`.
 """
 
 import errno
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 import trio
@@ -35,8 +35,9 @@ async def rdma_memory_connection(
     server_probe: Probe,
     limits: Limits = DEFAULT_LIMITS,
     profile: DeviceProfile = RXE,
+    peers: Collection[str] = (),
 ) -> AsyncIterator[RdmaTransport]:
-    """Connect a client to a handler.
+    """Connect a client to a handler. Args: peers: the devices whose memory the client's adapter may address.
 
     Cancellation: the connection is broken, memory is fenced and given back. Leaving the block closes the connection; handlers
     that still run are cancelled.
@@ -44,7 +45,7 @@ async def rdma_memory_connection(
     handler = handler_factory("rdma-memory", limits)
     fabric = MemoryFabric(client_env.now())
     server = ServerEnd(fabric.add_device("server", profile), server_env, server_probe, limits, handler)
-    client = ClientEnd(fabric.add_device("client", profile), client_env, client_probe, limits)
+    client = ClientEnd(fabric.add_device("client", profile), client_env, client_probe, limits, peers)
     connect_pair(client.qp, server.qp, CLIENT_ACCESS, 0, rd_atomic=min(16, profile.max_rd_atom))
     client.peer, server.peer = server, client
     server.start()

@@ -19,6 +19,7 @@ import trio
 from trio import lowlevel
 
 from iov.bvec import PAGE_SIZE
+from iov.iov_iter import IovIter
 from iov.probe import Probe
 from transport.base import Limits
 from transport.env import Env
@@ -27,7 +28,8 @@ from transport.rdma.device import Context, Device
 from transport.rdma.enums import STATUS_TEXT, Opcode, SendFlag, WcOpcode
 from transport.rdma.mr_pool import MrPool
 from transport.rdma.qp import QPCap, QPInit
-from transport.rdma.rw import dma_sges
+from transport.rdma.rw import dma_sges, iter_sges
+from transport.rdma.sge import LOCAL_DMA_LKEY, SGE, total_length
 from transport.rdma.wire import Message, message_size, unpack
 from transport.rdma.wr import WC, RecvWR, SendWR
 
@@ -125,14 +127,20 @@ class End(ABC):
 
     # ---- sending
 
-    def gather(self, head: bytearray, payload: Sequence[memoryview]) -> list[memoryview]:
-        """Return the pieces of a message; when they are more than a request holds they are joined (a counted copy)."""
-        if len(payload) < self.max_sge:
-            return [memoryview(head), *payload]
-        for view in payload:
-            head += view
-            self.probe.copied(len(view))
-        return [memoryview(head)]
+    def gather(self, head: bytearray, it: IovIter | None = None, length: int = 0, *, join: bool = False) -> list[SGE]:
+        """Return the entries of a message: its head, and the next `length` bytes of an iterator.
+
+        With `join`, or when they are more than a request holds, the bytes are copied behind the head, which is counted.
+        """
+        payload = iter_sges(it, length) if it is not None and length else []
+        if payload and (join or len(payload) >= self.max_sge):
+            for sge in payload:
+                assert sge.memory is not None
+                head += sge.memory
+            self.probe.copied(total_length(payload))
+            payload = []
+        payload.insert(0, SGE(0, len(head), LOCAL_DMA_LKEY, memoryview(head)))
+        return payload
 
     def post(self, wrs: Sequence[SendWR]) -> None:
         """Queue requests in order; they are posted as the send queue has slots."""

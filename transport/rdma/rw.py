@@ -9,16 +9,38 @@ Unlike Linux rw.c it crosses the boundaries of remote segments. Owns no memory: 
 
 from collections.abc import Iterable, Sequence
 
+from iov.device_memory import DeviceMemory
+from iov.iov_iter import IovIter
+from iov.walk import take_runs
 from transport.rdma.sge import LOCAL_DMA_LKEY, SGE
 from transport.rdma.wire import Chunk
 from transport.rdma.wr import SendWR
 
-__all__ = ["dma_sges", "plan"]
+__all__ = ["dma_sges", "dma_views", "iter_sges", "plan"]
 
 
 def dma_sges(views: Iterable[memoryview]) -> list[SGE]:
     """Return entries for unregistered local memory, by the reserved key."""
     return [SGE(0, len(view), LOCAL_DMA_LKEY, view) for view in views]
+
+
+def iter_sges(it: IovIter, length: int) -> list[SGE]:
+    """Return entries for the next bytes of an iterator, which is not moved: a run of memory is an entry, nothing stands between.
+
+    Raises: OSError(EFAULT) for a device's memory, which is reached through a region.
+    """
+    mem = it.mem
+    if mem is not None:
+        return [SGE(0, length, LOCAL_DMA_LKEY, mem[it.off : it.off + length])]
+    return [SGE(0, end - start, LOCAL_DMA_LKEY, memory[start:end]) for memory, start, end in take_runs(it.copy(), length)]
+
+
+def dma_views(it: IovIter, length: int) -> list[memoryview]:
+    """Return the next bytes of an iterator, which is not moved, as the adapter reaches them: the memory of its peers included."""
+    return [
+        memory.engine(start, end - start) if isinstance(memory, DeviceMemory) else memory[start:end]
+        for memory, start, end in take_runs(it.copy(), length)
+    ]
 
 
 def plan(opcode: int, local: Sequence[SGE], remote: Sequence[Chunk], max_sge: int) -> list[SendWR]:
