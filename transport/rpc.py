@@ -102,7 +102,7 @@ _ABANDONED: Final = CallState.ABANDONED
 class Call:
     """A client's call; `abandon()` is all that its caller uses."""
 
-    __slots__ = ("_abandon", "dest", "done", "head", "op", "payload", "payload_length", "reply", "state", "xid")
+    __slots__ = ("_abandon", "_done", "big", "dest", "head", "op", "payload", "payload_length", "reply", "state", "xid")
 
     def __init__(
         self, op: Op, xid: int, head: bytes, payload: list[memoryview] | None, payload_length: int,
@@ -114,7 +114,8 @@ class Call:
         self.payload = payload
         self.payload_length = payload_length
         self.dest = dest
-        self.done = done
+        self.big = dest is not None and dest.count >= BIG_PAYLOAD
+        self._done: Done | None = done
         self.reply: Reply | None = None
         self.state = CallState.QUEUED
         self._abandon = abandon
@@ -122,6 +123,13 @@ class Call:
     def abandon(self) -> None:
         """Ask that the call end soon, as the transport's contract says."""
         self._abandon(self)
+
+    def done(self, outcome: Outcome) -> None:
+        """Tell the caller, and forget its memory, which a kept call would otherwise hold."""
+        done, self._done = self._done, None
+        assert done is not None, "a call ends once"
+        self.dest = self.payload = None
+        done(outcome)
 
     def step(self, event: CallEvent) -> bool:
         """Move by the table. Returns: whether `done` is due. Raises: ProtocolError for what cannot happen in this state."""
@@ -183,7 +191,7 @@ class ClientConnection:
             error = TransportError(errno.EMSGSIZE, f"{op.name} is too long for one message")
         if error is not None:
             call.step(_LOST)
-            done(TransportError(error.errno, str(error), retryable=self.error is not None))
+            call.done(TransportError(error.errno, str(error), retryable=self.error is not None))
         else:
             self._queue.append(call)
         return call
@@ -201,7 +209,7 @@ class ClientConnection:
             call = queue.popleft()
             call.step(_TAKEN)
             table[call.xid] = call
-            if call.dest is not None and call.dest.count >= BIG_PAYLOAD:
+            if call.big:
                 self._big += 1
                 self.reader.ceiling = SMALL_WINDOW
             probe = self._probe
@@ -274,7 +282,7 @@ class ClientConnection:
     def _end(self, call: Call, reply: Reply | None) -> None:
         due = call.step(_REPLY_ENDS)
         del self._table[call.xid]
-        if call.dest is not None and call.dest.count >= BIG_PAYLOAD:
+        if call.big:
             self._big -= 1
             if not self._big:
                 self.reader.ceiling = LARGE_WINDOW

@@ -1,6 +1,8 @@
 """Files read into and written from every kind of memory: direct and buffered, plain and encrypted, over each transport."""
 
 import errno
+import gc
+import mmap
 from typing import Literal
 
 import pytest
@@ -62,3 +64,23 @@ async def test_a_devices_memory_is_refused_or_bounced(encrypt: bool, direct: boo
         bounced.finish()
         assert gpu.engine(0, SIZE) == PATTERN[:SIZE]
     pool.close()
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "buffered"])
+@pytest.mark.parametrize("encrypt", [False, True], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("transport", ["stream", "rdma-memory"])
+async def test_the_memory_is_the_callers_again(transport: Literal["stream", "rdma-memory"], encrypt: bool, direct: bool) -> None:
+    """A mapping can be closed only when no view of it is left anywhere, which must not hang on the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with pair(transport, encrypt=encrypt) as p, await p.client.open("/file", "w+", direct=direct) as file:
+            for length in (5000, 3 << 20):
+                for pos in (0, 100):
+                    out, back = mmap.mmap(-1, length), mmap.mmap(-1, length)
+                    assert await file.pwritev([out], pos) == length
+                    out.close()
+                    assert await file.preadv([back], pos) == length
+                    back.close()
+    finally:
+        gc.enable()
