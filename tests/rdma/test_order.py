@@ -355,6 +355,29 @@ def test_ledger_guards_a_buffer_the_device_has() -> None:
         ledger.check_free(rig.a.mr.iova + 60, 10, "read")
 
 
+def test_ledger_sees_a_peer_write_to_posted_memory() -> None:
+    rig = make_rig()
+    Ledger.attach(rig.b.device)
+    rig.b.recv(1, 100, 50)
+    rig.a.qp.post_send(rig.to_peer(Opcode.WRITE, off=36))
+    with pytest.raises(LedgerError, match=r"request 7 of the peer .* writes to memory that receive 1"):
+        rig.a.qp.post_send(rig.to_peer(Opcode.WRITE, off=37))
+
+
+def test_ledger_sees_a_key_that_was_not_changed() -> None:
+    rig = make_rig()
+    Ledger.attach(rig.a.device)
+    mr = rig.a.pd.alloc_mr(1)
+    for life in range(2):
+        mr.map_sg([memoryview(bytearray(8))], 0)
+        wr = SendWR(life, Opcode.REG_MR, mr=mr, key=mr.lkey)
+        if life:
+            with pytest.raises(LedgerError, match=r"REG_MR 1 .*of an earlier life"):
+                rig.a.qp.post_send(wr)
+        else:
+            rig.a.qp.post_send([wr, SendWR(9, Opcode.LOCAL_INV, invalidate_rkey=mr.lkey)])
+
+
 def test_ledger_tells_what_is_left() -> None:
     rig = make_rig()
     ledger = Ledger.attach(rig.a.device)

@@ -1,8 +1,9 @@
 """Sans-IO. Ledgers: checkers that watch a device and name the request and the call when its user breaks a rule.
 
 Four books, kept while a `Ledger` is attached: ownership of every byte named by a posted request (two requests that write the same
-bytes, or a buffer the program changed while the device had it), completions (each post has one completion or is a reclaimed
-unsignaled success), keys (no key lives twice), leaks (what is still open at `close`). A violation is raised at once as
+bytes, a peer that writes to what a posted request has, or a buffer the program changed while the device had it), completions
+(each post has one completion or is a reclaimed unsignaled success), keys (a registration under the key of an earlier life, which
+a stale peer could still use), leaks (what is still open at `close`). A violation is raised at once as
 `LedgerError`, except for what only the end shows. Owns no memory; source bytes are told apart by a checksum.
 """
 
@@ -26,6 +27,7 @@ __all__ = ["Ledger", "LedgerError"]
 
 INLINE: Final = int(SendFlag.INLINE)
 SIGNALED: Final = int(SendFlag.SIGNALED)
+LIVES: Final = 255
 
 
 class LedgerError(AssertionError):
@@ -54,6 +56,7 @@ class Ledger:
     posted: int = 0
     completed: int = 0
     reclaimed: int = 0
+    keys: dict[int, list[int]] = field(default_factory=dict)
 
     @classmethod
     def attach(cls, device: "Device") -> "Ledger":
@@ -90,6 +93,28 @@ class Ledger:
         if qp.srq is None:
             self._take(self.recvs, qp, wr.wr_id, "receive")
             self.completed += 1
+
+    def registered(self, qp: "QP", wr: "SendWR") -> None:
+        """Note a fast registration and the key it has (the device's side)."""
+        lives = self.keys.setdefault(wr.key >> 8, [])
+        if wr.key in lives:
+            raise LedgerError(f"REG_MR {wr.wr_id} on QP {qp.qp_num} uses key {wr.key:#x} of an earlier life")
+        lives.append(wr.key)
+        del lives[:-LIVES]
+
+    def written_by_peer(self, qp: "QP", wr: "SendWR", length: int) -> None:
+        """Note a peer's write through a region's key (the device's side)."""
+        mr = self.device.mrs.get(wr.rkey)
+        if mr is None:
+            return
+        span = [(wr.remote_addr, wr.remote_addr + length)]
+        for book in (self.sends, self.recvs):
+            for owner, entries in book.items():
+                for entry in entries:
+                    if owner.pd is mr.pd and _overlap(span, entry.ranges):
+                        raise LedgerError(
+                            f"request {wr.wr_id} of the peer of QP {qp.qp_num} writes to memory that {entry.name} has"
+                        )
 
     def _take(self, book: "dict[QP, deque[Entry]]", qp: "QP", wr_id: int, kind: str) -> Entry:
         entries = book.get(qp)

@@ -220,6 +220,8 @@ def _reg_mr(requester: "Requester", wr: SendWR) -> int:
     mr = wr.mr
     if mr is None or not mr.fast or mr.state is not MrState.FREE or mr.pd is not requester.qp.pd or (mr.lkey ^ wr.key) >> 8:
         return QP_OP_ERR
+    if mr.device.ledger is not None:
+        mr.device.ledger.registered(requester.qp, wr)
     mr.set_key(wr.key)
     mr.access = int(wr.access)
     mr.state = VALID

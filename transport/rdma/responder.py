@@ -190,6 +190,8 @@ class Responder:
                     return self._refuse(ACCESS_ERR)
                 qp.complete_recv(recv, WcStatus.LOC_ACCESS_ERR)
                 return ACCESS_ERR
+            if qp.device.ledger is not None:
+                qp.device.ledger.written_by_peer(qp, wr, length)
             move(dest, views)
         if recv is not None:
             qp.complete_recv(recv, 0, WcOpcode.RECV_RDMA_WITH_IMM, length, WITH_IMM, wr.imm, bool(wr.flags & SOLICITED))
