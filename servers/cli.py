@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+from transport.user_files import user_file
+
 if TYPE_CHECKING:
     from iov.probe import Probe
     from servers.stores.base import Store
@@ -47,13 +49,16 @@ def register(host: Host) -> None:
         rdma_crc: bool = False,
         read_only: bool = False,
         memory: bool = False,
+        identity: Path | None = None,
+        authorized_keys: Path | None = None,
         insecure: bool = False,
         verbose: bool = False,
     ) -> None:
         """Serve a folder until interrupted.
 
-        Clients see the folder's files and nothing outside it; symbolic links are shown, never followed. Whoever can reach the
-        address can read and write, so it is on this machine alone unless --insecure is said.
+        Clients see the folder's files and nothing outside it; symbolic links are shown, never followed. With --identity or
+        --authorized-keys connections are TLS, and whoever has one of the keys may come in. Without, whoever can reach the address
+        can read and write, so it is on this machine alone unless --insecure is said.
 
         Args:
             folder: the folder to serve.
@@ -63,7 +68,10 @@ def register(host: Host) -> None:
             rdma_crc: protect RDMA messages by checksums; needs the package crc32c.
             read_only: refuse every change.
             memory: serve an empty store in memory instead of a folder; it is gone when the server ends.
-            insecure: allow an address that other machines can reach; there is no encryption of the connection and no login yet.
+            identity: the server's key (see netfs keygen); ~/.config/netfs/identity when only --authorized-keys is given.
+            authorized_keys: the keys of clients, a line for each: its fingerprint, a name, and ro for one that may only read.
+                Read again for each connection. ~/.config/netfs/authorized_keys when only --identity is given.
+            insecure: allow an address that other machines can reach without TLS and keys.
             verbose: log every connection.
         """
         if memory == (folder is not None):
@@ -72,7 +80,12 @@ def register(host: Host) -> None:
             host.fail(_USAGE, "an empty store in memory that is read-only serves nobody")
         if rdma_crc and rdma is None:
             host.fail(_USAGE, "--rdma-crc goes with --rdma")
-        await _serve(host, folder, listen, rdma, rdma_crc=rdma_crc, read_only=read_only, insecure=insecure, verbose=verbose)
+        files = None
+        if identity is not None or authorized_keys is not None:
+            files = (identity or user_file("identity"), authorized_keys or user_file("authorized_keys"))
+        await _serve(
+            host, folder, listen, rdma, files, rdma_crc=rdma_crc, read_only=read_only, insecure=insecure, verbose=verbose
+        )
 
     host.command(
         serve,
@@ -81,6 +94,7 @@ def register(host: Host) -> None:
         examples=(
             "netfs serve ~/data",
             "netfs serve ~/data --listen unix:/run/user/1000/netfs.sock --read-only",
+            "netfs serve ~/data --listen 0.0.0.0:2050 --identity server.id --authorized-keys team.keys",
             "netfs serve --memory --listen 127.0.0.1:0",
             "netfs serve ~/data --rdma 127.0.0.1:2051",
         ),
@@ -92,6 +106,7 @@ async def _serve(
     folder: Path | None,
     listen: str | None,
     rdma: str | None,
+    files: tuple[Path, Path] | None,
     *,
     rdma_crc: bool,
     read_only: bool,
@@ -122,14 +137,22 @@ async def _serve(
             host.fail(_LOCAL, f"{folder}: {error.strerror}")
         try:
             listen = listen or f"127.0.0.1:{DEFAULT_PORT}"
-            async with serve(store, listen, env=env, probe=probe, insecure=insecure, rdma=rdma, rdma_crc=rdma_crc) as serving:
+            identity, keys = files or (None, None)
+            async with serve(
+                store, listen, env=env, probe=probe, insecure=insecure, rdma=rdma, rdma_crc=rdma_crc,
+                identity=identity, authorized_keys=keys,
+            ) as serving:  # fmt: skip
                 what = "memory" if folder is None else f"{folder}{' read-only' if read_only else ''}"
                 told = {"url": serving.url, "folder": None if folder is None else str(folder), "read_only": read_only}
                 where = serving.url
                 if serving.rdma_url is not None:
                     told["rdma_url"] = serving.rdma_url
                     where += f" and {serving.rdma_url}"
-                host.emit(told, f"serving {what} at {where}  (Ctrl-C ends it)")
+                line = f"serving {what} at {where}  (Ctrl-C ends it)"
+                if serving.fingerprint is not None:
+                    told["fingerprint"] = serving.fingerprint
+                    line += f"\nits key is {serving.fingerprint}"
+                host.emit(told, line)
                 async for _ in signals:
                     break
         except (ValueError, HelloMismatch) as error:

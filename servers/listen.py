@@ -51,7 +51,9 @@ def open_listener(address: Address, *, insecure: bool = False, rdma: bool = Fals
     host = str(place[0])
     if not insecure and not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
         raise OSError(
-            errno.EACCES, "beyond this machine anybody could read and write; say --insecure if that is meant", str(address)
+            errno.EACCES,
+            "beyond this machine anybody could read and write; give --identity and --authorized-keys, or say --insecure",
+            str(address),
         )
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -189,6 +189,10 @@ async def serve(
     listeners = [listener]
     try:
         if rdma is not None:
+            if gate is not None and not insecure:
+                raise ValueError(
+                    "RDMA has no TLS yet and would let in whoever comes without a key; say --insecure if that is meant"
+                )
             listeners.append(_rdma_listener(rdma, insecure, rdma_crc))
     except BaseException:
         listener.close()

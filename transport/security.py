@@ -41,7 +41,6 @@ __all__ = [
     "Identity",
     "KnownHosts",
     "client_context",
-    "default_path",
     "load_identity",
     "peer_fingerprint",
     "server_context",
@@ -60,7 +59,6 @@ _ISSUER_NAME: Final = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "netfs:
 _NAME: Final = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "netfs")])
 _FROM: Final = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 _TO: Final = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
-_CONFIG: Final = "XDG_CONFIG_HOME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +67,6 @@ class Identity:
 
     path: Path
     fingerprint: Fingerprint
-
-
-def default_path(name: str) -> Path:
-    """Return where `identity`, `known_hosts` or `authorized_keys` is when nobody says: `~/.config/netfs`."""
-    return Path(os.environ.get(_CONFIG) or Path.home() / ".config") / "netfs" / name
 
 
 def write_identity(path: str | os.PathLike[str], seed: bytes) -> Identity:

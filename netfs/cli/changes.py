@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from netfs.cli.dialing import KeyFile, connected, remote_place
+from netfs.cli.dialing import ANYBODY, Access, connected, remote_place
 from netfs.cli.host import Exit, Host, failing
 
 __all__ = ["register"]
@@ -21,7 +21,7 @@ def register(host: Host) -> None:
         /,
         *more: str,
         recursive: Annotated[bool, Parameter(alias="-r")] = False,
-        key_file: KeyFile = None,
+        access: Access = ANYBODY,
     ) -> None:
         """Remove files, or whole directories with -r.
 
@@ -37,7 +37,7 @@ def register(host: Host) -> None:
             if place.path == "/":
                 host.fail(Exit.USAGE, f"{place}: the root of an export cannot be removed")
         for place in places:
-            async with connected(place, key_file) as client:
+            async with connected(place, access) as client:
                 with failing(Exit.REMOTE, str(place)):
                     if (await client.stat(place.path)).type is not FileType.DIRECTORY:
                         await client.unlink(place.path)
@@ -47,7 +47,9 @@ def register(host: Host) -> None:
                         host.fail(Exit.NO, f"{place}: is a directory; say -r to remove it with all it holds")
         host.emit({"removed": [str(place) for place in places]})
 
-    async def mkdir(url: str, /, *more: str, parents: Annotated[bool, Parameter(alias="-p")] = False) -> None:
+    async def mkdir(
+        url: str, /, *more: str, parents: Annotated[bool, Parameter(alias="-p")] = False, access: Access = ANYBODY
+    ) -> None:
         """Create directories.
 
         Args:
@@ -57,7 +59,7 @@ def register(host: Host) -> None:
         """
         places = [remote_place(text) for text in (url, *more)]
         for place in places:
-            async with connected(place, None) as client:
+            async with connected(place, access) as client:
                 with failing(Exit.REMOTE, str(place)):
                     await client.mkdir(place.path, parents=parents, exist_ok=parents)
         host.emit({"created": [str(place) for place in places]})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import trio
 from cyclopts import Parameter, validators
 
-from netfs.cli.dialing import KeyFile, connected, remote_place
+from netfs.cli.dialing import ANYBODY, Access, connected, remote_place
 from netfs.cli.host import Exit, Host, failing
 from netfs.cli.place import Place
 
@@ -32,7 +32,7 @@ def register(host: Host) -> None:
         *more: str,
         offset: Count = 0,
         length: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
-        key_file: KeyFile = None,
+        access: Access = ANYBODY,
     ) -> None:
         """Print files, whole or a range of each.
 
@@ -45,7 +45,7 @@ def register(host: Host) -> None:
         if host.json and more:
             host.fail(Exit.USAGE, "cat --json prints one file, in base64")
         for place in [remote_place(text) for text in (url, *more)]:
-            async with connected(place, key_file) as client:
+            async with connected(place, access) as client:
                 with failing(Exit.REMOTE, str(place)):
                     file = await client.open(place.path, "r", direct=True)
                 async with file:

@@ -5,6 +5,7 @@ The key file is read here and parsed in `crypto`. Owns no memory.
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,16 +13,47 @@ from cyclopts import Parameter
 
 from netfs.cli.host import CommandError, Exit, failing
 from netfs.cli.place import Place, parse_place
+from transport.user_files import user_file
 
 if TYPE_CHECKING:
     from crypto.keys import VolumeKey
     from netfs.fs.client import Client
 
-__all__ = ["KeyFile", "connected", "place_of", "read_key", "remote_place"]
+__all__ = ["ANYBODY", "Access", "KeyFile", "connected", "own_identity", "place_of", "read_key", "remote_place"]
 
+SECURE = "netfs://"
 KeyFile = Annotated[
     str | None, Parameter(name="--key-file", env_var="NETFS_KEY_FILE", help="key of an encrypted folder (see netfs keygen).")
 ]
+IdentityFile = Annotated[
+    str | None,
+    Parameter(
+        name="--identity",
+        env_var="NETFS_IDENTITY",
+        help="your key to the server, if not ~/.config/netfs/identity (see netfs keygen).",
+    ),
+]
+KnownHostsFile = Annotated[
+    str | None,
+    Parameter(
+        name="--known-hosts",
+        env_var="NETFS_KNOWN_HOSTS",
+        help="keys of servers, if not ~/.config/netfs/known_hosts (see netfs trust).",
+    ),
+]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Access:
+    """The options of every command that connects: paths of key files."""
+
+    key_file: KeyFile = None
+    identity: IdentityFile = None
+    known_hosts: KnownHostsFile = None
+
+
+ANYBODY = Access()
 
 
 def place_of(text: str) -> Place:
@@ -53,17 +85,31 @@ def read_key(path: str) -> "VolumeKey":
         raise CommandError(Exit.LOCAL, f"{path}: {error}") from None
 
 
+def own_identity(access: Access) -> str | None:
+    """Return the file of the user's identity, None when there is none; ends the command when it cannot be used."""
+    path = access.identity or str(user_file("identity"))
+    if access.identity is None and not Path(path).exists():
+        return None
+    from transport.security import load_identity  # noqa: PLC0415 - cryptography takes a while to load
+
+    with failing(Exit.LOCAL, path):
+        load_identity(path)
+    return path
+
+
 @asynccontextmanager
-async def connected(place: Place, key_file: str | None) -> AsyncIterator["Client"]:
+async def connected(place: Place, access: Access) -> AsyncIterator["Client"]:
     """Connect to the server of `place`; a failure to do so names the endpoint."""
     import netfs  # noqa: PLC0415 - the client is loaded by the commands that need it
 
     assert place.endpoint is not None
-    keys = read_key(key_file) if key_file is not None else None
+    keys = read_key(access.key_file) if access.key_file is not None else None
+    identity = own_identity(access) if place.endpoint.startswith(SECURE) else None
+    open_one = netfs.open_client(place.endpoint, keys=keys, identity=identity, known_hosts=access.known_hosts)
     async with AsyncExitStack() as stack:
         try:
             with failing(Exit.REMOTE, place.endpoint):
-                client = await stack.enter_async_context(netfs.open_client(place.endpoint, keys=keys))
+                client = await stack.enter_async_context(open_one)
         except ValueError as error:
             raise CommandError(Exit.USAGE, str(error)) from None
         yield client

@@ -1,48 +1,123 @@
-"""Trio shell. `netfs keygen`: a fresh key for an encrypted folder.
+"""Trio shell. `netfs keygen` and `netfs trust`: fresh keys for folders and for people, and the keys of servers.
 
-The key passes through this process and is not kept. Owns no memory.
+Keys pass through this process and are not kept. Owns no memory.
 """
 
+import getpass
 import os
 from contextlib import suppress
 from pathlib import Path
 
+from netfs.cli.dialing import ANYBODY, SECURE, Access, own_identity, remote_place
 from netfs.cli.host import Exit, Host, failing
+from transport.user_files import user_file
 
 __all__ = ["register"]
 
 
 def register(host: Host) -> None:
-    """Add the command."""
+    """Add the commands."""
 
-    def keygen(file: str, /) -> None:
-        """Write a fresh key to a new file that only you may read.
+    def keygen(file: str | None = None, /, *, identity: bool = False) -> None:
+        """Write a fresh key to a new file that only you may read: the key of an encrypted folder, or your own identity.
 
-        Whoever has the file can read what it encrypts; without it nobody can, you included. Keep a copy in a safe place.
+        Whoever has the key of a folder can read what it encrypts; without it nobody can, you included. Keep a copy in a safe
+        place. An identity is what you show to servers, and a server to you; its fingerprint is printed, as a line for
+        authorized_keys.
 
         Args:
-            file: the file to create; one that exists is never replaced.
+            file: the file to create; one that exists is never replaced. For an identity ~/.config/netfs/identity when not given.
+            identity: make an identity.
         """
-        from crypto.aead import KEY_SIZE  # noqa: PLC0415 - cryptography takes a while to load
-        from crypto.keys import format_key_file, load_key_file  # noqa: PLC0415
-        from transport.env import system_env  # noqa: PLC0415
+        if identity:
+            _make_identity(host, file)
+        elif file is None:
+            host.fail(Exit.USAGE, "name the file to create, or say --identity")
+        else:
+            _make_folder_key(host, file)
 
-        text = format_key_file(system_env().nonces(KEY_SIZE))
-        with failing(Exit.LOCAL, file):
-            fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                with os.fdopen(fd, "wb") as stream:
-                    stream.write(text)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-            except OSError:
-                with suppress(OSError):
-                    Path(file).unlink()
-                raise
-        host.emit({"file": file, "key_id": load_key_file(text).key_id.hex()})
+    async def trust(url: str, fingerprint: str | None = None, /, *, access: Access = ANYBODY) -> None:
+        """Fetch the key of a server and remember it; its fingerprint is shown, to be compared with what the server printed.
+
+        Args:
+            url: the server, as in netfs://host:port.
+            fingerprint: remember the key only if this is its fingerprint.
+        """
+        await _trust(host, url, fingerprint, access)
 
     host.command(
         keygen,
         name="keygen",
-        examples=["netfs keygen my.key", "netfs cp --key-file my.key -r secrets netfs://127.0.0.1:7777/vault"],
+        examples=[
+            "netfs keygen my.key",
+            "netfs cp --key-file my.key -r secrets netfs://127.0.0.1:7777/vault",
+            "netfs keygen --identity",
+        ],
     )
+    host.command(trust, name="trust", examples=["netfs trust netfs://files.example.org"])
+
+
+def _make_folder_key(host: Host, file: str) -> None:
+    from crypto.aead import KEY_SIZE  # noqa: PLC0415 - cryptography takes a while to load
+    from crypto.keys import format_key_file, load_key_file  # noqa: PLC0415
+    from transport.env import system_env  # noqa: PLC0415
+
+    text = format_key_file(system_env().nonces(KEY_SIZE))
+    with failing(Exit.LOCAL, file):
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(fd, "wb") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError:
+            with suppress(OSError):
+                Path(file).unlink()
+            raise
+    host.emit({"file": file, "key_id": load_key_file(text).key_id.hex()})
+
+
+def _make_identity(host: Host, file: str | None) -> None:
+    from transport.env import system_env  # noqa: PLC0415
+    from transport.security import SEED_SIZE, load_identity, write_identity  # noqa: PLC0415 - cryptography takes a while to load
+
+    path = Path(file) if file is not None else user_file("identity")
+    with failing(Exit.LOCAL, str(path)):
+        if file is None:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            made = write_identity(path, system_env().nonces(SEED_SIZE))
+        except FileExistsError:
+            host.fail(Exit.LOCAL, f"{path}: File exists; its fingerprint is {load_identity(path).fingerprint}")
+    host.emit({"file": str(path), "fingerprint": made.fingerprint}, f"{made.fingerprint} {getpass.getuser()}")
+
+
+async def _trust(host: Host, url: str, fingerprint: str | None, access: Access) -> None:
+    import netfs  # noqa: PLC0415 - the client is loaded by the commands that need it
+    from netfs.fs.connect import server_fingerprint  # noqa: PLC0415
+    from transport.env import system_env  # noqa: PLC0415
+    from transport.security import KnownHosts  # noqa: PLC0415
+
+    place = remote_place(url)
+    assert place.endpoint is not None
+    if not place.endpoint.startswith(SECURE):
+        host.fail(Exit.USAGE, f"{url}: only a server at netfs:// has a key")
+    identity = own_identity(access)
+    if identity is None:
+        host.fail(Exit.LOCAL, "first make an identity for yourself: netfs keygen --identity")
+    try:
+        where = netfs.parse_url(place.endpoint)
+    except ValueError as error:
+        host.fail(Exit.USAGE, str(error))
+    with failing(Exit.REMOTE, place.endpoint):
+        found = await server_fingerprint(where, identity, system_env())
+    hosts = KnownHosts(access.known_hosts or user_file("known_hosts"))
+    with failing(Exit.LOCAL):
+        known = hosts.fingerprints(where.peer)
+        if fingerprint is not None and found != fingerprint:
+            host.fail(Exit.NO, f"{place}: its key is {found}")
+        if known and found not in known:
+            host.fail(Exit.NO, f"{place}: its key is {found}, not the one in {hosts.path}; remove that line if it has a new one")
+        if not known:
+            hosts.remember(where.peer, found)
+    host.emit({"url": place.endpoint, "fingerprint": found, "file": str(hosts.path)}, f"{where.peer} has the key {found}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from netfs.cli.dialing import KeyFile, connected, remote_place
+from netfs.cli.dialing import ANYBODY, Access, connected, remote_place
 from netfs.cli.host import Exit, Host, failing
 from netfs.cli.place import printable
 
@@ -31,7 +31,7 @@ def register(host: Host) -> None:
         /,
         *,
         long: Annotated[bool, Parameter(alias="-l")] = False,
-        key_file: KeyFile = None,
+        access: Access = ANYBODY,
     ) -> None:
         """List a directory on a server.
 
@@ -42,7 +42,7 @@ def register(host: Host) -> None:
         from transport.messages import FileType  # noqa: PLC0415
 
         place = remote_place(url)
-        async with connected(place, key_file) as client:
+        async with connected(place, access) as client:
             with failing(Exit.REMOTE, str(place)):
                 attr = await client.stat(place.path)
                 if attr.type is FileType.DIRECTORY:
@@ -53,14 +53,14 @@ def register(host: Host) -> None:
         lines = long_lines(found) if long else [short_line(name, each) for name, each in found]
         host.emit({"url": str(place), "entries": [{"name": name, **described(each)} for name, each in found]}, "\n".join(lines))
 
-    async def stat_(url: str, /, *, key_file: KeyFile = None) -> None:
+    async def stat_(url: str, /, *, access: Access = ANYBODY) -> None:
         """Show size, times and permissions of one name.
 
         Args:
             url: a file or directory.
         """
         place = remote_place(url)
-        async with connected(place, key_file) as client:
+        async with connected(place, access) as client:
             with failing(Exit.REMOTE, str(place)):
                 attr = await client.stat(place.path)
         host.emit({"url": str(place), **described(attr)}, stat_text(str(place), attr))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import trio
 from cyclopts import Parameter
 
-from netfs.cli.dialing import KeyFile, connected, place_of
+from netfs.cli.dialing import ANYBODY, Access, connected, place_of
 from netfs.cli.host import CommandError, Exit, Host
 from netfs.cli.place import Place
 
@@ -31,7 +31,7 @@ def register(host: Host) -> None:
         *more: str,
         recursive: Annotated[bool, Parameter(alias="-r")] = False,
         jobs: Annotated[int, Parameter(alias="-j")] = 8,
-        key_file: KeyFile = None,
+        access: Access = ANYBODY,
     ) -> int:
         """Copy files and folders to a server, from it, or between two.
 
@@ -50,7 +50,7 @@ def register(host: Host) -> None:
         origins, target = [place_of(text) for text in (source, *more[:-1])], place_of(more[-1])
         started = trio.current_time()
         async with AsyncExitStack() as stack:
-            sides = await open_sides([*origins, target], key_file, stack)
+            sides = await open_sides([*origins, target], access, stack)
             totals = await copy_all(host, origins, target, sides, recursive=recursive, jobs=jobs)
         return tell(host, totals, trio.current_time() - started)
 
@@ -67,7 +67,7 @@ def register(host: Host) -> None:
     )
 
 
-async def open_sides(places: list[Place], key_file: str | None, stack: AsyncExitStack) -> "dict[str | None, Side]":
+async def open_sides(places: list[Place], access: Access, stack: AsyncExitStack) -> "dict[str | None, Side]":
     """Return a side for each endpoint among the places, one connection each."""
     from netfs.cli.local_side import LocalSide  # noqa: PLC0415
     from netfs.cli.remote_side import RemoteSide  # noqa: PLC0415
@@ -78,7 +78,7 @@ async def open_sides(places: list[Place], key_file: str | None, stack: AsyncExit
     for place in places:
         if place.endpoint not in sides:
             sides[place.endpoint] = (
-                RemoteSide(await stack.enter_async_context(connected(place, key_file))) if place.remote else LocalSide()
+                RemoteSide(await stack.enter_async_context(connected(place, access))) if place.remote else LocalSide()
             )
     return sides
 

@@ -22,6 +22,7 @@ from netfs.fs.url import Url
 from transport.base import Transport
 from transport.env import Env
 from transport.errors import NotTrusted, TransportError
+from transport.user_files import user_file
 
 if TYPE_CHECKING:
     from transport.link import ByteStream
@@ -96,9 +97,9 @@ async def server_fingerprint(url: Url, identity: StrPath, env: Env) -> "Fingerpr
 
 async def _known_server(url: Url, env: Env, probe: Probe, credentials: Credentials) -> "TlsStream":
     """Return TLS with a server that has the key we know. Raises: NotTrusted if it has another one."""
-    from transport.security import KnownHosts, default_path  # noqa: PLC0415 - cryptography takes a while to load
+    from transport.security import KnownHosts  # noqa: PLC0415 - cryptography takes a while to load
 
-    hosts = KnownHosts(credentials.known_hosts or default_path("known_hosts"))
+    hosts = KnownHosts(credentials.known_hosts or user_file("known_hosts"))
     known = hosts.fingerprints(url.peer)
     stream = await _handshake(url, env, probe, credentials.identity)
     if stream.fingerprint in known:
