@@ -27,7 +27,7 @@ from transport.base import FileRange
 from transport.env import system_env
 from transport.messages import FileType, Handle
 from trials.demo_table import Row, header, line, title
-from trials.pair import TRANSPORTS, Pair, pair
+from trials.pair import TRANSPORTS, TWO_PROCESSES, Pair, pair
 from trials.plaintext import Search, pick_windows
 
 __all__ = ["demo", "run_row"]
@@ -67,8 +67,9 @@ def load_sample(path: Path) -> Sample:
 def plan() -> list[Row]:
     """Return the rows to fill, in the order they are shown."""
     return [
-        Row(transport, 2 if transport == "tcp" else 1, encrypted, mode)
+        Row(transport, processes, encrypted, mode)
         for transport in TRANSPORTS
+        for processes in ((1, 2) if transport == "rdma-stream" else (2,) if transport in TWO_PROCESSES else (1,))
         for encrypted in (False, True)
         for mode in ("buffered", "direct")
     ]
@@ -79,7 +80,8 @@ async def run_row(row: Row, sample: Sample, key: VolumeKey, buffer: memoryview) 
     try:
         with tempfile.TemporaryDirectory(prefix="netfs-demo-") as folder:
             store = folder if row.processes == 2 and FOLDERS else "memory"
-            async with pair(row.transport, keys=key if row.encrypted else None, store=store, cache_bytes=CACHE_BYTES) as p:
+            keys = key if row.encrypted else None
+            async with pair(row.transport, keys=keys, store=store, cache_bytes=CACHE_BYTES, processes=row.processes) as p:
                 filled = await write_and_read(row, sample, p, buffer)
                 search = Search(sample.windows)
                 if p.store is not None:
@@ -186,7 +188,7 @@ class Show:
     def __init__(self, host: Host, sample: Sample) -> None:
         self._console = None if host.json else host.console()
         self._sample = sample
-        self._transport = ""
+        self._section: tuple[str, int] | None = None
 
     def begin(self) -> None:
         """Say what travels, and head the columns."""
@@ -201,10 +203,13 @@ class Show:
         if self._console is None:
             yield
             return
-        if row.transport != self._transport:
-            self._transport = row.transport
+        section = (row.transport, row.processes)
+        if section != self._section:
+            self._section = section
             folder = row.processes == 2 and FOLDERS
-            self._console.print(title(row.transport, "server with a folder" if folder else "server with a store in memory"))
+            self._console.print(
+                title(row.transport, row.processes, "server with a folder" if folder else "server with a store in memory")
+            )
         with self._console.status(f"{'encrypted' if row.encrypted else 'plain'} {row.mode}"):
             yield
 

@@ -12,17 +12,19 @@ from rich.text import Text
 __all__ = ["Row", "header", "line", "title"]
 
 TITLES = {
-    "stream": "socket pair, one process",
-    "rdma-memory": "RDMA verbs, one process",
-    "tcp": "TCP, two processes",
+    "stream": "socket pair",
+    "rdma-memory": "RDMA verbs",
+    "tcp": "TCP",
+    "rdma-stream": "RDMA by iWARP",
 }
+PROCESSES = {1: "one process", 2: "two processes"}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """What one run of the demo showed, under the names of `netfs demo --json`. error: why there is nothing to show, else None."""
 
-    transport: Literal["stream", "rdma-memory", "tcp"]
+    transport: Literal["stream", "rdma-memory", "tcp", "rdma-stream"]
     processes: int
     encrypted: bool
     mode: str
@@ -77,9 +79,9 @@ def header(width: int) -> Text:
     return Text.assemble(_laid_out(upper, width), "\n", _laid_out(lower, width), style="bold")
 
 
-def title(transport: str, store: str) -> Text:
+def title(transport: str, processes: int, store: str) -> Text:
     """Return the line over the rows of a transport; `store` says where the server keeps its files."""
-    return Text.assemble((TITLES[transport], "bold cyan"), (f", {store}", "cyan"))
+    return Text.assemble((f"{TITLES[transport]}, {PROCESSES[processes]}", "bold cyan"), (f", {store}", "cyan"))
 
 
 def line(row: Row, width: int) -> Text:

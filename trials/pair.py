@@ -1,4 +1,4 @@
-"""Trio shell. A client and a server in two lines: in one process over a socketpair or over RDMA, or in two over TCP.
+"""Trio shell. A client and a server in two lines: in one process over a socketpair or RDMA, or in two over TCP or iWARP.
 
     async with trials.pair(transport="rdma-memory", encrypt=True) as p:
         async with await p.client.open("/notes", "w") as f:
@@ -29,16 +29,18 @@ from servers.server import Server
 from servers.stores.base import Store
 from servers.stores.directory import DirectoryStore
 from servers.stores.memory import MemoryStore
-from transport.base import Limits
+from transport.base import Limits, Transport
 from transport.rdma.endpoint import rdma_memory_connection
 from transport.rdma.profiles import RXE, DeviceProfile
+from transport.rdma.stream_endpoint import connect_rdma_stream
 from transport.stream import connect_stream
 from trials.world import RealWorld, World
 
-__all__ = ["TRANSPORTS", "Pair", "ServerProcess", "TransportName", "pair", "server_process"]
+__all__ = ["TRANSPORTS", "TWO_PROCESSES", "Pair", "ServerProcess", "TransportName", "pair", "server_process"]
 
-TransportName = Literal["stream", "rdma-memory", "tcp"]
-TRANSPORTS: Final[tuple[TransportName, ...]] = ("stream", "rdma-memory", "tcp")
+TransportName = Literal["stream", "rdma-memory", "tcp", "rdma-stream"]
+TRANSPORTS: Final[tuple[TransportName, ...]] = ("stream", "rdma-memory", "tcp", "rdma-stream")
+TWO_PROCESSES: Final = frozenset({"tcp", "rdma-stream"})
 START_TIMEOUT_S: Final = 20
 STOP_TIMEOUT_S: Final = 10
 _LIMITS: Final = Limits()
@@ -89,13 +91,15 @@ async def pair(
     limits: Limits = _LIMITS,
     profile: DeviceProfile = RXE,
     world: World | None = None,
+    processes: int | None = None,
 ) -> AsyncIterator[Pair]:
     """Run a server and its clients for the length of a block.
 
     Args: transport: `stream` (one process, a socketpair, or the world's own link), `rdma-memory` (one process, emulated RDMA),
-    `tcp` (the server is a process of its own). encrypt: with a fresh key; keys: with this one. store: `memory`, a folder, or a
-    store, which stays the caller's. cache_bytes: of each client; rsize, wsize: most bytes of one read or write; block_size: of
-    encrypted files. world: where time, randomness and links come from; the real one by default.
+    `tcp` (the server is a process of its own), `rdma-stream` (the same, RDMA by iWARP). processes: 1 puts the server of
+    `rdma-stream` into this process, on a link of the world. encrypt: with a fresh key; keys: with this one. store: `memory`, a
+    folder, or a store, which stays the caller's. cache_bytes: of each client; rsize, wsize: most bytes of one read or write;
+    block_size: of encrypted files. world: where time, randomness and links come from; the real one by default.
     Raises: OSError when the server cannot be started or reached.
     Cancellation: dirty data of files that were not closed is lost; nothing keeps running.
     """
@@ -106,10 +110,12 @@ async def pair(
         open_one = partial(open_client, keys=keys, cache_bytes=cache_bytes, rsize=rsize, wsize=wsize, block_size=block_size)
         probes = [world.probe(f"client{index}") for index in range(clients)]
         found = Pair([], probes, keys=keys)
-        if transport == "tcp":
+        if transport == "tcp" or (transport == "rdma-stream" and processes != 1):
             if isinstance(store, Store):
                 raise ValueError("a store of this process cannot be served by another one")
-            process = await stack.enter_async_context(server_process(None if store == "memory" else Path(store)))
+            process = await stack.enter_async_context(
+                server_process(None if store == "memory" else Path(store), transport == "rdma-stream")
+            )
             found.url = process.url
             for index in range(clients):
                 client = open_one(process.url, env=world.env(f"client{index}"), probe=probes[index])
@@ -125,7 +131,7 @@ async def pair(
             stack.callback(found.store.close)
         server = Server(found.store, env, probe, limits)
         nursery = None
-        if transport == "stream":
+        if transport != "rdma-memory":
             nursery = await stack.enter_async_context(_quiet_nursery())
         for index in range(clients):
             node = f"client{index}"
@@ -135,9 +141,11 @@ async def pair(
                 client = open_one(wire, env=world.env(node), probe=probes[index])
             else:
                 ours, theirs = world.link(node, "server")
-                nursery.start_soon(server.serve_connection, theirs)
-                stream = await stack.enter_async_context(connect_stream(ours, world.env(node), probes[index], limits))
-                client = open_one(stream, env=world.env(node), probe=probes[index])
+                rdma = transport == "rdma-stream"
+                nursery.start_soon(server.serve_connection, theirs, rdma)
+                connect = connect_rdma_stream if rdma else connect_stream
+                opened: Transport = await stack.enter_async_context(connect(ours, world.env(node), probes[index], limits))
+                client = open_one(opened, env=world.env(node), probe=probes[index])
             found.clients.append(await stack.enter_async_context(client))
         yield found
 
@@ -159,14 +167,18 @@ async def _quiet_nursery() -> AsyncIterator[trio.Nursery]:
 
 
 @asynccontextmanager
-async def server_process(folder: Path | None) -> AsyncIterator[ServerProcess]:
-    """Run `netfs serve` in a process of its own for the length of a block. folder: None for an empty store in memory.
+async def server_process(folder: Path | None, rdma: bool = False) -> AsyncIterator[ServerProcess]:
+    """Run `netfs serve` in a process of its own for the length of a block.
+
+    folder: None for an empty store in memory. rdma: the URL is that of its RDMA side.
 
     Raises: OSError with what the server said when it does not start.
     Cancellation: the process is ended all the same.
     """
     what = ["--memory"] if folder is None else [os.fspath(folder)]
     command = [sys.executable, "-m", "netfs", "serve", *what, "--listen", "127.0.0.1:0", "--json"]
+    if rdma:
+        command += ["--rdma", "127.0.0.1:0"]
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None
     try:
@@ -181,7 +193,7 @@ async def server_process(folder: Path | None) -> AsyncIterator[ServerProcess]:
             process.terminate()
             said = (await process.stderr.receive_some(4096)).decode(errors="replace").strip()
             raise OSError(errno.ECONNREFUSED, said or "the server did not start in time", " ".join(what))
-        yield ServerProcess(str(json.loads(line)["url"]), process.pid)
+        yield ServerProcess(str(json.loads(line)["rdma_url" if rdma else "url"]), process.pid)
     finally:
         process.terminate()
         with trio.move_on_after(STOP_TIMEOUT_S, shield=True):

@@ -38,20 +38,24 @@ def json_host() -> Host:
     return host
 
 
-async def test_twelve_good_rows(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_every_path_has_good_rows(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert await demo.demo(json_host(), str(file), None) == 0
     shown = json.loads(capfd.readouterr().out)
     assert list(shown) == ["file", "bytes", "rows"]
     assert (shown["file"], shown["bytes"]) == (str(file), LENGTH - 5)
-    assert [(row["transport"], row["encrypted"], row["mode"]) for row in shown["rows"]] == [
-        (transport, encrypted, mode) for transport in TRANSPORTS for encrypted in (False, True) for mode in ("buffered", "direct")
+    processes = {"stream": [1], "rdma-memory": [1], "tcp": [2], "rdma-stream": [1, 2]}
+    assert [(row["transport"], row["processes"], row["encrypted"], row["mode"]) for row in shown["rows"]] == [
+        (transport, count, encrypted, mode)
+        for transport in TRANSPORTS
+        for count in processes[transport]
+        for encrypted in (False, True)
+        for mode in ("buffered", "direct")
     ]
     for row in shown["rows"]:
         assert tuple(row) == KEYS
         assert row["verified"] is True
         assert row["plaintext_in_store"] is not row["encrypted"]
-        assert row["processes"] == (2 if row["transport"] == "tcp" else 1)
-        assert (row["work_requests"] > 0) is (row["transport"] == "rdma-memory")
+        assert (row["work_requests"] > 0) is row["transport"].startswith("rdma")
         assert min(row["write_mb_s"], row["read_mb_s"], row["requests"], row["subrequests"], row["messages"]) > 0
         copies = (row["copies_per_byte_write"], row["copies_per_byte_read"])
         low = 1.0 if row["mode"] == "buffered" else 0.0
@@ -111,7 +115,7 @@ async def test_what_cannot_be_searched_is_not_claimed(tmp_path: Path, content: b
 @pytest.mark.parametrize("width", [80, 100, 140])
 def test_the_table_fits(width: int) -> None:
     row = Row("rdma-memory", 1, True, "buffered", True, False, 9_876.5, 9_876.5, 9, 99, 999, 9_999, 1.0, 1.05)
-    lines = [header(width), title("rdma-memory", "server with a store in memory"), line(row, width)]
+    lines = [header(width), title("rdma-memory", 1, "server with a store in memory"), line(row, width)]
     assert max(len(text) for whole in lines for text in whole.plain.splitlines()) <= width
     for word in ("9,876", "9,999", "1.05", "same", "ciphertext"):
         assert word in lines[2].plain.split()
@@ -130,5 +134,5 @@ def test_the_table_tells_what_is_wrong() -> None:
 
 def test_rows_have_the_names_scripts_rely_on() -> None:
     assert tuple(field.name for field in fields(Row))[:-1] == KEYS
-    assert get_args(Row.__annotations__["transport"]) == get_args(Literal["stream", "rdma-memory", "tcp"])
+    assert get_args(Row.__annotations__["transport"]) == get_args(Literal["stream", "rdma-memory", "tcp", "rdma-stream"])
     assert "error" not in Row("tcp", 2, True, "direct").as_json()
