@@ -46,19 +46,34 @@ class Secret:
 class VolumeKey(Secret):
     """The key of a volume in one epoch, and what is derived from it.
 
-    vol_id: 16 bytes that tell volumes of one key apart; zero for a bare key file, which has no volume header.
+    vol_id: 16 bytes that tell volumes of one key apart; zero for a bare key file, which has no header. suites: those a file
+    may be encrypted with, the first for new ones. older: keys of earlier epochs, which open records and seal none.
     """
 
-    __slots__ = ("epoch", "inode", "key_id", "vol_id")
+    __slots__ = ("epoch", "inode", "key_id", "older", "suites", "vol_id")
 
-    def __init__(self, secret: bytes, vol_id: bytes = bytes(VOL_ID_SIZE), epoch: int = 0) -> None:
+    def __init__(
+        self,
+        secret: bytes,
+        vol_id: bytes = bytes(VOL_ID_SIZE),
+        epoch: int = 0,
+        *,
+        suites: tuple[Suite, ...] = tuple(Suite),
+        older: tuple["VolumeKey", ...] = (),
+    ) -> None:
         if len(secret) != KEY_SIZE or len(vol_id) != VOL_ID_SIZE:
             raise ValueError("a volume key has 32 bytes, a volume id 16")
+        self.suites = suites
+        self.older = older
         self.vol_id = vol_id
         self.epoch = epoch
         suffix = b"\0" + vol_id + epoch.to_bytes(4, "little")
         self.key_id = hkdf_expand(secret, b"iovc/1\0id" + suffix, KEY_ID_SIZE)
         self.inode = XaesGcm(hkdf_expand(secret, b"iovc/1\0inode" + suffix, KEY_SIZE))
+
+    def of_epoch(self, epoch: int) -> "VolumeKey | None":
+        """Return the key of an epoch, if it is known."""
+        return next((key for key in (self, *self.older) if key.epoch == epoch), None)
 
 
 class FileKey(Secret):

@@ -66,7 +66,7 @@ def seal_record(key: VolumeKey, record: Record, nonce: bytes) -> bytes:
 
 
 def open_record(key: VolumeKey, sealed: bytes) -> Record:
-    """Verify and parse a record.
+    """Verify and parse a record, sealed in this epoch or an earlier one.
 
     Raises: Malformed for what is no record of this format, WrongKey for one under another volume key, IntegrityError for one that
     was changed.
@@ -78,15 +78,16 @@ def open_record(key: VolumeKey, sealed: bytes) -> Record:
         raise Malformed("not an encrypted file's record")
     if form != FORMAT or flags:
         raise Malformed(f"record format {form} (flags {flags:#x}) is not one we speak; we speak {FORMAT}")
-    if epoch != key.epoch or key_id != key.key_id:
+    of_epoch = key.of_epoch(epoch)
+    if of_epoch is None or key_id != of_epoch.key_id:
         raise WrongKey("the file was encrypted under another key")
     try:
-        body = key.inode.open(nonce, sealed[HEADER.size :], aad_of(key, file_id))
+        body = of_epoch.inode.open(nonce, sealed[HEADER.size :], aad_of(of_epoch, file_id))
     except BadTag:
         raise IntegrityError("the record was changed", file_id=file_id) from None
     kind, suite, log2bs, depth, rekey, generation, size, file_key, root = BODY.unpack(body)
     # Whoever sealed this held the key, so what follows guards against a faulty writer, not against the server.
-    if kind != TYPE_FILE or suite not in Suite.__members__.values() or not MIN_LOG2BS <= log2bs <= MAX_LOG2BS:
+    if kind != TYPE_FILE or suite not in key.suites or not MIN_LOG2BS <= log2bs <= MAX_LOG2BS:
         raise Malformed(f"record of type {kind} with suite {suite} and blocks of 2**{log2bs} bytes is not one we speak")
     record = Record(file_id, file_key, Suite(suite), log2bs, rekey, generation, size, root)
     if size > MAX_PLAIN_SIZE or rekey >= 1 << 30 or depth != record.depth:

@@ -360,7 +360,7 @@ class EncryptedVolume(Volume):
         if entry.attr.size:
             return
         nonces = self.env.nonces
-        record = new_record(nonces(FILE_ID_SIZE), nonces(KEY_SIZE), log2bs=self.log2bs)
+        record = new_record(nonces(FILE_ID_SIZE), nonces(KEY_SIZE), log2bs=self.log2bs, suite=self.key.suites[0])
         step = Step(StepKind.RECORD_PUT, entry.handle, record=seal_record(self.key, record, nonces(XAES_NONCE_SIZE)))
         try:
             await ask(self.transport, Transact([(entry.handle, 0)], 0, [step]), TransactReply)
