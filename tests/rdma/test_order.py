@@ -23,13 +23,14 @@ from transport.rdma.enums import Opcode, QPState, SendFlag, WcStatus
 from transport.rdma.errors import VerbsError
 from transport.rdma.ledgers import Ledger, LedgerError
 from transport.rdma.operations import LOST
-from transport.rdma.profiles import RXE
+from transport.rdma.profiles import RXE, SIW, DeviceProfile
 from transport.rdma.qp import QPInit
 from transport.rdma.requester import RNR_TIMERS_US
 from transport.rdma.sge import move
 from transport.rdma.wr import RecvWR, SendWR
 
 W = WcStatus
+BOTH = (RXE, SIW)
 FENCED = int(SendFlag.FENCE | SendFlag.SIGNALED)
 
 
@@ -109,9 +110,10 @@ def held_read(rig: Rig, depth: int = 4, wr_id: int = 1) -> object:
     return rule
 
 
-def test_fence_waits_for_reads_only() -> None:
+@pytest.mark.parametrize("profile", BOTH, ids=lambda profile: profile.name)
+def test_fence_waits_for_reads_only(profile: DeviceProfile) -> None:
     """An unfenced write overtakes the read's answer, a fenced one does not start; all complete in post order."""
-    rig = make_rig()
+    rig = make_rig(profile)
     rule = held_read(rig)
     rig.a.memory[256:260] = b"free"
     rig.a.qp.post_send([
@@ -137,8 +139,9 @@ def test_fence_does_not_wait_for_a_write() -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_read_depth_stalls_the_queue(depth: int) -> None:
-    rig = make_rig()
+@pytest.mark.parametrize("profile", BOTH, ids=lambda profile: profile.name)
+def test_read_depth_stalls_the_queue(profile: DeviceProfile, depth: int) -> None:
+    rig = make_rig(profile)
     rules = [held_read(rig, depth, n) for n in range(5)]
     rig.a.qp.post_send(rig.to_peer(Opcode.WRITE, wr_id=9))
     requester = rig.a.qp.requester
@@ -149,8 +152,9 @@ def test_read_depth_stalls_the_queue(depth: int) -> None:
     assert ids(rig) == [0, 1, 2, 3, 4, 9]
 
 
-def test_held_read_is_flushed_when_the_queue_fails() -> None:
-    rig = make_rig()
+@pytest.mark.parametrize("profile", BOTH, ids=lambda profile: profile.name)
+def test_held_read_is_flushed_when_the_queue_fails(profile: DeviceProfile) -> None:
+    rig = make_rig(profile)
     rule = held_read(rig)
     rig.b.memory[:5] = b"later"
     rig.a.qp.enter_error()
