@@ -122,6 +122,8 @@ class Pump(Generic[Owner]):
                 return False
             probe.wire_bytes += length
             self._sent(length)
+        if self._fill is not None:
+            self._fill()  # what became due by the last call would wait for some other event
         return not writer.pending
 
     async def run(self) -> None:
@@ -156,6 +158,7 @@ async def receive_some(stream: ByteStream, reader: FrameReader, probe: Probe, ea
             probe.wire_bytes += length
             reader.received(length)
             return length, length == sum(map(len, views))
+        del views  # an abandoned call's memory is its caller's while we wait
         eager = False
 
 

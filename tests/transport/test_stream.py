@@ -235,6 +235,21 @@ async def test_a_client_that_does_not_read_stops_its_server() -> None:
     served.check_over()
 
 
+async def test_all_calls_there_are_credits_for_leave_at_once() -> None:
+    ours, theirs = memory_link(LinkShape(capacity=8 << 20))
+    await send(theirs, encode_hello(Limits()))
+    length, count = 300 << 10, 20
+    outcomes = Outcomes()
+    async with connect_stream(ours, ENV, Probe()) as transport:
+        await receive(theirs, HELLO_LENGTH)
+        for number in range(count):
+            source = IovIter.ubuf(Direction.SOURCE, PATTERN[:length])
+            transport.submit(Write(Handle(b"h"), number * length), outcomes.of(number), source=source)
+        await trio.testing.wait_all_tasks_blocked()
+        assert theirs._in.available() > count * length
+    assert len(outcomes.by_name) == count
+
+
 async def test_a_write_cancelled_half_sent_is_finished() -> None:
     ours, theirs = memory_link(LinkShape(capacity=1000))
     served = Served()
