@@ -90,9 +90,10 @@ class QP(PyverbsObject):
 
     def _to(self, qp_attr: QPAttr, state: QPState) -> None:
         """Go to a state with the attributes that this requires."""
-        required = TABLE[self.qp.qp_type].get((self.qp.state, state), (0, 0))[0]
+        required, optional = TABLE[self.qp.qp_type].get((self.qp.state, state), (0, 0))
         qp_attr.qp_state = int(state)
-        self.modify(qp_attr, int(required) | STATE)
+        # An iWARP queue pair is born in INIT: what INIT requires elsewhere is optional there.
+        self.modify(qp_attr, int(optional if self.qp.state is state else required) | STATE)
 
     def to_init(self, qp_attr: QPAttr) -> None:
         """Go to INIT."""
