@@ -34,8 +34,8 @@ __all__ = ["StreamTransport", "connect_stream", "serve_stream"]
 
 DEFAULT_LIMITS: Final = Limits()
 ABANDON_TIMEOUT_S: Final = 10.0
-MAX_FRAMES: Final = 64
-"""Frames worked through before other tasks get a turn."""
+MAX_FRAMES: Final = 16
+"""Frames worked through before what came of them is sent and other tasks get a turn; of 32 in flight both ends work on half."""
 MAX_EAGER: Final = 4
 MAX_PENDING: Final = 4 << 20
 """Bytes of replies that may wait before a server stops receiving."""
