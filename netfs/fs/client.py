@@ -66,6 +66,7 @@ STAGE_SLOT: Final = 1 << 18
 MAX_STAGES: Final = 8
 CLOSE_TIMEOUT_S: Final = 30
 DEFAULT_CACHE_BYTES: Final = 64 << 20
+DEFAULT_BLOCK_SIZE: Final = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ class Client:
         how = parse_mode(mode)
 
         async def found(walk: Walk) -> EntryReply:
-            names, name = split_last(path)
+            names, name = self._split(path)
             parent = await walk.directory(names)
             if not how.create:
                 return await ask(self.transport, Lookup(parent, name), EntryReply)
@@ -140,7 +141,7 @@ class Client:
         """Return the attributes of what a path names; the size is the one a reader sees. Cancellation: no effect."""
 
         async def found(walk: Walk) -> Attr:
-            names = names_of(path)
+            names = self._names(path)
             if not names:
                 return (await ask(self.transport, Getattr(walk.root), AttrReply)).attr
             entry = await ask(self.transport, Lookup(await walk.directory(names[:-1]), names[-1]), EntryReply)
@@ -165,7 +166,7 @@ class Client:
         """Yield the entries of a directory with their attributes, in the server's order. Cancellation: no effect."""
 
         async def directory(walk: Walk) -> Handle:
-            return await walk.directory(names_of(path))
+            return await walk.directory(self._names(path))
 
         handle = await self._translated(directory, path)
         cookie, eof = 0, False
@@ -180,6 +181,8 @@ class Client:
                 if entry.cookie <= cookie or not is_name(entry.name):
                     raise translate(ProtocolError(f"a listing that goes backwards or names {entry.name!r}"), path)
                 cookie = entry.cookie
+                if self._volume.hides(entry.name):
+                    continue
                 if entry.attr.type is FileType.FILE:
                     try:
                         entry.attr.size = self._volume.entry_size(entry)
@@ -194,12 +197,12 @@ class Client:
     async def mkdir(self, path: str, mode: int = 0o755, *, parents: bool = False, exist_ok: bool = False) -> None:
         """Make a directory, with `parents` also the ones above it. Raises: OSError. Cancellation: may have happened."""
         if parents:
-            names = names_of(path)
+            names = self._names(path)
             for depth in range(1, len(names)):
                 await self.mkdir("/".join(names[:depth]), exist_ok=True)
 
         async def made(walk: Walk) -> EntryReply:
-            names, name = split_last(path)
+            names, name = self._split(path)
             parent = await walk.directory(names)
             return await ask(self.transport, Mkdir(parent, name, mode), EntryReply)
 
@@ -213,7 +216,7 @@ class Client:
         """Remove a name that is not a directory. Open descriptors are not kept working. Cancellation: may have happened."""
 
         async def removed(walk: Walk) -> Ack:
-            names, name = split_last(path)
+            names, name = self._split(path)
             return await ask(self.transport, Unlink(await walk.directory(names), name), Ack)
 
         await self._translated(removed, path)
@@ -222,7 +225,7 @@ class Client:
         """Remove an empty directory. Cancellation: may have happened."""
 
         async def removed(walk: Walk) -> Ack:
-            names, name = split_last(path)
+            names, name = self._split(path)
             parent = await walk.directory(names)
             self._dentries.forget(parent, name)
             return await ask(self.transport, Rmdir(parent, name), Ack)
@@ -233,8 +236,8 @@ class Client:
         """Rename as POSIX does: what had the new name is replaced. Cancellation: may have happened."""
 
         async def renamed(walk: Walk) -> Ack:
-            names, name = split_last(path)
-            new_names, new_name = split_last(new_path)
+            names, name = self._split(path)
+            new_names, new_name = self._split(new_path)
             parent, new_parent = await walk.directory(names), await walk.directory(new_names)
             self._dentries.forget(parent, name)
             self._dentries.forget(new_parent, new_name)
@@ -260,6 +263,20 @@ class Client:
     def requests(self) -> list[LiveRequest]:
         """Return the reads and writes under way; `netfs.tracing.live_table` makes a table of them."""
         return live_requests(self._inodes.values())
+
+    def use_keys(self, keys: "VolumeKey", block_size: int = DEFAULT_BLOCK_SIZE) -> None:
+        """Take the files for encrypted ones from now on, when the key could only be had from the server.
+
+        Raises: ValueError while a file is open or has data that is not yet safe.
+        """
+        if any(inode.opens or inode.uncommitted for inode in self._inodes.values()):
+            raise ValueError("files are in use as plain ones")
+        self.drop_caches()
+        self._inodes.clear()
+        self._idle.clear()
+        plain = self._volume
+        self._volume = _volume(self.transport, keys, self.env, self.probe, plain.rsize, plain.wsize, block_size)
+        plain.close()
 
     def drop_caches(self) -> None:
         """Forget every clean folio and every name, as far as nobody is at work on them."""
@@ -337,6 +354,18 @@ class Client:
         if inode.opened(attr, size, modified):
             await drop_range(inode, 0, END_OF_TIME)
 
+    def _names(self, path: str) -> list[str]:
+        """Return the names of a path. Raises: as `names_of`; FileNotFoundError for one the volume keeps to itself."""
+        names = names_of(path)
+        if any(self._volume.hides(name) for name in names):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return names
+
+    def _split(self, path: str) -> tuple[list[str], str]:
+        """Return the names of the parent and the last name. Raises: as `split_last` and `_names`."""
+        self._names(path)
+        return split_last(path)
+
     async def _root_handle(self) -> Handle:
         if self._root is None:
             root = (await ask(self.transport, Mount(), EntryReply)).handle
@@ -388,7 +417,7 @@ async def open_client(
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     rsize: int = 1 << 20,
     wsize: int = 1 << 20,
-    block_size: int = 1 << 14,
+    block_size: int = DEFAULT_BLOCK_SIZE,
 ) -> AsyncIterator[Client]:
     """Mount an export.
 

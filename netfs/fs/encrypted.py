@@ -20,6 +20,7 @@ from crypto.file import CommitPlan, first_of_other_kind, new_record
 from crypto.keys import FILE_ID_SIZE, VolumeKey
 from crypto.layout import ENTRY_SIZE, MAX_LOG2BS, MIN_LOG2BS, PAGE_SIZE
 from crypto.record import MAX_PLAIN_SIZE, open_record, seal_record
+from crypto.volume import HEADER_NAME
 from iov.iov_iter import Direction, IovIter
 from iov.pool import BufferPool
 from iov.probe import Probe
@@ -378,6 +379,10 @@ class EncryptedVolume(Volume):
     def entry_size(self, entry: DirEntry) -> int:
         """Return the size the record seals; of a file without one, which can be listed but not opened, the server's."""
         return open_record(self.key, entry.record).size if entry.record else entry.attr.size
+
+    def hides(self, name: str) -> bool:
+        """Say whether a name is that of the volume's header, or of one being written."""
+        return name.startswith(HEADER_NAME)
 
     def close(self) -> None:
         """Insist that every landing area was given back."""

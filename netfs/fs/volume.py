@@ -32,7 +32,10 @@ class FileOps(NetfsOps):
 
 
 class Volume(ABC):
-    """What kind of files an export holds."""
+    """What kind of files an export holds. rsize, wsize: most bytes of one read or write."""
+
+    rsize: int
+    wsize: int
 
     @abstractmethod
     def file_ops(self, inode: "Inode") -> FileOps:
@@ -49,6 +52,11 @@ class Volume(ABC):
     @abstractmethod
     def entry_size(self, entry: DirEntry) -> int:
         """Return the size the user sees of a regular file in a listing."""
+
+    def hides(self, name: str) -> bool:
+        """Say whether a name is the volume's own and never shown, in any directory."""
+        del name
+        return False
 
     def close(self) -> None:  # noqa: B027 (most volumes own nothing)
         """Insist that no memory of the volume is lent any more; called when the connection is closed."""
