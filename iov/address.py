@@ -5,8 +5,12 @@ hang on them.
 """
 
 import ctypes
+import mmap
 
-__all__ = ["address_of", "overlap"]
+__all__ = ["address_of", "overlap", "spans_overlap"]
+
+OWNERS = (bytearray, mmap.mmap)
+"""Each object of these has memory of its own, which cannot be said of every exporter of buffers."""
 
 
 class _PyBuffer(ctypes.Structure):
@@ -47,15 +51,30 @@ def address_of(view: memoryview) -> int:
         _release_buffer(ctypes.byref(raw))
 
 
-def overlap(views: list[memoryview]) -> bool:
-    """Tell whether two of the (writable) views share a byte; views of distinct objects cost no look at addresses."""
-    owners = {id(view.obj) for view in views}
-    if len(owners) == len(views):
+def overlap(pieces: list[tuple[memoryview, int, int]]) -> bool:
+    """Tell whether two (view, offset, length) of writable views share a byte, be it by different views of it.
+
+    Views of different objects that own their memory cost no look at addresses.
+    """
+    views = {id(view): view for view, _, _ in pieces}
+    owners = {id(view.obj) for view in views.values() if type(view.obj) in OWNERS}
+    if len(owners) < len(views):
+        bases = {key: address_of(view) for key, view in views.items()}
+        return spans_overlap([(bases[id(view)] + off, length) for view, off, length in pieces])
+    if len(views) == len(pieces):
         return False
-    spans = sorted((address_of(view), len(view)) for view in views if len(view))
+    places: dict[int, list[tuple[int, int]]] = {}
+    for view, off, length in pieces:
+        places.setdefault(id(view), []).append((off, length))
+    return any(spans_overlap(spans) for spans in places.values())
+
+
+def spans_overlap(spans: list[tuple[int, int]]) -> bool:
+    """Tell whether two (start, length) share a byte."""
     end = 0
-    for start, length in spans:
-        if start < end:
-            return True
-        end = start + length
+    for start, length in sorted(spans):
+        if length:
+            if start < end:
+                return True
+            end = start + length
     return False

@@ -3,11 +3,9 @@
 Owns no memory. Follows import_iovec of Linux; the errors are listed in docs/memory.md.
 """
 
-import itertools
-
-from iov.address import overlap
+from iov.address import overlap, spans_overlap
 from iov.bvec import BvecNode
-from iov.device_memory import ReleasedMemory
+from iov.device_memory import DeviceMemory, ReleasedMemory
 
 __all__ = ["check_bvecs", "check_count", "check_views"]
 
@@ -18,7 +16,7 @@ def check_views(dest: bool, views: list[memoryview]) -> int:
         for view in views:
             if view.readonly:
                 raise TypeError("a read-only buffer cannot be a destination")
-        if overlap(views):
+        if len(views) > 1 and overlap([(view, 0, len(view)) for view in views]):
             raise ValueError("destination segments overlap")
     return sum(map(len, views))
 
@@ -26,7 +24,8 @@ def check_views(dest: bool, views: list[memoryview]) -> int:
 def check_bvecs(dest: bool, nodes: list[BvecNode]) -> bool:
     """Refuse bad bvecs. Returns: whether a device's memory is among them."""
     on_device = False
-    spans: list[tuple[int, int, int]] = []
+    pieces: list[tuple[memoryview, int, int]] = []
+    device_spans: list[tuple[int, int]] = []
     for node in nodes:
         if node.gap:
             if not dest:
@@ -43,12 +42,12 @@ def check_bvecs(dest: bool, nodes: list[BvecNode]) -> bool:
             if dest:
                 if memory.readonly:
                     raise TypeError("a read-only buffer cannot be a destination")
-                spans.append((id(memory), bvec.off, bvec.length))
-    if len(spans) > 1:
-        spans.sort()
-        for (first, off, length), (second, start, _) in itertools.pairwise(spans):
-            if first == second and off + length > start:
-                raise ValueError("destination segments overlap")
+                if isinstance(memory, DeviceMemory):
+                    device_spans.append((memory.paddr + bvec.off, bvec.length))
+                else:
+                    pieces.append((memory, bvec.off, bvec.length))
+    if (len(pieces) > 1 and overlap(pieces)) or spans_overlap(device_spans):
+        raise ValueError("destination segments overlap")
     return on_device
 
 

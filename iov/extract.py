@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from iov.address import address_of
 from iov.bvec import PAGE_SIZE, BioVec, Buffer, BvecNode, BvecQueue, MemType
 from iov.device_memory import DeviceMemory, ReleasedMemory
-from iov.iov_iter import ALL_SEGS, IovIter, IterType
+from iov.iov_iter import ALL_SEGS, MAX_RW_COUNT, IovIter, IterType
 from iov.walk import Run, rest_of_node, take, take_runs
 
 __all__ = ["PageRun", "decant", "extract_bvecs", "extract_pages", "extract_segments", "framed", "peek_segments"]
@@ -33,10 +33,10 @@ class PageRun:
 def extract_segments(it: IovIter, max_size: int, max_segs: int = ALL_SEGS) -> list[memoryview]:
     """Return the next bytes as views for sendmsg, recvmsg_into, preadv or pwritev, and move past them.
 
-    At most `max_size` bytes in `max_segs` views, none of them empty.
+    At most `max_size` bytes, and MAX_RW_COUNT, in `max_segs` views, none of them empty.
     Raises: OSError(EFAULT) for a DISCARD, which consumers treat before.
     """
-    return take(it, max_size, max_segs)
+    return take(it, min(max_size, MAX_RW_COUNT), max_segs)
 
 
 def peek_segments(it: IovIter, max_size: int, max_segs: int = ALL_SEGS) -> list[memoryview]:
@@ -48,7 +48,7 @@ def peek_segments(it: IovIter, max_size: int, max_segs: int = ALL_SEGS) -> list[
 
 
 def extract_bvecs(it: IovIter, max_size: int, max_vecs: int, align_mask: int = 0) -> list[BioVec]:
-    """Return the next bytes as bvecs, what touches within a folio merged, and move past them.
+    """Return the next bytes, at most MAX_RW_COUNT, as bvecs, what touches within a folio merged, and move past them.
 
     Device memory is returned too, but never of two providers at once: the second is left for the next call.
     Raises: OSError(EINVAL) when an offset or a length has a bit of `align_mask`; the iterator has not moved then.
@@ -56,7 +56,7 @@ def extract_bvecs(it: IovIter, max_size: int, max_vecs: int, align_mask: int = 0
     ahead = it.copy()
     found: list[BioVec] = []
     provider: str | None = None
-    for memory, start, end in take_runs(ahead, max_size, max_vecs):
+    for memory, start, end in take_runs(ahead, min(max_size, MAX_RW_COUNT), max_vecs):
         if (start | end) & align_mask:
             raise OSError(errno.EINVAL, f"bytes {start} to {end} of a folio are not aligned to {align_mask + 1}")
         owner = memory.provider if isinstance(memory, DeviceMemory) else ""
@@ -70,7 +70,7 @@ def extract_bvecs(it: IovIter, max_size: int, max_vecs: int, align_mask: int = 0
 
 
 def extract_pages(it: IovIter, max_size: int, max_pages: int) -> PageRun:
-    """Return one virtually contiguous run of pages and move past it.
+    """Return one virtually contiguous run of pages, at most MAX_RW_COUNT bytes, and move past it.
 
     A segment of the caller's or of a KVEC is never crossed; bvecs are joined where one ends and the next starts on a page
     boundary. Nothing is pinned: `iov.pin` does that before.
@@ -78,6 +78,7 @@ def extract_pages(it: IovIter, max_size: int, max_pages: int) -> PageRun:
     """
     ahead = it.copy()
     run = PageRun([], 0, 0)
+    max_size = min(max_size, MAX_RW_COUNT)
     while run.length < max_size and len(run.pages) < max_pages:
         here = ahead.copy()
         runs = take_runs(ahead, max_size - run.length, 1)

@@ -30,10 +30,12 @@ from iov.device_memory import DeviceMemory
 from iov.fault import FaultModel
 from iov.folio import FolioQueue, XArray
 
-__all__ = ["ALL_SEGS", "UIO_MAXIOV", "Direction", "IovIter", "IterState", "IterType"]
+__all__ = ["ALL_SEGS", "MAX_RW_COUNT", "UIO_MAXIOV", "Direction", "IovIter", "IterState", "IterType"]
 
 UIO_MAXIOV = 1024
 ALL_SEGS = 1 << 30
+MAX_RW_COUNT = 0x7FFFF000
+"""Bytes of one read or write of a caller: what UBUF and IOVEC hold at most, and one extraction gives."""
 PAGE_MASK = PAGE_SIZE - 1
 
 
@@ -117,19 +119,22 @@ class IovIter:
 
     @classmethod
     def ubuf(cls, direction: Direction, buffer: Buffer) -> "IovIter":
-        """Stand on one block of the caller's memory.
+        """Stand on one block of the caller's memory, or on its first MAX_RW_COUNT bytes.
 
         Raises: TypeError for no buffer, or a read-only one as DEST; ValueError for a strided one.
         """
         view = byte_view(buffer)
         if not direction and view.readonly:
             raise TypeError("a read-only buffer cannot be a destination")
+        if len(view) > MAX_RW_COUNT:
+            view = view[:MAX_RW_COUNT]
         return cls(_UBUF, direction, len(view), view)
 
     @classmethod
     def iovec(cls, direction: Direction, buffers: Iterable[Buffer]) -> "IovIter":
         """Stand on several blocks of the caller's memory, at most UIO_MAXIOV; one block makes a UBUF.
 
+        What goes beyond MAX_RW_COUNT bytes in all is cut off the last ones.
         Raises: as `ubuf`; OSError(EINVAL) for too many; ValueError when destinations overlap.
         """
         views = [byte_view(buffer) for buffer in buffers]
@@ -137,7 +142,10 @@ class IovIter:
             return cls.ubuf(direction, views[0])
         if len(views) > UIO_MAXIOV:
             raise OSError(errno.EINVAL, f"{len(views)} vectors, the limit is {UIO_MAXIOV}")
-        return cls(_IOVEC, direction, check_views(not direction, views), None, views)
+        count = check_views(not direction, views)
+        if count > MAX_RW_COUNT:
+            views, count = _shortened(views), MAX_RW_COUNT
+        return cls(_IOVEC, direction, count, None, views)
 
     @classmethod
     def kvec(cls, direction: Direction, buffers: Iterable[Buffer]) -> "IovIter":
@@ -388,6 +396,15 @@ class IovIter:
         for (before, length), (start, _) in itertools.pairwise(_pieces(self, ALL_SEGS)):
             bits |= (before + length) | start
         return bits
+
+
+def _shortened(views: list[memoryview]) -> list[memoryview]:
+    """Cut blocks at MAX_RW_COUNT bytes in all; those behind stay as empty ones."""
+    out, room = [], MAX_RW_COUNT
+    for view in views:
+        out.append(view[:room])
+        room -= len(out[-1])
+    return out
 
 
 def _tail(node: BvecNode | None) -> BvecNode | None:

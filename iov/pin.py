@@ -9,8 +9,8 @@ Follows iov_iter_extract_will_pin and FOLL_PIN of Linux.
 
 import errno
 
-from iov.bvec import BioVec, BvecQueue, MemType
-from iov.iov_iter import ALL_SEGS, IovIter
+from iov.bvec import BioVec, BvecNode, MemType
+from iov.iov_iter import ALL_SEGS, IovIter, IterType
 from iov.phys import PhysMemory
 from iov.walk import take
 
@@ -25,20 +25,21 @@ def extract_will_pin(it: IovIter) -> bool:
 class Pin:
     """A token: memory of a caller, held until `release()`; `views` are its blocks, `iter` stands at its start."""
 
-    __slots__ = ("_ledger", "_queue", "iter", "views")
+    __slots__ = ("_ledger", "_node", "iter", "views")
 
-    def __init__(self, ledger: "PinLedger", views: list[memoryview], iterator: IovIter, queue: BvecQueue) -> None:
+    def __init__(self, ledger: "PinLedger", views: list[memoryview], it: IovIter) -> None:
         self._ledger: PinLedger | None = ledger
         self.views = views
-        self._queue = queue
-        self.iter = iterator
+        self._node = node = BvecNode([BioVec(view, 0, len(view)) for view in views], MemType.PINNED)
+        # Straight to the chain: the memory was checked when the caller's iterator was made.
+        self.iter = IovIter(IterType.BVECQ, it.direction, node.length, None, None, node)
 
     def release(self) -> None:
         """Let the memory go; iterators over it are refused from here on. Raises: ValueError the second time."""
         ledger, self._ledger = self._ledger, None
         if ledger is None:
             raise ValueError("the pin was released before")
-        self._queue.release()
+        self._node.release()
         ledger.unpin(self.views)
 
 
@@ -61,9 +62,7 @@ class PinLedger:
         if not extract_will_pin(it):
             raise ValueError(f"{it.iter_type.name} memory is not pinned: its owner keeps it")
         views = self._views(it, max_size, max_segs)
-        queue = BvecQueue()
-        queue.append([BioVec(view, 0, len(view)) for view in views], MemType.PINNED)
-        pin = Pin(self, views, IovIter.bvecq(it.direction, queue), queue)
+        pin = Pin(self, views, it)
         if self._phys is not None:
             for view in views:
                 self._phys.map_user(view)

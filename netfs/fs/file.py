@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
-from iov.bvec import Buffer
+from iov.bvec import Buffer, byte_view
 from iov.iov_iter import Direction, IovIter
 from netfs.engine.buffered_read import buffered_read, cached_view
 from netfs.engine.buffered_write import buffered_write
@@ -118,7 +118,14 @@ class File:
                     return bytes(view)  # door: File.read returns bytes, straight out of the folio
             n = max(0, min(n, self.size - pos))
         buffer = memoryview(bytearray(n))
-        done = await self.read_iter(IovIter.ubuf(_DEST, buffer), pos)
+        it = IovIter.ubuf(_DEST, buffer)
+        done = await self.read_iter(it, pos)
+        while done < n and not it.count:  # an iterator holds less than a very long buffer
+            it = IovIter.ubuf(_DEST, buffer[done:])
+            more = await self.read_iter(it, pos + done)
+            if not more:
+                break
+            done += more
         self._inode.probe.copied(done)
         return bytes(buffer[:done])  # door: File.read returns bytes
 
@@ -138,13 +145,17 @@ class File:
         Returns: len(data). Raises: OSError; a prefix may have been written, and the position has moved past it.
         Cancellation: a prefix may have been written.
         """
-        it = IovIter.ubuf(Direction.SOURCE, data)
-        total = it.count
+        left = byte_view(data)
+        total = len(left)
         at = self._pos if pos is None else pos
+        it = IovIter.ubuf(Direction.SOURCE, left)
         if not total:
             await self.write_iter(it, at)
-        while it.count:
+        while len(left):
+            if not it.count:  # an iterator holds less than a very long buffer
+                it = IovIter.ubuf(Direction.SOURCE, left)
             done = await self.write_iter(it, at)
+            left = left[done:]
             at = self._inode.sizes.i_size if self._mode.append else at + done
             if pos is None:
                 self._pos = at
