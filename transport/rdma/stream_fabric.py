@@ -19,13 +19,11 @@ from iov.probe import Probe
 from transport.env import Env
 from transport.link import ByteStream
 from transport.pump import error_of, send_all
-from transport.rdma.ah import AddressVector
-from transport.rdma.enums import AttrMask, Mtu, QPState
 from transport.rdma.iwarp.engine import Engine
 from transport.rdma.iwarp.mpa import MpaError, Settled, StartFrame, StartReader, find_crc
 from transport.rdma.iwarp.operations import attach
 from transport.rdma.pump import Wake
-from transport.rdma.qp import QP, QPAttr
+from transport.rdma.qp import QP
 
 __all__ = ["StreamLink", "receive_request", "send_reply", "start_mpa"]
 
@@ -94,8 +92,7 @@ class StreamLink:
         self.over = Wake()
         self.drained = Wake()
         self.engine = Engine(qp, crc, settled.ird, is_server, self._on_wake)
-        attach(qp, self.engine)
-        _make_ready(qp, settled, access)
+        attach(qp, self.engine, settled, access)
 
     def _on_wake(self) -> None:
         self.wake.set()
@@ -172,30 +169,3 @@ class StreamLink:
             engine.lose("the connection was closed here")
         if engine.terminated is None:
             self.drained.set()
-
-
-def _make_ready(qp: QP, settled: Settled, access: int) -> None:
-    """Take a queue pair to RTS. Addresses and packet numbers mean nothing on a stream: they are the device's own."""
-    device = qp.device
-    attr = QPAttr(
-        qp_state=QPState.INIT,
-        port=1,
-        access_flags=int(access),
-        av=AddressVector(dlid=device.lid, dgid=device.gid),
-        path_mtu=Mtu.MTU_4096,
-        max_rd_atomic=min(settled.ord, device.profile.max_rd_atom),
-        max_dest_rd_atomic=min(settled.ird, device.profile.max_rd_atom),
-    )
-    state = AttrMask.STATE
-    if qp.state in (QPState.RESET, QPState.INIT):
-        qp.modify(attr, state | AttrMask.PKEY_INDEX | AttrMask.PORT | AttrMask.ACCESS_FLAGS)
-    attr.qp_state = QPState.RTR
-    qp.modify(
-        attr,
-        state | AttrMask.AV | AttrMask.PATH_MTU | AttrMask.DEST_QPN | AttrMask.RQ_PSN | AttrMask.MAX_DEST_RD_ATOMIC
-        | AttrMask.MIN_RNR_TIMER,
-    )  # fmt: skip
-    attr.qp_state = QPState.RTS
-    qp.modify(
-        attr, state | AttrMask.TIMEOUT | AttrMask.RETRY_CNT | AttrMask.RNR_RETRY | AttrMask.SQ_PSN | AttrMask.MAX_QP_RD_ATOMIC
-    )

@@ -2,13 +2,14 @@
 
     python -m trials.bench.peer          prints its port, serves until its standard input ends
 
-The first byte a client sends chooses: `r` sends it blocks, `w` takes what it sends and answers the last block with one byte,
+The first byte a client sends chooses: `r` sends it blocks, `w` takes what it sends and answers the last one with one byte,
 `q` answers each 32-byte request with 4 KiB. Nothing here knows of netfs: Trio's sockets with `sendmsg` and `recv_into` alone. The
 near sides of the same loops stand below, so that both can be read at once. Owns its buffers.
 """
 
+import struct
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import Final
@@ -17,12 +18,16 @@ import trio
 
 from trials.bench.limits import MB, rotating, timed
 
-__all__ = ["BLOCK", "REPLY", "Socket", "near", "peer_process", "raw_read_mb_s", "raw_write_mb_s", "rpc_per_s", "serve_socket"]
+__all__ = [
+    "BLOCK", "REPLY", "Socket", "listen", "near", "peer_process", "raw_read_mb_s", "raw_write_mb_s", "rpc_per_s", "serve_socket",
+]  # fmt: skip
 
 BLOCK: Final = 1 << 20
 REPLY: Final = 4096
 REQUEST: Final = 32
 START_TIMEOUT_S: Final = 20
+ORDER: Final = struct.Struct("<cQI")
+"""What to do, how often, with blocks of which size."""
 Socket = trio.socket.SocketType
 
 
@@ -44,15 +49,16 @@ async def receive_whole(sock: Socket, view: memoryview) -> bool:
 
 async def serve_socket(sock: Socket) -> None:
     """Be the far side on one socket until the near side closes it."""
-    order, blocks = memoryview(bytearray(9)), _blocks()
+    order = memoryview(bytearray(ORDER.size))
     try:
         while await receive_whole(sock, order):
-            count = int.from_bytes(order[1:], "little")
-            match order[0]:
-                case 0x72:
+            what, count, size = ORDER.unpack(order)
+            blocks = _blocks(size)
+            match what:
+                case b"r":
                     for index in range(count):
                         await send_whole(sock, blocks[index % len(blocks)])
-                case 0x77:
+                case b"w":
                     for index in range(count):
                         if not await receive_whole(sock, blocks[index % len(blocks)]):
                             return
@@ -72,35 +78,35 @@ async def serve_socket(sock: Socket) -> None:
 async def raw_read_mb_s(sock: Socket, targets: Sequence[memoryview], count: int) -> float:
     """Receive `count` blocks. Returns: MB/s."""
     with timed() as clock:
-        await _order(sock, b"r", count)
+        await _order(sock, b"r", count, len(targets[0]))
         for index in range(count):
             await receive_whole(sock, targets[index % len(targets)])
-    return count * BLOCK / clock.seconds / MB
+    return count * len(targets[0]) / clock.seconds / MB
 
 
 async def raw_write_mb_s(sock: Socket, sources: Sequence[memoryview], count: int) -> float:
     """Send `count` blocks and wait until they were taken. Returns: MB/s."""
     with timed() as clock:
-        await _order(sock, b"w", count)
+        await _order(sock, b"w", count, len(sources[0]))
         for index in range(count):
             await send_whole(sock, sources[index % len(sources)])
         await receive_whole(sock, memoryview(bytearray(1)))
-    return count * BLOCK / clock.seconds / MB
+    return count * len(sources[0]) / clock.seconds / MB
 
 
 async def rpc_per_s(sock: Socket, count: int) -> float:
     """Make `count` requests one after another, each answered with 4 KiB. Returns: requests a second."""
     request, reply = memoryview(bytearray(REQUEST)), memoryview(bytearray(REPLY))
     with timed() as clock:
-        await _order(sock, b"q", count)
+        await _order(sock, b"q", count, REPLY)
         for _ in range(count):
             await send_whole(sock, request)
             await receive_whole(sock, reply)
     return count / clock.seconds
 
 
-async def _order(sock: Socket, what: bytes, count: int) -> None:
-    await send_whole(sock, memoryview(what + count.to_bytes(8, "little")))
+async def _order(sock: Socket, what: bytes, count: int, size: int) -> None:
+    await send_whole(sock, memoryview(ORDER.pack(what, count, size)))
 
 
 @asynccontextmanager
@@ -113,9 +119,9 @@ async def near(port: int) -> AsyncIterator[Socket]:
 
 
 @asynccontextmanager
-async def peer_process() -> AsyncIterator[int]:
-    """Run the far side in a process of its own. Returns: its port."""
-    command = [sys.executable, "-m", "trials.bench.peer"]
+async def peer_process(module: str = "trials.bench.peer") -> AsyncIterator[int]:
+    """Run the far side, a module that prints its port, in a process of its own. Returns: the port."""
+    command = [sys.executable, "-m", module]
     process = await trio.lowlevel.open_process(command, stdin=-1, stdout=-1)
     assert process.stdin is not None and process.stdout is not None
     try:
@@ -130,8 +136,8 @@ async def peer_process() -> AsyncIterator[int]:
             await process.wait()
 
 
-async def main() -> None:
-    """Listen, say where, serve until standard input ends."""
+async def listen(serve: Callable[[Socket], Awaitable[None]]) -> None:
+    """Listen, say where, serve every client until standard input ends."""
     listener = trio.socket.socket()
     await listener.bind(("127.0.0.1", 0))
     listener.listen()
@@ -143,7 +149,7 @@ async def main() -> None:
             while True:
                 sock, _ = await listener.accept()
                 sock.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
-                nursery.start_soon(serve_socket, sock)
+                nursery.start_soon(serve, sock)
 
         nursery.start_soon(accept)
         async with trio.lowlevel.FdStream(0) as stdin:
@@ -153,9 +159,9 @@ async def main() -> None:
 
 
 @cache
-def _blocks() -> list[memoryview]:
-    return rotating(BLOCK)
+def _blocks(size: int) -> list[memoryview]:
+    return rotating(size)
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    trio.run(listen, serve_socket)

@@ -25,7 +25,7 @@ from trials.bench.limits import MB, rotating, timed
 from trials.bench.peer import BLOCK, Socket, near, peer_process, raw_read_mb_s, raw_write_mb_s, rpc_per_s, serve_socket
 from trials.pair import pair, server_process
 
-__all__ = ["FIGURES", "fill", "memory_folder", "read_in_flight", "verify", "write_in_flight"]
+__all__ = ["FIGURES", "fill", "memory_folder", "random_4k", "read_in_flight", "sequential", "verify", "write_in_flight"]
 
 FILE_BLOCKS: Final = 256
 ROUND_BLOCKS: Final = 384
@@ -46,8 +46,8 @@ async def _client(kind: str, keys: VolumeKey | None) -> AsyncIterator[tuple[Clie
     folder = memory_folder()
     try:
         async with AsyncExitStack() as stack:
-            if kind == "tcp":
-                server = await stack.enter_async_context(server_process(folder))
+            if kind != "socketpair":
+                server = await stack.enter_async_context(server_process(folder, kind == "rdma_stream"))
                 client = await stack.enter_async_context(open_client(server.url, keys=keys, block_size=CRYPTO_BLOCK))
             else:
                 p = await stack.enter_async_context(pair("stream", store=folder, keys=keys, block_size=CRYPTO_BLOCK))
@@ -60,7 +60,7 @@ async def _client(kind: str, keys: VolumeKey | None) -> AsyncIterator[tuple[Clie
 @asynccontextmanager
 async def _raw_socket(kind: str) -> AsyncIterator[Socket]:
     """Yield the near side of the plain loops: to another process, or to a task of this one."""
-    if kind == "tcp":
+    if kind != "socketpair":
         async with peer_process() as port, near(port) as sock:
             yield sock
         return
@@ -143,7 +143,7 @@ async def _at_once(depth: int, work: Callable[[], Awaitable[None]]) -> None:
 
 
 @asynccontextmanager
-async def _sequential(kind: str, depth: int, write: bool, keys: VolumeKey | None, against_plain: bool) -> AsyncIterator[Pairing]:
+async def sequential(kind: str, depth: int, write: bool, keys: VolumeKey | None, against_plain: bool) -> AsyncIterator[Pairing]:
     blocks = rotating(BLOCK)
     run = write_in_flight if write else read_in_flight
     count = ROUND_BLOCKS if depth > 1 else ROUND_BLOCKS // 2
@@ -163,7 +163,7 @@ async def _sequential(kind: str, depth: int, write: bool, keys: VolumeKey | None
 
 
 @asynccontextmanager
-async def _random(kind: str, depth: int) -> AsyncIterator[Pairing]:
+async def random_4k(kind: str, depth: int) -> AsyncIterator[Pairing]:
     async with _client(kind, None) as (client, _), await client.open("/file", "w+", direct=True) as file:
         await verify(file, await fill(file, rotating(BLOCK)))
         async with _raw_socket(kind) as sock:
@@ -172,17 +172,17 @@ async def _random(kind: str, depth: int) -> AsyncIterator[Pairing]:
 
 
 def _stream(kind: str, what: str, depth: int, target: float) -> Figure:
-    opened: Callable[[], AbstractAsyncContextManager[Pairing]] = partial(_sequential, kind, depth, what == "write", None, False)
+    opened: Callable[[], AbstractAsyncContextManager[Pairing]] = partial(sequential, kind, depth, what == "write", None, False)
     return Figure(f"{kind}.seq_{what}.qd{depth}", "MB/s", "raw_stream", target, opened)
 
 
 def _encrypted(kind: str, what: str, target: float) -> Figure:
-    opened = partial(_sequential, kind, 8, what == "write", VolumeKey(KEY), True)
+    opened = partial(sequential, kind, 8, what == "write", VolumeKey(KEY), True)
     return Figure(f"{kind}.enc64k.seq_{what}.qd8", "MB/s", f"{kind}.seq_{what}.qd8", target, opened)
 
 
 def _small(kind: str, depth: int, target: float) -> Figure:
-    return Figure(f"{kind}.rand_read_4k.qd{depth}", "1/s", "rpc_loop", target, partial(_random, kind, depth))
+    return Figure(f"{kind}.rand_read_4k.qd{depth}", "1/s", "rpc_loop", target, partial(random_4k, kind, depth))
 
 
 FIGURES: Final = tuple(

@@ -10,10 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from transport.rdma import operations
-from transport.rdma.enums import Access, Opcode, SendFlag, WcStatus
+from transport.rdma.ah import AddressVector
+from transport.rdma.enums import Access, AttrMask, Mtu, Opcode, QPState, SendFlag, WcStatus
 from transport.rdma.iwarp.engine import Engine, Outstanding
+from transport.rdma.iwarp.mpa import Settled
 from transport.rdma.iwarp.rdmap import ALL_BITS, ATOMIC_REQUEST, CMP_SWAP, FETCH_ADD, IMMEDIATE, READ_REQUEST, Op
 from transport.rdma.operations import HELD, gather, local_views
+from transport.rdma.qp import QPAttr
 from transport.rdma.sge import LOCAL_DMA_LKEY
 from transport.rdma.wr import SendWR
 
@@ -30,8 +33,11 @@ PROT_ERR, LEN_ERR = int(WcStatus.LOC_PROT_ERR), int(WcStatus.LOC_LEN_ERR)
 Handler = Callable[["Requester", SendWR], int]
 
 
-def attach(qp: "QP", engine: Engine) -> None:
-    """Have the queue pair's requests travel over the engine's stream."""
+def attach(qp: "QP", engine: Engine, settled: Settled, access: int) -> None:
+    """Have the queue pair's requests travel over the engine's stream, and take it to RTS. access: what the peer may do.
+
+    Raises: VerbsError when the queue pair is not in INIT, or RESET.
+    """
     qp.link = engine
     qp.requester.handlers = {
         **operations.HANDLERS,
@@ -43,6 +49,34 @@ def attach(qp: "QP", engine: Engine) -> None:
         Opcode.FETCH_AND_ADD: partial(_atomic, engine),
         Opcode.CMP_AND_SWP: partial(_atomic, engine),
     }
+    _make_ready(qp, settled, access)
+
+
+def _make_ready(qp: "QP", settled: Settled, access: int) -> None:
+    """Take a queue pair to RTS. Addresses and packet numbers mean nothing on a stream: they are the device's own."""
+    device = qp.device
+    attr = QPAttr(
+        qp_state=QPState.INIT,
+        port=1,
+        access_flags=int(access),
+        av=AddressVector(dlid=device.lid, dgid=device.gid),
+        path_mtu=Mtu.MTU_4096,
+        max_rd_atomic=min(settled.ord, device.profile.max_rd_atom),
+        max_dest_rd_atomic=min(settled.ird, device.profile.max_rd_atom),
+    )
+    state = AttrMask.STATE
+    if qp.state in (QPState.RESET, QPState.INIT):
+        qp.modify(attr, state | AttrMask.PKEY_INDEX | AttrMask.PORT | AttrMask.ACCESS_FLAGS)
+    attr.qp_state = QPState.RTR
+    qp.modify(
+        attr,
+        state | AttrMask.AV | AttrMask.PATH_MTU | AttrMask.DEST_QPN | AttrMask.RQ_PSN | AttrMask.MAX_DEST_RD_ATOMIC
+        | AttrMask.MIN_RNR_TIMER,
+    )  # fmt: skip
+    attr.qp_state = QPState.RTS
+    qp.modify(
+        attr, state | AttrMask.TIMEOUT | AttrMask.RETRY_CNT | AttrMask.RNR_RETRY | AttrMask.SQ_PSN | AttrMask.MAX_QP_RD_ATOMIC
+    )
 
 
 def _payload(requester: "Requester", wr: SendWR) -> tuple[list[memoryview], int] | int:
