@@ -32,8 +32,8 @@ def translate(error: Exception, path: str | None) -> Exception:
     """Return the error to raise to the user for one from below.
 
     An `OSError` keeps its errno, and with it its subclass (FileNotFoundError and so on). A transport error is a `NotReachable`,
-    which is a ConnectionError; anything else that carries an errno (a failed verification: EBADMSG) an OSError with that errno and
-    its text. What carries none is a defect, not an operating error, and is returned as it is.
+    which is a ConnectionError; anything else that carries an errno (a failed verification: EBADMSG) an OSError with that errno
+    and its text. What carries none is a defect, not an operating error, and is returned as it is.
     """
     if isinstance(error, NotReachable):
         return error

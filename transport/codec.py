@@ -207,7 +207,7 @@ class _Layout:
 
 _ATTR: Final = _Layout(
     Attr, ino=U64, type=FILE_TYPE, mode=U32, nlink=U32, uid=U32, gid=U32, size=U63,
-    atime_ns=TIME, mtime_ns=TIME, ctime_ns=TIME, change=U63,
+    atime_ns=TIME, mtime_ns=TIME, ctime_ns=TIME, change=U63, sealed=FLAG,
 )  # fmt: skip
 ATTR: Final = Kind(_ATTR.check, _ATTR.encode)
 _ENTRY: Final = _Layout(DirEntry, name=NAME, cookie=U63, handle=HANDLE, attr=ATTR, record=_optional(RECORD))

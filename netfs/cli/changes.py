@@ -3,12 +3,17 @@
 Owns no memory.
 """
 
-from typing import Annotated
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from netfs.cli.dialing import ANYBODY, Access, connected, remote_place
-from netfs.cli.host import Exit, Host, failing
+from netfs.cli.host import CommandError, Exit, Host, failing
+from netfs.cli.place import Place
+
+if TYPE_CHECKING:
+    from netfs.fs.client import Client
 
 __all__ = ["register"]
 
@@ -22,30 +27,36 @@ def register(host: Host) -> None:
         *more: str,
         recursive: Annotated[bool, Parameter(alias="-r")] = False,
         access: Access = ANYBODY,
-    ) -> None:
-        """Remove files, or whole directories with -r.
+    ) -> int:
+        """Remove files, or whole directories with -r. What cannot be removed is told, and the rest is removed all the same.
 
         Args:
             url: a file, or with --recursive a directory.
             more: further ones.
             recursive: remove directories with all they hold.
         """
-        from transport.messages import FileType  # noqa: PLC0415
-
         places = [remote_place(text) for text in (url, *more)]
         for place in places:
             if place.path == "/":
                 host.fail(Exit.USAGE, f"{place}: the root of an export cannot be removed")
-        for place in places:
-            async with connected(place, access) as client:
-                with failing(Exit.REMOTE, str(place)):
-                    if (await client.stat(place.path)).type is not FileType.DIRECTORY:
-                        await client.unlink(place.path)
-                    elif recursive:
-                        await client.rmtree(place.path)
-                    else:
-                        host.fail(Exit.NO, f"{place}: is a directory; say -r to remove it with all it holds")
-        host.emit({"removed": [str(place) for place in places]})
+        removed: list[str] = []
+        failed: list[CommandError] = []
+        async with AsyncExitStack() as stack:
+            clients: dict[str | None, Client] = {}
+            for place in places:
+                if place.endpoint not in clients:
+                    clients[place.endpoint] = await stack.enter_async_context(connected(place, access))
+                try:
+                    await remove(clients[place.endpoint], place, recursive=recursive)
+                except CommandError as error:
+                    if isinstance(error.__cause__, ConnectionError):
+                        raise
+                    host.warn(str(error))
+                    failed.append(error)
+                else:
+                    removed.append(str(place))
+        host.emit({"removed": removed, "failed": [str(error) for error in failed]})
+        return failed[0].code if failed else Exit.DONE
 
     async def mkdir(
         url: str, /, *more: str, parents: Annotated[bool, Parameter(alias="-p")] = False, access: Access = ANYBODY
@@ -76,3 +87,16 @@ def register(host: Host) -> None:
         usage="netfs mkdir [OPTIONS] URL...",
         examples=["netfs mkdir netfs://127.0.0.1:7777/backup", "netfs mkdir -p netfs://127.0.0.1:7777/a/b/c"],
     )
+
+
+async def remove(client: "Client", place: Place, *, recursive: bool) -> None:
+    """Remove what is at a place. Raises: CommandError."""
+    from transport.messages import FileType  # noqa: PLC0415
+
+    with failing(Exit.REMOTE, str(place)):
+        if (await client.stat(place.path)).type is not FileType.DIRECTORY:
+            await client.unlink(place.path)
+        elif recursive:
+            await client.rmtree(place.path)
+        else:
+            raise CommandError(Exit.NO, f"{place}: is a directory; say -r to remove it with all it holds")

@@ -81,7 +81,7 @@ def kind_of(attr: "Attr") -> str:
     return attr.type.name.lower()
 
 
-def described(attr: "Attr") -> dict[str, int | str]:
+def described(attr: "Attr") -> dict[str, int | str | bool]:
     return {
         "type": kind_of(attr),
         "mode": f"{stat.S_IMODE(attr.mode):04o}",
@@ -94,6 +94,7 @@ def described(attr: "Attr") -> dict[str, int | str]:
         "mtime_ns": attr.mtime_ns,
         "ctime_ns": attr.ctime_ns,
         "change": attr.change,
+        "encrypted": attr.sealed,
     }
 
 
@@ -113,7 +114,7 @@ def long_lines(found: list[tuple[str, "Attr"]]) -> list[str]:
 
 def stat_text(where: str, attr: "Attr") -> str:
     rows = (
-        ("type", kind_of(attr)),
+        ("type", kind_of(attr) + (", encrypted" if attr.sealed else "")),
         ("size", f"{attr.size:,} bytes"),
         ("mode", f"{mode_text(attr)} ({stat.S_IMODE(attr.mode):04o})"),
         ("owner", f"{attr.uid}:{attr.gid}"),

@@ -4,6 +4,7 @@ Writes are unstable and carry the boot verifier of the reply; COMMIT tells wheth
 subrequest's is lent to the transport from issue to its reply.
 """
 
+from crypto.errors import KeyUnavailable
 from netfs.engine.events import trace_call
 from netfs.engine.request import IoSubrequest
 from netfs.fs.calls import ask, body_of
@@ -73,7 +74,9 @@ class PlainOps(FileOps):
         await ask(self.transport, Truncate(self.handle, size), AttrReply)
 
     async def revalidate(self, attr: Attr) -> int:
-        """Believe the server's size."""
+        """Believe the server's size. Raises: KeyUnavailable for a file that somebody encrypted, whose bytes would say nothing."""
+        if attr.sealed:
+            raise KeyUnavailable("the file is encrypted; its key is needed (--key-file)")
         return attr.size
 
 

@@ -93,11 +93,11 @@ class DirectoryStore(Store):
         with self._tree.directory(parent) as (node, fd):
             if self._is_ours(node, raw):
                 raise fail(errno.ENOENT, name)
-            return _entry(*self._tree.look(node, fd, raw))
+            return self._entry(*self._tree.look(node, fd, raw))
 
     def getattr(self, handle: Handle) -> Attr:
         node = self._tree.node(handle)
-        return self._tree.statx(node).attr(node.changes)
+        return self._attr(node, self._tree.statx(node))
 
     def setattr(self, change: Setattr) -> Attr:
         self._check_writable()
@@ -133,7 +133,7 @@ class DirectoryStore(Store):
                     return self.create(parent, name, mode, exclusive=False)
                 if found.type is not FileType.FILE:
                     self._tree.file_node(found.handle)
-                return _entry(found, seen)
+                return self._entry(found, seen)
             try:
                 os.fchmod(made, mode & PERMISSIONS)  # the mode is the client's; our umask has no say
                 child, seen = self._tree.look(node, fd, raw)
@@ -142,7 +142,7 @@ class DirectoryStore(Store):
                 raise
             self._tree.adopt(child, made)
             self._changed(node, fd)
-            return _entry(child, seen)
+            return self._entry(child, seen)
 
     def open(self, handle: Handle, *, write: bool) -> Attr:
         if write:
@@ -264,7 +264,7 @@ class DirectoryStore(Store):
                     os.chmod(path, seen.mode & ~0o777 | mode & PERMISSIONS)
                 child, seen = self._tree.look(node, fd, raw)
             self._changed(node, fd)
-            return _entry(child, seen)
+            return self._entry(child, seen)
 
     def readdir(self, handle: Handle, cookie: int, count: int) -> tuple[list[DirEntry], bool]:
         listed: list[DirEntry] = []
@@ -280,7 +280,7 @@ class DirectoryStore(Store):
                     continue
                 record, generation = self._sidecar.record(child.handle)
                 name = raw.decode("utf-8", "surrogateescape")
-                listed.append(DirEntry(name, behind, child.handle, seen.attr(child.changes), record if generation else None))
+                listed.append(DirEntry(name, behind, child.handle, self._attr(child, seen), record if generation else None))
         return listed, True
 
     def unlink(self, parent: Handle, name: str) -> None:
@@ -436,6 +436,12 @@ class DirectoryStore(Store):
         with self._pool_lock:
             lease.release()
 
+    def _attr(self, node: Node, seen: Statx) -> Attr:
+        return seen.attr(node.changes, sealed=self._sidecar.is_recorded(node.handle))
+
+    def _entry(self, node: Node, seen: Statx) -> EntryReply:
+        return EntryReply(node.handle, self._attr(node, seen))
+
     def _is_ours(self, node: Node, raw: bytes) -> bool:
         return node.parent is None and raw == SIDECAR_NAME
 
@@ -467,7 +473,3 @@ def _reading(fd: int) -> Iterator[int]:
         yield readable
     finally:
         os.close(readable)
-
-
-def _entry(node: Node, seen: Statx) -> EntryReply:
-    return EntryReply(node.handle, seen.attr(node.changes))

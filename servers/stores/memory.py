@@ -404,4 +404,5 @@ def _attr(inode: _Inode) -> Attr:
     return Attr(
         inode.ino, inode.type, inode.mode, nlink, inode.uid, inode.gid, size,
         inode.atime_ns, inode.mtime_ns, inode.ctime_ns, inode.change,
+        isinstance(inode, _File) and inode.generation > 0,
     )  # fmt: skip

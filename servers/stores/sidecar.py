@@ -108,6 +108,10 @@ class Sidecar:
 
     # ---- records
 
+    def is_recorded(self, handle: Handle) -> bool:
+        """Tell whether a file has a record; never sleeps."""
+        return _name(handle) in self._recorded
+
     def record(self, handle: Handle) -> tuple[bytes, int]:
         """Return record and generation; (b"", 0) without one."""
         name = _name(handle)

@@ -58,12 +58,12 @@ class Statx:
     mtime_ns: int
     ctime_ns: int
 
-    def attr(self, changes: int = 0) -> Attr:
+    def attr(self, changes: int = 0, *, sealed: bool = False) -> Attr:
         """Return the attributes; `changes` made through this server tell apart what one tick of the file clock cannot."""
         change = max(self.ctime_ns, 0) + changes
         return Attr(
             self.ino, self.type, self.mode, self.nlink, self.uid, self.gid, self.size,
-            self.atime_ns, self.mtime_ns, self.ctime_ns, change,
+            self.atime_ns, self.mtime_ns, self.ctime_ns, change, sealed,
         )  # fmt: skip
 
 

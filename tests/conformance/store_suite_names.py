@@ -217,6 +217,7 @@ def check_aux_stream(store: Store) -> None:
 def check_record(store: Store) -> None:
     file = new(store)
     assert store.record_get(file) == (b"", 0)
+    assert not store.getattr(file).sealed
     step = Step(StepKind.RECORD_PUT, file, record=b"first")
     assert store.transact([(file, 0)], 0, [step], None) == [1]
     assert store.record_get(file) == (b"first", 1)
@@ -231,6 +232,8 @@ def check_record(store: Store) -> None:
     assert store.record_get(file) == (b"2", 2)
     entries, _ = store.readdir(top(store), 0, 10)
     assert [entry.record for entry in entries] == [b"2"]
+    seen = (store.getattr(file), store.open(file, write=False), store.lookup(top(store), entries[0].name).attr, entries[0].attr)
+    assert all(attr.sealed for attr in seen)
     assert store.transact([(file, 2)], 0, [Step(StepKind.RECORD_PUT, file, record=b"")], None) == [3]
     assert store.record_get(file) == (b"", 3)
     big = bytes(range(256)) * (RECORD_MAX // 256)

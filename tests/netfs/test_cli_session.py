@@ -197,6 +197,32 @@ def test_a_wrong_key(tmp_path: Path, url: str, key: Path) -> None:
     assert netfs("rm", where).code == 0
 
 
+def test_no_key_where_one_is_needed(tmp_path: Path, url: str, key: Path) -> None:
+    (tmp_path / "secret").write_bytes(os.urandom(1 << 20))
+    where = f"{url}/no-key"
+    assert netfs("cp", "--key-file", key, tmp_path / "secret", where).code == 0
+    told(netfs("cat", where), 3, where, "is encrypted", "--key-file")
+    told(netfs("cp", where, tmp_path / "copy"), 3, where, "is encrypted", "--key-file")
+    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
+    assert json.loads(netfs("stat", "--json", where).out)["encrypted"] is True
+    assert netfs("rm", where).code == 0
+
+
+def test_rm_tells_and_goes_on(tmp_path: Path, url: str) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    names = [f"{url}/rm{number}" for number in range(4)]
+    for name in (names[0], names[3]):
+        assert netfs("cp", tmp_path / "file", name).code == 0
+    assert netfs("mkdir", names[2]).code == 0
+    done = netfs("rm", "--json", *names)
+    assert done.code == 3
+    assert json.loads(done.out)["removed"] == [names[0], names[3]]
+    missing, folder = done.err.splitlines()
+    assert missing == f"netfs: {names[1]}: No such file or directory"
+    assert names[2] in folder and "-r" in folder
+    assert netfs("rm", "-r", names[2]).code == 0
+
+
 def test_a_port_in_use(tmp_path: Path, url: str) -> None:
     address = url.removeprefix("netfs+tcp://")
     told(netfs("serve", *([tmp_path] if LINUX else ["--memory"]), "--listen", address), 4, address, "in use")

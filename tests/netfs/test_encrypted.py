@@ -6,10 +6,15 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
+import trio
 
+from crypto.errors import ENOKEY
 from crypto.keys import VolumeKey
 from crypto.layout import PAGE_SIZE, nr_blocks
 from crypto.record import RECORD_SIZE
+from netfs.fs.client import open_client
+from servers.stores.memory import MemoryStore
+from tests.netfs.loop import LoopTransport
 from tests.netfs.sealed_world import BLOCK, EKEYREJECTED, World, fails, get, in_world, put
 from tests.netfs.test_fsx import Model
 from transport.base import Limits
@@ -200,3 +205,22 @@ async def test_every_transport(transport: TransportName) -> None:
                 await file.write(b"zz", 100_001)
                 await file.truncate(150_000)
                 assert await file.read(-1, 0) == (data[:100_001] + b"zz" + data[100_003:])[:150_000]
+
+
+def test_without_the_key_nothing_is_opened() -> None:
+    async def test() -> None:
+        store = MemoryStore()
+        transport, plain = LoopTransport(store), LoopTransport(store)
+        async with open_client(transport, keys=VolumeKey(bytes(32))) as client:
+            await put(client, "/file", b"secret", direct=True)
+            async with open_client(plain) as other:
+                for mode in ("r", "r+", "w", "a"):
+                    with pytest.raises(OSError) as caught:
+                        await other.open("/file", mode)
+                    assert (caught.value.errno, caught.value.filename) == (ENOKEY, "/file")
+                await put(other, "/plain", b"open")
+                assert await get(other, "/plain", direct=True) == b"open"
+            assert await get(client, "/file", direct=True) == b"secret"
+        store.close()
+
+    trio.run(test)
