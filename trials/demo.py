@@ -89,7 +89,7 @@ async def run_row(row: Row, sample: Sample, key: VolumeKey, buffer: memoryview) 
                 elif FOLDERS:
                     search_folder(search, Path(folder))
                 else:
-                    await search_as_a_stranger(search, str(p.url))
+                    await search_as_a_stranger(search, p)
             return replace(filled, plaintext_in_store=search.found > 0 if sample.windows else None)
     except (OSError, BaseExceptionGroup) as error:
         cause = root_cause(error)
@@ -168,9 +168,10 @@ def search_folder(search: Search, folder: Path) -> None:
                 search.stream(iter(lambda: stream.read(CHUNK), b""))
 
 
-async def search_as_a_stranger(search: Search, url: str) -> None:
-    """Search what a client without a key is given."""
-    async with open_client(url) as client:
+async def search_as_a_stranger(search: Search, p: Pair) -> None:
+    """Search what a client without the key of the content is given."""
+    identity, hosts = (None, None) if p.keyring is None else (p.keyring.client.path, p.keyring.known_hosts)
+    async with open_client(str(p.url), identity=identity, known_hosts=hosts) as client:
         search.stream([await read_all(client)])
 
 

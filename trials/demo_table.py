@@ -15,6 +15,7 @@ TITLES = {
     "stream": "socket pair",
     "rdma-memory": "RDMA verbs",
     "tcp": "TCP",
+    "tls": "TLS 1.3",
     "rdma-stream": "RDMA by iWARP",
 }
 PROCESSES = {1: "one process", 2: "two processes"}
@@ -24,7 +25,7 @@ PROCESSES = {1: "one process", 2: "two processes"}
 class Row:
     """What one run of the demo showed, under the names of `netfs demo --json`. error: why there is nothing to show, else None."""
 
-    transport: Literal["stream", "rdma-memory", "tcp", "rdma-stream"]
+    transport: Literal["stream", "rdma-memory", "tcp", "tls", "rdma-stream"]
     processes: int
     encrypted: bool
     mode: str

@@ -1,4 +1,4 @@
-"""Trio shell. A client and a server in two lines: in one process over a socketpair or RDMA, or in two over TCP or iWARP.
+"""Trio shell. A client and a server in two lines: in one process over a socketpair or RDMA, or in two over TCP, TLS or iWARP.
 
     async with trials.pair(transport="rdma-memory", encrypt=True) as p:
         async with await p.client.open("/notes", "w") as f:
@@ -34,13 +34,14 @@ from transport.rdma.endpoint import rdma_memory_connection
 from transport.rdma.profiles import RXE, DeviceProfile
 from transport.rdma.stream_endpoint import connect_rdma_stream
 from transport.stream import connect_stream
+from trials.keyring import Keyring, keyring
 from trials.world import RealWorld, World
 
 __all__ = ["TRANSPORTS", "TWO_PROCESSES", "Pair", "ServerProcess", "TransportName", "pair", "server_process"]
 
-TransportName = Literal["stream", "rdma-memory", "tcp", "rdma-stream"]
-TRANSPORTS: Final[tuple[TransportName, ...]] = ("stream", "rdma-memory", "tcp", "rdma-stream")
-TWO_PROCESSES: Final = frozenset({"tcp", "rdma-stream"})
+TransportName = Literal["stream", "rdma-memory", "tcp", "tls", "rdma-stream"]
+TRANSPORTS: Final[tuple[TransportName, ...]] = ("stream", "rdma-memory", "tcp", "tls", "rdma-stream")
+TWO_PROCESSES: Final = frozenset({"tcp", "tls", "rdma-stream"})
 START_TIMEOUT_S: Final = 20
 STOP_TIMEOUT_S: Final = 10
 _LIMITS: Final = Limits()
@@ -48,7 +49,7 @@ _LIMITS: Final = Limits()
 
 @dataclass(slots=True)
 class Pair:
-    """Clients and the server they share. store, server_probe: None when the server is another process."""
+    """Clients and the server they share. store, server_probe: None when the server is another process. keyring: of TLS."""
 
     clients: list[Client]
     client_probes: list[Probe]
@@ -56,6 +57,7 @@ class Pair:
     server_probe: Probe | None = None
     url: str | None = None
     keys: VolumeKey | None = field(default=None, repr=False)
+    keyring: Keyring | None = None
 
     @property
     def client(self) -> Client:
@@ -96,10 +98,11 @@ async def pair(
     """Run a server and its clients for the length of a block.
 
     Args: transport: `stream` (one process, a socketpair, or the world's own link), `rdma-memory` (one process, emulated RDMA),
-    `tcp` (the server is a process of its own), `rdma-stream` (the same, RDMA by iWARP). processes: 1 puts the server of
-    `rdma-stream` into this process, on a link of the world. encrypt: with a fresh key; keys: with this one. store: `memory`, a
-    folder, or a store, which stays the caller's. cache_bytes: of each client; rsize, wsize: most bytes of one read or write;
-    block_size: of encrypted files. world: where time, randomness and links come from; the real one by default.
+    `tcp` (the server is a process of its own), `tls` (the same, with fresh keys), `rdma-stream` (RDMA by iWARP). processes: 1
+    puts the server of `rdma-stream` into this process, on a link of the world. encrypt: with a fresh key; keys: with this one.
+    store: `memory`, a folder, or a store, which stays the caller's. cache_bytes: of each client; rsize, wsize: most bytes
+    of one read or write; block_size: of encrypted files. world: where time, randomness and links come from; the real one by
+    default.
     Raises: OSError when the server cannot be started or reached.
     Cancellation: dirty data of files that were not closed is lost; nothing keeps running.
     """
@@ -110,12 +113,15 @@ async def pair(
         open_one = partial(open_client, keys=keys, cache_bytes=cache_bytes, rsize=rsize, wsize=wsize, block_size=block_size)
         probes = [world.probe(f"client{index}") for index in range(clients)]
         found = Pair([], probes, keys=keys)
-        if transport == "tcp" or (transport == "rdma-stream" and processes != 1):
+        if transport in TWO_PROCESSES and (transport != "rdma-stream" or processes != 1):
             if isinstance(store, Store):
                 raise ValueError("a store of this process cannot be served by another one")
-            process = await stack.enter_async_context(
-                server_process(None if store == "memory" else Path(store), transport == "rdma-stream")
-            )
+            if transport == "tls":
+                found.keyring = ring = stack.enter_context(keyring())
+                open_one = partial(open_one, identity=ring.client.path, known_hosts=ring.known_hosts)
+            folder = None if store == "memory" else Path(store)
+            served = server_process(folder, rdma=transport == "rdma-stream", keys=found.keyring)
+            process = await stack.enter_async_context(served)
             found.url = process.url
             for index in range(clients):
                 client = open_one(process.url, env=world.env(f"client{index}"), probe=probes[index])
@@ -167,10 +173,11 @@ async def _quiet_nursery() -> AsyncIterator[trio.Nursery]:
 
 
 @asynccontextmanager
-async def server_process(folder: Path | None, rdma: bool = False) -> AsyncIterator[ServerProcess]:
+async def server_process(folder: Path | None, *, rdma: bool = False, keys: Keyring | None = None) -> AsyncIterator[ServerProcess]:
     """Run `netfs serve` in a process of its own for the length of a block.
 
-    folder: None for an empty store in memory. rdma: the URL is that of its RDMA side.
+    folder: None for an empty store in memory. rdma: the URL is that of its RDMA side. keys: it speaks TLS with
+    these; the client's side of them knows it then.
 
     Raises: OSError with what the server said when it does not start.
     Cancellation: the process is ended all the same.
@@ -179,6 +186,8 @@ async def server_process(folder: Path | None, rdma: bool = False) -> AsyncIterat
     command = [sys.executable, "-m", "netfs", "serve", *what, "--listen", "127.0.0.1:0", "--json"]
     if rdma:
         command += ["--rdma", "127.0.0.1:0"]
+    if keys is not None:
+        command += keys.serve_options()
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None
     try:
@@ -193,7 +202,10 @@ async def server_process(folder: Path | None, rdma: bool = False) -> AsyncIterat
             process.terminate()
             said = (await process.stderr.receive_some(4096)).decode(errors="replace").strip()
             raise OSError(errno.ECONNREFUSED, said or "the server did not start in time", " ".join(what))
-        yield ServerProcess(str(json.loads(line)["rdma_url" if rdma else "url"]), process.pid)
+        url = str(json.loads(line)["rdma_url" if rdma else "url"])
+        if keys is not None:
+            keys.meet(url)
+        yield ServerProcess(url, process.pid)
     finally:
         process.terminate()
         with trio.move_on_after(STOP_TIMEOUT_S, shield=True):

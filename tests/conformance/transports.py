@@ -10,6 +10,7 @@ import trio
 
 from iov.probe import Probe
 from tests.conformance.transport_suite import Opened, Opener
+from tests.transport.secure import client_side, server_side, shaken
 from transport.base import HandlerFactory, Limits
 from transport.env import system_env
 from transport.errors import TransportError
@@ -19,15 +20,20 @@ from transport.rdma.profiles import PROFILES
 from transport.rdma.stream_endpoint import connect_rdma_stream, serve_rdma_stream
 from transport.stream import connect_stream, serve_stream
 
-__all__ = ["SLOW", "TRANSPORTS"]
+__all__ = ["JOINING", "SLOW", "TRANSPORTS"]
 
 
 @asynccontextmanager
 async def over_streams(
-    ours: ByteStream, theirs: ByteStream, handler_factory: HandlerFactory, limits: Limits, cut: Callable[[], None]
+    ours: ByteStream,
+    theirs: ByteStream,
+    handler_factory: HandlerFactory,
+    limits: Limits,
+    cut: Callable[[], None],
+    probes: tuple[Probe, Probe] | None = None,
 ) -> AsyncIterator[Opened]:
     """Serve on one end and connect from the other; both are over when the block is."""
-    client_probe, server_probe = Probe(), Probe()
+    client_probe, server_probe = probes or (Probe(), Probe())
     env = system_env()
 
     async def serve() -> None:
@@ -81,6 +87,18 @@ async def tcp(handler_factory: HandlerFactory, limits: Limits) -> AsyncIterator[
         theirs, _ = listener.accept()
     async with over_streams(SocketStream(ours), SocketStream(theirs), handler_factory, limits, shut(ours)) as opened:
         yield opened
+
+
+@asynccontextmanager
+async def tls(handler_factory: HandlerFactory, limits: Limits) -> AsyncIterator[Opened]:
+    probes = Probe(), Probe()
+    near, far = socket.socketpair()
+    breaker = near.dup()
+    ours, theirs = client_side(near, probes[0]), server_side(far, probes[1])
+    await shaken(ours, theirs)
+    with breaker:
+        async with over_streams(ours, theirs, handler_factory, limits, shut(breaker), probes) as opened:
+            yield opened
 
 
 def rdma(profile: str) -> Opener:
@@ -149,6 +167,7 @@ TRANSPORTS: Final[dict[str, Opener]] = {
     "memory-narrow": memory_narrow,
     "socketpair": socketpair,
     "tcp": tcp,
+    "tls": tls,
     "rdma-roce": rdma("rxe"),
     "rdma-iwarp": rdma("siw"),
     "rdma-stream": rdma_stream_memory,
@@ -158,3 +177,5 @@ TRANSPORTS: Final[dict[str, Opener]] = {
 }
 SLOW: Final = frozenset({"memory-bytewise", "rdma-stream-bytewise"})
 """Where large payloads would take too long."""
+JOINING: Final = frozenset({"tls"})
+"""Where pieces shorter than a record are joined before they are sent, which copies them once more."""

@@ -18,6 +18,7 @@ from trials.bench.limits import memcpy_mb_s, py_loop_per_s, rotating
 ISSUED = {
     "tcp.seq_read.qd8", "tcp.seq_write.qd8", "tcp.seq_read.qd1", "tcp.rand_read_4k.qd32", "tcp.rand_read_4k.qd1",
     "tcp.enc64k.seq_read.qd8", "socketpair.seq_read.qd8", "rdma_memory.seq_read", "memory.sparse_4g",
+    "tls.seq_read.qd8",
 }  # fmt: skip
 
 

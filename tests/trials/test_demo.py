@@ -43,7 +43,7 @@ async def test_every_path_has_good_rows(file: Path, capfd: pytest.CaptureFixture
     shown = json.loads(capfd.readouterr().out)
     assert list(shown) == ["file", "bytes", "rows"]
     assert (shown["file"], shown["bytes"]) == (str(file), LENGTH - 5)
-    processes = {"stream": [1], "rdma-memory": [1], "tcp": [2], "rdma-stream": [1, 2]}
+    processes = {"stream": [1], "rdma-memory": [1], "tcp": [2], "tls": [2], "rdma-stream": [1, 2]}
     assert [(row["transport"], row["processes"], row["encrypted"], row["mode"]) for row in shown["rows"]] == [
         (transport, count, encrypted, mode)
         for transport in TRANSPORTS
@@ -92,10 +92,13 @@ async def test_a_row_that_fails_is_told(file: Path, capfd: pytest.CaptureFixture
     assert (row["verified"], row["plaintext_in_store"]) == (False, None)
 
 
+@pytest.mark.parametrize("transport", ["tcp", "tls"])
 @pytest.mark.parametrize("encrypted", [False, True])
-async def test_where_no_folder_can_be_served(file: Path, monkeypatch: pytest.MonkeyPatch, encrypted: bool) -> None:
+async def test_where_no_folder_can_be_served(
+    file: Path, monkeypatch: pytest.MonkeyPatch, encrypted: bool, transport: str
+) -> None:
     monkeypatch.setattr(demo, "FOLDERS", False)
-    row = next(row for row in plan() if row.transport == "tcp" and row.encrypted is encrypted)
+    row = next(row for row in plan() if row.transport == transport and row.encrypted is encrypted)
     row = await run_row(row, load_sample(file), VolumeKey(bytes(32)), memoryview(bytearray(LENGTH)))
     assert row.good
     assert row.plaintext_in_store is not encrypted
@@ -134,5 +137,5 @@ def test_the_table_tells_what_is_wrong() -> None:
 
 def test_rows_have_the_names_scripts_rely_on() -> None:
     assert tuple(field.name for field in fields(Row))[:-1] == KEYS
-    assert get_args(Row.__annotations__["transport"]) == get_args(Literal["stream", "rdma-memory", "tcp", "rdma-stream"])
+    assert get_args(Row.__annotations__["transport"]) == get_args(Literal["stream", "rdma-memory", "tcp", "tls", "rdma-stream"])
     assert "error" not in Row("tcp", 2, True, "direct").as_json()

@@ -47,7 +47,7 @@ async def _client(kind: str, keys: VolumeKey | None) -> AsyncIterator[tuple[Clie
     try:
         async with AsyncExitStack() as stack:
             if kind != "socketpair":
-                server = await stack.enter_async_context(server_process(folder, kind == "rdma_stream"))
+                server = await stack.enter_async_context(server_process(folder, rdma=kind == "rdma_stream"))
                 client = await stack.enter_async_context(open_client(server.url, keys=keys, block_size=CRYPTO_BLOCK))
             else:
                 p = await stack.enter_async_context(pair("stream", store=folder, keys=keys, block_size=CRYPTO_BLOCK))
