@@ -1,8 +1,12 @@
 """Moving, cutting, counting and refusing: what an iterator does without touching its memory."""
 
 import array
+import ctypes
 import errno
+import mmap
+from collections.abc import Iterator
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,9 +16,10 @@ from iov.address import address_of
 from iov.bvec import PAGE_SIZE, BioVec, BvecNode, BvecQueue
 from iov.copy_iter import copy_from_iter, copy_to_iter
 from iov.debug import set_debug
-from iov.extract import peek_segments
+from iov.device_memory import DeviceMemory
+from iov.extract import extract_bvecs, extract_pages, extract_segments, peek_segments
 from iov.folio import Folio, XArray
-from iov.iov_iter import UIO_MAXIOV, Direction, IovIter, IterType
+from iov.iov_iter import MAX_RW_COUNT, UIO_MAXIOV, Direction, IovIter, IterType
 
 from .shapes import Maker, block, bvecs, every_kind, pattern, pieces
 
@@ -269,7 +274,21 @@ def own_tail() -> None:
     IovIter.bvecq(SOURCE, queue)
 
 
+def overlapping_nodes() -> None:
+    queue = BvecQueue()
+    queue.append(MEMORY[10:20])
+    queue.append(MEMORY[19:30])
+    IovIter.bvecq(DEST, queue)
+
+
+def twice_exported() -> list[memoryview]:
+    """Return views of the same bytes whose objects are not the same."""
+    store = (ctypes.c_ubyte * 16)()
+    return [memoryview((ctypes.c_ubyte * 8).from_buffer(store, off)).cast("B") for off in (0, 4)]
+
+
 MEMORY = block(PAGE_SIZE)
+REGION = DeviceMemory("gpu", 1 << 42, PAGE_SIZE)
 BAD = {
     "read-only destination": (TypeError, lambda: IovIter.ubuf(DEST, b"abc")),
     "read-only among vectors": (TypeError, lambda: IovIter.iovec(DEST, [bytearray(3), b"abc"])),
@@ -280,6 +299,12 @@ BAD = {
     "overlapping vectors": (ValueError, lambda: IovIter.iovec(DEST, [MEMORY[:10], MEMORY[9:20]])),
     "overlapping kernel vectors": (ValueError, lambda: IovIter.kvec(DEST, [MEMORY[50:60], MEMORY[:10], MEMORY[5:6]])),
     "overlapping bvecs": (ValueError, lambda: IovIter.bvec(DEST, [BioVec(MEMORY, 5, 5), BioVec(MEMORY, 0, 6)])),
+    "overlapping views in bvecs": (ValueError, lambda: IovIter.bvec(DEST, [BioVec(MEMORY[:9], 0, 9), BioVec(MEMORY[4:], 4, 8)])),
+    "bvecs that meet in a view": (ValueError, lambda: IovIter.bvec(DEST, [BioVec(MEMORY, 0, 9), BioVec(MEMORY[8:], 0, 8)])),
+    "overlap across nodes": (ValueError, overlapping_nodes),
+    "overlapping exporters": (ValueError, lambda: IovIter.iovec(DEST, twice_exported())),
+    "bvecs of overlapping exporters": (ValueError, lambda: IovIter.bvec(DEST, [BioVec(v, 0, 8) for v in twice_exported()])),
+    "overlap on a device": (ValueError, lambda: IovIter.bvec(DEST, [BioVec(REGION, 0, 9), BioVec(REGION, 8, 1)])),
     "too many vectors": (OSError, lambda: IovIter.iovec(SOURCE, [b"x"] * (UIO_MAXIOV + 1))),
     "negative discard": (ValueError, lambda: IovIter.discard(-1)),
     "negative advance": (ValueError, lambda: IovIter.ubuf(SOURCE, b"abc").advance(-1)),
@@ -304,6 +329,44 @@ def test_bad_input_has_its_error(error: type[Exception], attempt: "object") -> N
         attempt()
     if isinstance(caught.value, OSError):
         assert caught.value.errno == errno.EINVAL
+
+
+def test_pieces_that_touch_do_not_overlap() -> None:
+    IovIter.bvec(DEST, [BioVec(MEMORY[8:16], 0, 8), BioVec(MEMORY, 0, 8), BioVec(MEMORY, 16, 4), BioVec(MEMORY, 3, 0)])
+    IovIter.iovec(DEST, [MEMORY[8:16], MEMORY[:8], MEMORY[3:3]])
+    IovIter.bvec(SOURCE, [BioVec(MEMORY, 0, 8), BioVec(MEMORY, 4, 8)])
+
+
+@pytest.fixture
+def huge(tmp_path: Path) -> Iterator[memoryview]:
+    """A block longer than one read or write may be, of which no page is ever touched."""
+    with (tmp_path / "sparse").open("w+b") as file:
+        file.truncate(MAX_RW_COUNT + 3 * PAGE_SIZE)
+        yield memoryview(mmap.mmap(file.fileno(), 0))
+
+
+def test_a_callers_memory_is_cut_at_the_most_one_call_may_move(huge: memoryview) -> None:
+    for direction in (SOURCE, DEST):
+        it = IovIter.ubuf(direction, huge)
+        assert it.count == it.single_seg_count() == MAX_RW_COUNT == 0x7FFFF000
+        assert IovIter.iovec(direction, [huge]).count == MAX_RW_COUNT
+        it = IovIter.iovec(direction, [huge[:10], huge[10:-10], huge[-10:]])
+        assert (it.count, it.nr_segs) == (MAX_RW_COUNT, 3)
+        assert [len(view) for view in peek_segments(it, 1 << 40)] == [10, MAX_RW_COUNT - 10]
+        with pytest.raises(ValueError):  # what was cut off is not to be had again
+            it.reexpand(MAX_RW_COUNT + 1)
+        it.advance(MAX_RW_COUNT)
+        assert it.count == 0
+
+
+def test_one_extraction_gives_no_more_than_that(huge: memoryview) -> None:
+    for it in (IovIter.kvec(SOURCE, [huge]), IovIter.bvec(SOURCE, [BioVec(huge, 0, len(huge))])):
+        assert it.count == len(huge)
+        assert sum(map(len, extract_segments(it.copy(), 1 << 40))) == MAX_RW_COUNT
+        assert sum(bvec.length for bvec in extract_bvecs(it.copy(), 1 << 40, 9)) == MAX_RW_COUNT
+        part = it.copy()
+        assert extract_pages(part, 1 << 40, 1 << 40).length == MAX_RW_COUNT
+        assert part.count == len(huge) - MAX_RW_COUNT
 
 
 def test_other_items_than_bytes_are_cast() -> None:

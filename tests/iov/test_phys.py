@@ -241,3 +241,17 @@ def test_bounced_reads_are_copied_back(pool: BufferPool) -> None:
     assert b"".join(places) == pattern(190)
     assert (pool.probe.payload_copies, pool.probe.copied_bytes) == (1, 40)
     pool.close()
+
+
+@pytest.mark.parametrize("arrived", [0, 100, 129, 190])
+def test_only_what_arrived_is_copied_back(pool: BufferPool, arrived: int) -> None:
+    """A stand-in holds what its last use left; behind a short read the memory keeps its own contents."""
+    it, places = mixed(DEST)
+    for place in places:
+        place[:] = b"\xee" * len(place)
+    bounced = bounce_for_cpu(it, pool)
+    copy_to_iter(pattern(190), bounced.iter)
+    bounced.finish(arrived)
+    assert places[2] == pattern(190)[110 : max(110, min(arrived, 150))] + b"\xee" * (40 - max(0, min(arrived - 110, 40)))
+    assert pool.probe.copied_bytes == max(0, min(arrived - 110, 40))
+    pool.close()

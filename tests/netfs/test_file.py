@@ -75,6 +75,25 @@ async def test_exclusive_and_truncating_opens() -> None:
         assert await get(client, "/f") == b""
 
 
+@pytest.mark.parametrize("direct", [False, True])
+async def test_what_is_longer_than_one_call_may_move_is_read_and_written_whole(
+    direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iov.iov_iter.MAX_RW_COUNT", 12_288)
+    async with mounted() as (client, _):
+        async with await client.open("/f", "w+", direct=direct) as file:
+            assert await file.write(DATA) == len(DATA)
+            assert file.tell() == file.size == len(DATA)
+            assert await file.read(len(DATA), pos=0) == DATA
+            assert await file.read(-1, pos=0) == DATA
+            assert await file.read(50_000, pos=60_000) == DATA[60_000:]
+            assert await file.pwritev([DATA[:10_000], DATA[:10_000]], 0) == 12_288  # as the system call: what went
+            assert await file.preadv([bytearray(20_000)], 0) == 12_288
+        async with await client.open("/f", "a", direct=direct) as file:
+            assert await file.write(DATA[:30_000]) == 30_000
+        assert (await get(client, "/f"))[len(DATA) :] == DATA[:30_000]
+
+
 # ---- ends and offsets
 
 
