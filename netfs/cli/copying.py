@@ -104,7 +104,7 @@ class _Engine:
                     continue  # the walker will tell
 
     async def queue(self, origin: Place, item: Item, target: Place, pieces: trio.MemorySendChannel[_Piece]) -> None:
-        sink = self.target.sink(target, item.mode, self.fresh_name())
+        sink = self.target.sink(target, item, self.fresh_name())
         starts = range(0, max(item.size, 1), PIECE)
         copy = _Copy(origin, target, self.source.source(origin), sink, item.size, len(starts))
         for pos in starts:

@@ -61,8 +61,8 @@ class LocalSide(Side):
     def source(self, place: Place) -> Source:
         return _LocalSource(place)
 
-    def sink(self, place: Place, mode: int, temporary: str) -> Sink:
-        return _LocalSink(place, mode, temporary)
+    def sink(self, place: Place, item: Item, temporary: str) -> Sink:
+        return _LocalSink(place, item, temporary)
 
 
 def _item(name: str, found: os.stat_result) -> Item:
@@ -72,7 +72,7 @@ def _item(name: str, found: os.stat_result) -> Item:
         kind = Kind.DIRECTORY
     else:
         kind = Kind.SYMLINK if stat.S_ISLNK(found.st_mode) else Kind.OTHER
-    return Item(name, kind, found.st_mode & PERMISSIONS, found.st_size)
+    return Item(name, kind, found.st_mode & PERMISSIONS, found.st_size, found.st_mtime_ns)
 
 
 class _Opened:
@@ -121,9 +121,9 @@ class _LocalSource(Source):
 
 
 class _LocalSink(Sink):
-    def __init__(self, place: Place, mode: int, temporary: str) -> None:
+    def __init__(self, place: Place, item: Item, temporary: str) -> None:
         self._opened = _Opened(place)
-        self._mode = mode
+        self._item = item
         self._temporary = Path(place.path).parent / temporary
 
     async def write(self, view: memoryview, pos: int) -> None:
@@ -143,7 +143,9 @@ class _LocalSink(Sink):
         opened = self._opened
 
         def finish() -> None:
-            os.fchmod(opened.fd, self._mode)
+            os.fchmod(opened.fd, self._item.mode)
+            if self._item.mtime_ns is not None:
+                os.utime(opened.fd, ns=(os.fstat(opened.fd).st_atime_ns, self._item.mtime_ns))
             opened.close()
             self._temporary.rename(opened.place.path)
 

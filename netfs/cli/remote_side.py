@@ -26,7 +26,7 @@ KINDS = {FileType.FILE: Kind.FILE, FileType.DIRECTORY: Kind.DIRECTORY, FileType.
 
 def item_of(name: str, attr: Attr) -> Item:
     """Return what a listing says of one name."""
-    return Item(name, KINDS.get(attr.type, Kind.OTHER), attr.mode & PERMISSIONS, attr.size)
+    return Item(name, KINDS.get(attr.type, Kind.OTHER), attr.mode & PERMISSIONS, attr.size, attr.mtime_ns)
 
 
 class RemoteSide(Side):
@@ -58,8 +58,8 @@ class RemoteSide(Side):
     def source(self, place: Place) -> Source:
         return _RemoteSource(self._client, place)
 
-    def sink(self, place: Place, mode: int, temporary: str) -> Sink:
-        return _RemoteSink(self._client, place, mode, temporary)
+    def sink(self, place: Place, item: Item, temporary: str) -> Sink:
+        return _RemoteSink(self._client, place, item, temporary)
 
 
 class _Opened:
@@ -106,9 +106,10 @@ class _RemoteSource(Source):
 
 
 class _RemoteSink(Sink):
-    def __init__(self, client: "Client", place: Place, mode: int, temporary: str) -> None:
+    def __init__(self, client: "Client", place: Place, item: Item, temporary: str) -> None:
         self._temporary = posixpath.join(posixpath.dirname(place.path), temporary)
-        self._opened = _Opened(client, place, self._temporary, "x", mode)
+        self._opened = _Opened(client, place, self._temporary, "x", item.mode)
+        self._mtime_ns = item.mtime_ns
 
     async def write(self, view: memoryview, pos: int) -> None:
         with failing(Exit.REMOTE, str(self._opened.place)):
@@ -120,6 +121,10 @@ class _RemoteSink(Sink):
     async def commit(self) -> None:
         opened = self._opened
         with failing(Exit.REMOTE, str(opened.place)):
+            file = await opened.file()
+            await file.fsync()
+            if self._mtime_ns is not None:
+                await file.set_mtime(self._mtime_ns)  # behind the last write, which would move it
             await opened.aclose()
             await opened.client.rename(self._temporary, opened.place.path)
 

@@ -28,12 +28,13 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A name and what a copy must know of it. mode: permission bits; size: bytes."""
+    """A name and what a copy must know of it. mode: permission bits; size: bytes; mtime_ns: None where it is not to be kept."""
 
     name: str
     kind: Kind
     mode: int
     size: int
+    mtime_ns: int | None = None
 
 
 class Source(ABC):
@@ -84,5 +85,5 @@ class Side(ABC):
         """Prepare to read a file; the first read opens it."""
 
     @abstractmethod
-    def sink(self, place: Place, mode: int, temporary: str) -> Sink:
-        """Prepare to write a file with permissions `mode`; the first write creates it as `temporary` in the same folder."""
+    def sink(self, place: Place, item: Item, temporary: str) -> Sink:
+        """Prepare to write a file that is to be like `item`; the first write creates it as `temporary` in the same folder."""

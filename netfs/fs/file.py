@@ -25,7 +25,7 @@ from netfs.engine.writeback import fsync, resize
 from netfs.errors import translate
 from netfs.fs.calls import ask
 from netfs.fs.inode import Inode
-from transport.messages import Attr, AttrReply, Getattr
+from transport.messages import Attr, AttrReply, Getattr, Setattr
 
 if TYPE_CHECKING:
     from netfs.fs.client import Client
@@ -250,6 +250,14 @@ class File:
             raise translate(error, self.path) from error
         attr.size = self.size
         return attr
+
+    async def set_mtime(self, mtime_ns: int) -> None:
+        """Set the time of the last change, in nanoseconds since 1970, which later writes move. Cancellation: may have happened."""
+        self._check_open()
+        try:
+            await ask(self._client.transport, Setattr(self._inode.handle, mtime_ns=mtime_ns), AttrReply)
+        except Exception as error:
+            raise translate(error, self.path) from error
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Set the position. Returns: the new one. Raises: OSError(EINVAL) for one before the start."""

@@ -130,7 +130,7 @@ class ScriptedSide(Side):
     def source(self, place: Place) -> Source:
         return ScriptedSource(self)
 
-    def sink(self, place: Place, mode: int, temporary: str) -> Sink:
+    def sink(self, place: Place, item: Item, temporary: str) -> Sink:
         return ScriptedSink(self, place.path, temporary)
 
 

@@ -24,6 +24,7 @@ from netfs.cli.main import GROUP, build, run
 NETFS = [sys.executable, "-m", "netfs"]
 LINUX = sys.platform == "linux"
 BIG = 24 << 20
+THEN = 1_234_567_890_123_456_789
 
 
 class Done(NamedTuple):
@@ -113,6 +114,8 @@ def make_tree(root: Path) -> dict[str, bytes]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
     (root / "a" / "one").chmod(0o750)
+    for name in contents:
+        os.utime(root / name, ns=(1, THEN))
     return contents
 
 
@@ -132,6 +135,7 @@ def test_a_folder_there_and_back(tmp_path: Path, url: str, key: Path, encrypted:
     assert netfs("ls", *keys, f"{top}/a").out.splitlines() == ["b/", "big", "empty", "one"]
     listed = {entry["name"]: entry for entry in json.loads(netfs("ls", *keys, "--json", f"{top}/a").out)["entries"]}
     assert (listed["one"]["size"], listed["one"]["mode"], listed["b"]["type"]) == (1, "0750", "directory")
+    assert listed["one"]["mtime_ns"] == listed["big"]["mtime_ns"] == THEN
     assert "-rwxr-x---" in netfs("ls", "-l", *keys, f"{top}/a/one").out
     assert json.loads(netfs("stat", *keys, "--json", f"{top}/a/big").out)["size"] == 5 << 20
     assert netfs("cat", *keys, f"{top}/a/one", f"{top}/a/one").out == "11"
@@ -141,6 +145,7 @@ def test_a_folder_there_and_back(tmp_path: Path, url: str, key: Path, encrypted:
     assert done == Done(0, "", "")
     assert read_tree(tmp_path / "back") == {name.removeprefix("a/"): content for name, content in contents.items()}
     assert (tmp_path / "back" / "one").stat().st_mode & 0o777 == 0o750
+    assert {path.stat().st_mtime_ns for path in (tmp_path / "back").rglob("*") if path.is_file()} == {THEN}
     told(netfs("rm", top), 1, "is a directory; say -r")
     assert netfs("rm", "-r", top) == Done(0, "", "")
     told(netfs("ls", top), 3, top, "No such file or directory")
