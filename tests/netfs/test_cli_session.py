@@ -294,7 +294,12 @@ def test_an_interrupted_copy_leaves_nothing(tmp_path: Path, number: signal.Signa
         command = [*NETFS, "cp", *[f"{url}/data"] * 40, str(tmp_path / "out")]
         if number == signal.SIGTERM:
             command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]  # as a shell does for its background
-        client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # A program that is started where interrupts are ignored ignores them too; this one must not take after the test's own shell.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        finally:
+            signal.signal(signal.SIGINT, before)
         wait_for_part(tmp_path / "out")
         client.send_signal(number)
         out, err = client.communicate(timeout=20)
