@@ -7,7 +7,7 @@ rule on purpose, say why in a docstring line that begins with the words in `EXCU
 import ast
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -42,6 +42,7 @@ VAGUE_NAMES: Final = frozenset({"common", "helper", "helpers", "misc", "util", "
 EXCUSE: Final = "Over the limit because"
 EXPLAINED: Final = re.compile(r"# (door|header): \S")
 MACHINE_PATH: Final = re.compile(r"(?<![\w.])/(home|root|Users|work)/\w")
+PAGE: Final = re.compile(r"[\w-]+[.]md\b")
 FILE_LINES, FUNCTION_LINES = 500, 70
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -268,6 +269,13 @@ def check_machine_paths(path: str, text: str) -> Iterator[str]:
             yield f"{path}:{number}: a path of one machine"
 
 
+def check_pages_exist(path: str, text: str, pages: Collection[str]) -> Iterator[str]:
+    for number, line in enumerate(text.splitlines(), 1):
+        for page in PAGE.findall(line):
+            if page not in pages:
+                yield f"{path}:{number}: {page} is no page of this project; name the source itself"
+
+
 def entry_points() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project.get("scripts", {}), *project.get("entry-points", {}).values()]
@@ -328,6 +336,11 @@ def test_every_test_folder_is_a_package() -> None:
 
 def test_no_machine_paths() -> None:
     obey(complaint for path, text in texts() for complaint in check_machine_paths(path, text))
+
+
+def test_pages_that_are_named_exist() -> None:
+    pages = {path.name for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))}
+    obey(complaint for path, text in texts() for complaint in check_pages_exist(path, text, pages))
 
 
 # ---- each check can fail
@@ -427,5 +440,12 @@ def test_machine_path_is_found(parts: tuple[str, ...]) -> None:
     assert list(check_machine_paths("a.py", "/".join(parts)))
 
 
+def test_a_page_of_nowhere_is_found() -> None:
+    text = "After docs/known" + ".md, RFC 1071 and elsewhere" + ".md 1.3.\n"
+    assert list(check_pages_exist("iov/a.py", text, {"known" + ".md"})) == [
+        "iov/a.py:1: elsewhere" + ".md is no page of this project; name the source itself"
+    ]
+
+
 def test_path_in_a_url_is_no_machine_path() -> None:
-    assert not list(check_machine_paths("a.md", "netfs://host/home/me"))
+    assert not list(check_machine_paths("README.md", "netfs://host/home/me"))

@@ -250,7 +250,7 @@ def sg_iters(fixture: Fixture) -> dict[str, IovIter]:
 
 @pytest.mark.parametrize("kind", ["kvec", "bvec", "folioq", "xarray", "ubuf", "iovec", "bvecq"])
 def test_iter_to_sg(fixture: Fixture, kind: str) -> None:
-    """Cases 13 to 17; trap 12: the arithmetic of a part-filled table."""
+    """Extraction to a scatterlist, with the arithmetic of a part-filled table."""
     fixture.fill()
     it = sg_iters(fixture)[kind]
     npages = it.npages()
