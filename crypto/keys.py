@@ -13,7 +13,18 @@ from crypto.aead import KEY_SIZE, Aead, Suite, XaesGcm
 from crypto.errors import KeyUnavailable, Malformed
 from crypto.layout import SEGMENT_BLOCKS
 
-__all__ = ["FILE_ID_SIZE", "KEY_ID_SIZE", "FileKey", "VolumeKey", "format_key_file", "hkdf_expand", "load_key_file"]
+__all__ = [
+    "FILE_ID_SIZE",
+    "KEY_ID_SIZE",
+    "VOL_ID_SIZE",
+    "FileKey",
+    "Secret",
+    "VolumeKey",
+    "format_key_file",
+    "hkdf_expand",
+    "load_key_file",
+    "parse_key_file",
+]
 
 FILE_ID_SIZE: Final = 16
 KEY_ID_SIZE: Final = 16
@@ -113,18 +124,23 @@ class FileKey(Secret):
         self._subkeys.clear()
 
 
-def load_key_file(content: bytes) -> VolumeKey:
-    """Parse a key file: 32 raw bytes, or one line `iovc-key-1 ` and 64 hexadecimal digits. Raises: Malformed."""
+def parse_key_file(content: bytes) -> bytes:
+    """Return the 32 bytes of a key file: raw, or one line `iovc-key-1 ` and 64 hexadecimal digits. Raises: Malformed."""
     if len(content) == KEY_SIZE:
-        return VolumeKey(content)
+        return content
     line = content.rstrip(b"\r\n")
     digits = line.removeprefix(KEY_FILE_PREFIX)
     if len(content) <= KEY_FILE_MAX and line.startswith(KEY_FILE_PREFIX) and len(digits) == 2 * KEY_SIZE:
         try:
-            return VolumeKey(bytes.fromhex(digits.decode("ascii")))
+            return bytes.fromhex(digits.decode("ascii"))
         except ValueError:
             pass
     raise Malformed("not a key file: expected 32 raw bytes, or one line 'iovc-key-1' and 64 hexadecimal digits")
+
+
+def load_key_file(content: bytes) -> VolumeKey:
+    """Return the key in a key file, as that of a folder without a header. Raises: Malformed."""
+    return VolumeKey(parse_key_file(content))
 
 
 def format_key_file(secret: bytes) -> bytes:

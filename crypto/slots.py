@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from crypto.aead import KEY_SIZE, NONCE_SIZE, TAG_SIZE
 from crypto.errors import Malformed, WrongKey
-from crypto.keys import Secret, hkdf_expand
+from crypto.keys import Secret, hkdf_expand, parse_key_file
 
 __all__ = [
     "DEFAULT_KDF",
@@ -47,9 +47,9 @@ __all__ = [
     "Scope",
     "format_identity",
     "format_recipients",
-    "is_identity",
     "parse_identity",
     "parse_recipients",
+    "parse_secret",
 ]
 
 SALT_SIZE: Final = 16
@@ -293,9 +293,9 @@ class Identity(Secret):
 # ---- files
 
 
-def is_identity(content: bytes) -> bool:
-    """Say whether a file calls itself an identity."""
-    return content.startswith(IDENTITY_PREFIX)
+def parse_secret(content: bytes) -> RawKey | Identity:
+    """Parse a file that opens a volume: a key file or an identity. Raises: Malformed."""
+    return parse_identity(content) if content.startswith(IDENTITY_PREFIX) else RawKey(parse_key_file(content))
 
 
 def parse_identity(content: bytes) -> Identity:
@@ -303,7 +303,7 @@ def parse_identity(content: bytes) -> Identity:
     line = content.removesuffix(b"\n").removesuffix(b"\r")
     digits = line.removeprefix(IDENTITY_PREFIX)
     try:
-        if is_identity(content) and len(digits) == 2 * SEED_SIZE:
+        if content.startswith(IDENTITY_PREFIX) and len(digits) == 2 * SEED_SIZE:
             return Identity(bytes.fromhex(digits.decode("ascii")))
     except ValueError:
         pass

@@ -7,6 +7,6 @@ from typing import Literal
 __all__ = ["user_file"]
 
 
-def user_file(name: Literal["identity", "known_hosts", "authorized_keys"]) -> Path:
+def user_file(name: Literal["identity", "known_hosts", "authorized_keys", "known_volumes"]) -> Path:
     """Return the path of a file, whether it is there or not."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "netfs" / name

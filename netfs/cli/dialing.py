@@ -5,7 +5,7 @@ The key file is read here and parsed in `crypto`. Owns no memory.
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +23,12 @@ __all__ = ["ANYBODY", "Access", "KeyFile", "connected", "own_identity", "place_o
 
 SECURE = "netfs://"
 KeyFile = Annotated[
-    str | None, Parameter(name="--key-file", env_var="NETFS_KEY_FILE", help="key of an encrypted folder (see netfs keygen).")
+    str | None,
+    Parameter(
+        name="--key-file",
+        env_var="NETFS_KEY_FILE",
+        help="key of an encrypted folder, or what opens a volume: its key, or a volume identity (see netfs keygen).",
+    ),
 ]
 IdentityFile = Annotated[
     str | None,
@@ -43,14 +48,31 @@ KnownHostsFile = Annotated[
 ]
 
 
+PassphraseAsked = Annotated[bool, Parameter(name="--passphrase", help="ask for the passphrase of a volume.")]
+PassphraseFd = Annotated[
+    int | None, Parameter(name="--passphrase-fd", help="read the passphrase of a volume from this file descriptor.")
+]
+VolumeFingerprint = Annotated[
+    str | None,
+    Parameter(name="--fingerprint", help="the volume must have this one; else the one of ~/.config/netfs/known_volumes."),
+]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Access:
-    """The options of every command that connects: paths of key files."""
+    """The options of every command that connects: key files, and how a volume is opened.
+
+    read: what was read for them, so that a descriptor is read once and a person asked once.
+    """
 
     key_file: KeyFile = None
     identity: IdentityFile = None
     known_hosts: KnownHostsFile = None
+    passphrase: PassphraseAsked = False
+    passphrase_fd: PassphraseFd = None
+    fingerprint: VolumeFingerprint = None
+    read: Annotated[list[object], Parameter(parse=False)] = field(default_factory=list, repr=False)
 
 
 ANYBODY = Access()
@@ -98,18 +120,25 @@ def own_identity(access: Access) -> str | None:
 
 
 @asynccontextmanager
-async def connected(place: Place, access: Access) -> AsyncIterator["Client"]:
-    """Connect to the server of `place`; a failure to do so names the endpoint."""
+async def connected(place: Place, access: Access, *others: Place) -> AsyncIterator["Client"]:
+    """Connect to the server of `place`; a failure to do so names the endpoint. `others`: what else is used there."""
     import netfs  # noqa: PLC0415 - the client is loaded by the commands that need it
 
     assert place.endpoint is not None
-    keys = read_key(access.key_file) if access.key_file is not None else None
     identity = own_identity(access) if place.endpoint.startswith(SECURE) else None
-    open_one = netfs.open_client(place.endpoint, keys=keys, identity=identity, known_hosts=access.known_hosts)
+    open_one = netfs.open_client(place.endpoint, identity=identity, known_hosts=access.known_hosts)
     async with AsyncExitStack() as stack:
+        if access.key_file is None and access.passphrase_fd is None and not access.passphrase:
+            secret = None
+        else:
+            from netfs.cli.unlocking import keys_of, secret_of  # noqa: PLC0415 - cryptography takes a while to load
+
+            secret = await secret_of(access)
         try:
             with failing(Exit.REMOTE, place.endpoint):
                 client = await stack.enter_async_context(open_one)
         except ValueError as error:
             raise CommandError(Exit.USAGE, str(error)) from None
+        if secret is not None:
+            client.use_keys(await keys_of(client, place, others, secret, access.fingerprint))
         yield client

@@ -116,6 +116,7 @@ class Host:
         help: str | None = None,  # noqa: A002
         usage: str | None = None,
         examples: Sequence[str] = (),
+        under: App | None = None,
     ) -> None:
         """Add a subcommand.
 
@@ -126,10 +127,17 @@ class Host:
             help: what it does; the docstring of `fn` up to `Args:` when None.
             usage: the line that shows the order of the arguments; made from the signature when None.
             examples: whole command lines, shown below the help.
+            under: the command it is a part of, as `group` returned it.
         """
         shown = "\n".join(["Examples:", *(f"  {line}" for line in examples)]) if examples else None
         run = _terminable(fn) if inspect.iscoroutinefunction(fn) else fn
-        self.app.command(run, name=name, help=help, usage=f"Usage: {usage}" if usage else None, help_epilogue=shown)
+        (under or self.app).command(run, name=name, help=help, usage=f"Usage: {usage}" if usage else None, help_epilogue=shown)
+
+    def group(self, name: str, help: str) -> App:  # noqa: A002
+        """Add a command that is followed by another one, and return it."""
+        group = App(name=name, help=help)
+        self.app.command(group)
+        return group
 
     def emit(self, value: object, text: str | None = None) -> None:
         """Print the result: `value` as one line of JSON under --json, else `text` (nothing when None or empty)."""

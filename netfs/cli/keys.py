@@ -18,7 +18,7 @@ __all__ = ["register"]
 def register(host: Host) -> None:
     """Add the commands."""
 
-    def keygen(file: str | None = None, /, *, identity: bool = False) -> None:
+    def keygen(file: str | None = None, /, *, identity: bool = False, volume_identity: bool = False) -> None:
         """Write a fresh key to a new file that only you may read: the key of an encrypted folder, or your own identity.
 
         Whoever has the key of a folder can read what it encrypts; without it nobody can, you included. Keep a copy in a safe
@@ -28,11 +28,14 @@ def register(host: Host) -> None:
         Args:
             file: the file to create; one that exists is never replaced. For an identity ~/.config/netfs/identity when not given.
             identity: make an identity.
+            volume_identity: make one that volumes can be opened to; what to give their owners is written beside it, to file.pub.
         """
         if identity:
             _make_identity(host, file)
         elif file is None:
             host.fail(Exit.USAGE, "name the file to create, or say --identity")
+        elif volume_identity:
+            _make_volume_identity(host, file)
         else:
             _make_folder_key(host, file)
 
@@ -52,6 +55,7 @@ def register(host: Host) -> None:
             "netfs keygen my.key",
             "netfs cp --key-file my.key -r secrets netfs://127.0.0.1:7777/vault",
             "netfs keygen --identity",
+            "netfs keygen --volume-identity bob.identity",
         ],
     )
     host.command(trust, name="trust", examples=["netfs trust netfs://files.example.org"])
@@ -63,18 +67,34 @@ def _make_folder_key(host: Host, file: str) -> None:
     from transport.env import system_env  # noqa: PLC0415
 
     text = format_key_file(system_env().nonces(KEY_SIZE))
+    _write_new(file, text, 0o600)
+    host.emit({"file": file, "key_id": load_key_file(text).key_id.hex()})
+
+
+def _make_volume_identity(host: Host, file: str) -> None:
+    from crypto.slots import format_identity, format_recipients, parse_identity  # noqa: PLC0415 - as above
+    from transport.env import system_env  # noqa: PLC0415
+
+    text = format_identity(system_env().nonces(32))
+    identity = parse_identity(text)
+    _write_new(file, text, 0o600)
+    _write_new(f"{file}.pub", format_recipients(identity), 0o644)
+    prints = {str(recipient.kem): recipient.fingerprint for recipient in identity.recipients}
+    host.emit({"file": file, "fingerprints": prints}, "\n".join(f"{text} {kem}" for kem, text in prints.items()))
+
+
+def _write_new(file: str, content: bytes, mode: int) -> None:
     with failing(Exit.LOCAL, file):
-        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with os.fdopen(fd, "wb") as stream:
-                stream.write(text)
+                stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError:
             with suppress(OSError):
                 Path(file).unlink()
             raise
-    host.emit({"file": file, "key_id": load_key_file(text).key_id.hex()})
 
 
 def _make_identity(host: Host, file: str | None) -> None:

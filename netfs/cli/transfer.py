@@ -35,7 +35,7 @@ def register(host: Host) -> None:
     ) -> int:
         """Copy files and folders to a server, from it, or between two.
 
-        A file appears under its name only when it is complete. Permissions are kept, symlinks are left out with a warning.
+        A file appears under its name only when it is complete. Permissions and times are kept, symlinks left out with a warning.
 
         Args:
             source: a path, or a URL (netfs://host:port/path, netfs+unix:///socket:/path).
@@ -75,10 +75,13 @@ async def open_sides(places: list[Place], access: Access, stack: AsyncExitStack)
     if not any(place.remote for place in places):
         raise CommandError(Exit.USAGE, "neither side is a URL; write netfs://host:port/path or netfs+unix:///socket:/path")
     sides: dict[str | None, Side] = {}
+    beside = {place.endpoint: [other for other in places if other.endpoint == place.endpoint] for place in places}
     for place in places:
         if place.endpoint not in sides:
             sides[place.endpoint] = (
-                RemoteSide(await stack.enter_async_context(connected(place, access))) if place.remote else LocalSide()
+                RemoteSide(await stack.enter_async_context(connected(place, access, *beside[place.endpoint])))
+                if place.remote
+                else LocalSide()
             )
     return sides
 
