@@ -7,6 +7,7 @@
 
 They exist to be compared: nothing in the data path uses the old ways. `Port.post` makes the device read every SGE, so that a
 conversion that lost a byte is found by the payload's checksum.
+A device of one SGE a message has the payload copied behind the header, message by message; that is counted.
 Owns no memory. Follows fs/smb/client/smbdirect.c of Linux; sizes are SMB-Direct's defaults.
 """
 
@@ -18,7 +19,7 @@ from iov.extract import extract_pages
 from iov.iov_iter import ALL_SEGS, Direction, IovIter
 from iov.phys import PhysMemory, PhysVec
 from transport.dma import DmaDevice, DmaDirection, DmaMapping, DmaVec
-from transport.scatterlist import SgTable, extract_iter_to_sg
+from transport.scatterlist import ScatterEntry, SgTable, extract_iter_to_sg
 
 __all__ = ["Costs", "Port", "bvec_iova", "direct_send", "legacy_mr", "legacy_send"]
 
@@ -57,6 +58,7 @@ class Port:
     sent_length: int = 0
     sent_crc: int = 0
     header_bytes_copied: int = 0
+    joined_bytes: int = 0
 
     def map_header(self, vecs: list[PhysVec]) -> DmaMapping:
         """Map (part of) a header; a bounce of that is no copy of payload."""
@@ -70,6 +72,20 @@ class Port:
         self.costs.map_calls += 1
         return self.device.map(vecs, TO_DEVICE)
 
+    def post_joined(self, payload: list[PhysVec], header_length: int) -> None:
+        """Send a message by one SGE: the payload is copied behind the header, in the header's own page."""
+        at = header_length
+        for vec in payload:
+            for view in self.phys.bytes_at(vec.paddr, vec.length):
+                self.phys.bytes_at(self.header.paddr + at, len(view))[0][:] = view
+                at += len(view)
+        self.joined_bytes += at - header_length
+        before = self.device.probe.copied_bytes
+        mapping = self.map([PhysVec(self.header.paddr, at)])
+        self.header_bytes_copied += header_length if self.device.probe.copied_bytes > before else 0
+        self.post(mapping.vecs, header_length)
+        self.device.unmap(mapping, TO_DEVICE)
+
     def post(self, sges: list[DmaVec], header_length: int) -> None:
         """Send a message: the device reads its SGEs, the first `header_length` bytes of which are not payload."""
         self.costs.messages += 1
@@ -79,8 +95,8 @@ class Port:
     def see(self, vecs: list[DmaVec], header_length: int = 0) -> None:
         """Let the device read; the payload's length and checksum are kept."""
         for vec in vecs:
-            if not header_length and len(self.posted) < KEPT_SGES:
-                self.posted.append(vec)
+            if header_length < vec.length and len(self.posted) < KEPT_SGES:
+                self.posted.append(DmaVec(vec.addr + header_length, vec.length - header_length))
             for view in self.device.read(vec.addr, vec.length):
                 payload = view[header_length:]
                 header_length = max(0, header_length - len(view))
@@ -122,10 +138,14 @@ def _send_by_scatterlist(it: IovIter, port: Port, max_sge: int, *, payload: bool
         port.costs.scatterlists += 1
         port.costs.allocations += 1  # the message's header, from a pool
         table = SgTable()
-        extract_iter_to_sg(it, MAX_SEND_SIZE - MESSAGE_HEADER, table, max_sge - 1)
+        extract_iter_to_sg(it, MAX_SEND_SIZE - MESSAGE_HEADER, table, max(1, max_sge - 1))
+        if max_sge == 1:
+            entries = [vec for entry in table.entries for vec in _phys_of(port, entry)]
+            port.post_joined(entries if payload else [], MESSAGE_HEADER + (0 if payload else REQUEST_HEADER))
+            continue
         mappings = [port.map_header([PhysVec(port.header.paddr, MESSAGE_HEADER)])]
         for entry in table.entries:
-            vecs = port.phys.translate(entry.memory, entry.off, entry.off + entry.length)
+            vecs = _phys_of(port, entry)
             mapping = port.map(vecs) if payload else port.map_header(vecs)
             entry.dma_address, entry.dma_length = mapping.vecs[0].addr, mapping.vecs[0].length
             mappings.append(mapping)
@@ -134,17 +154,24 @@ def _send_by_scatterlist(it: IovIter, port: Port, max_sge: int, *, payload: bool
         _unmap(port, mappings)
 
 
+def _phys_of(port: Port, entry: ScatterEntry) -> list[PhysVec]:
+    return port.phys.translate(entry.memory, entry.off, entry.off + entry.length)
+
+
 def direct_send(it: IovIter, port: Port, max_sge: int) -> None:
     """Send fragments as they lie in memory, whatever pages they span; the request's header is in front of the first."""
     port.costs.allocations += 1  # the request
     header_length = MESSAGE_HEADER + REQUEST_HEADER
     while it.count:
         port.costs.allocations += 1  # the message's header, from a pool
-        mappings = [port.map_header([PhysVec(port.header.paddr, header_length)])]
-        fragments = port.phys.phys_vecs(it, MAX_SEND_SIZE - header_length, max_sge - 1)
-        mappings.extend(port.map([vec]) for vec in fragments)
-        port.post([vec for mapping in mappings for vec in mapping.vecs], header_length)
-        _unmap(port, mappings)
+        if max_sge == 1:
+            port.post_joined(port.phys.phys_vecs(it, MAX_SEND_SIZE - header_length), header_length)
+        else:
+            mappings = [port.map_header([PhysVec(port.header.paddr, header_length)])]
+            fragments = port.phys.phys_vecs(it, MAX_SEND_SIZE - header_length, max_sge - 1)
+            mappings.extend(port.map([vec]) for vec in fragments)
+            port.post([vec for mapping in mappings for vec in mapping.vecs], header_length)
+            _unmap(port, mappings)
         header_length = MESSAGE_HEADER
 
 
@@ -159,7 +186,7 @@ def legacy_mr(it: IovIter, port: Port) -> None:
         for page, off, length in pages[first : first + MAX_MR_PAGES]:
             piece = IovIter.bvec(Direction.SOURCE, [BioVec(port.phys.page_at(page), off, length)])
             extract_iter_to_sg(piece, length, table, 1)
-        vecs = [vec for entry in table.entries for vec in port.phys.translate(entry.memory, entry.off, entry.off + entry.length)]
+        vecs = [vec for entry in table.entries for vec in _phys_of(port, entry)]
         mapping = port.map(vecs)
         for entry, out in zip(table.entries, mapping.vecs, strict=False):
             entry.dma_address, entry.dma_length = out.addr, out.length

@@ -29,7 +29,7 @@ RULER = 64
 MAP_ROWS = 8
 COLUMNS = ("page_lists", "iterators", "scatterlists", "sges", "map_calls", "messages", "payload_copies", "allocations")
 SAYS = {
-    "legacy_send": "page list, an iterator a page, a scatterlist a message",
+    "legacy_send": "page list, an iterator a page, a scatterlist a send",
     "direct_send": "fragments straight from the iterator",
     "legacy_mr": "page list, scatterlist, one registration",
     "bvec_iova": "one device range over all fragments",
@@ -61,7 +61,7 @@ def register(host: Host) -> None:
             size: bytes of payload, such as 4096, 64KiB or 1MiB.
             layout: pages scattered over physical memory, or in a row.
             device: how the device reaches memory: through a bounce buffer, an IOMMU, or by physical address.
-            max_sge: entries of one message, its header's included.
+            max_sge: entries of one message, its header's included; with 1 the payload is copied behind the header.
         """
         from transport.generations import compare  # noqa: PLC0415
 
@@ -75,7 +75,7 @@ def register(host: Host) -> None:
         if host.json:
             host.emit({"input": given, "generations": rows})
             return
-        table(host, rows, f"{length} bytes, {layout}, {device} device, {max_sge} SGEs a message")
+        table(host, rows, f"{length} bytes, {layout}, {device} device, {max_sge} SGE{'s' * (max_sge > 1)} a message")
         host.emit(None, picture(found))
 
     host.command(
@@ -86,15 +86,15 @@ def register(host: Host) -> None:
 
 
 def table(host: Host, rows: list[dict[str, int]], title: str) -> None:
-    """Print a row for each generation."""
+    """Print a row for each cost and a column for each generation, which fits the narrowest terminal."""
     from rich.table import Table  # noqa: PLC0415
 
     shown = Table(title=title, title_justify="left")
-    shown.add_column("generation")
-    for column in COLUMNS:
-        shown.add_column(column.replace("_", "\n"), justify="right")
+    shown.add_column("")
     for row in rows:
-        shown.add_row(str(row["name"]), *(str(row[column]) for column in COLUMNS))
+        shown.add_column(str(row["name"]), justify="right")
+    for column in COLUMNS:
+        shown.add_row(column.replace("_", " "), *(f"{row[column]:,}" for row in rows))
     host.console().print(shown)
 
 
@@ -102,23 +102,29 @@ def picture(found: "Comparison") -> str:
     """Return where the payload lies in physical memory, and how its first bytes were cut, in plain text."""
     fragments = found.fragments
     base = min(vec.paddr for vec in fragments) // PAGE * PAGE
-    end = min(max(vec.paddr + vec.length for vec in fragments), base + MAP_ROWS * RULER * PAGE)
+    last = max(vec.paddr + vec.length for vec in fragments)
+    end = min(last, base + MAP_ROWS * RULER * PAGE)
     marks = ["·"] * (-(-(end - base) // PAGE))
     for vec in fragments:
         for page in range((vec.paddr - base) // PAGE, -(-(vec.paddr + vec.length - base) // PAGE)):
             if page < len(marks):
                 marks[page] = "█"
     lines = [f"Payload in physical memory, {len(fragments)} fragment{'s' * (len(fragments) > 1)}; a mark is a page:"]
-    lines += [f"  {base + row * PAGE:#014x} {''.join(marks[row : row + RULER])}" for row in range(0, len(marks), RULER)]
+    lines += [f"  {base + row * PAGE:#012x} {''.join(marks[row : row + RULER])}" for row in range(0, len(marks), RULER)]
+    if end < last:
+        lines.append(f"  and so on, to {last:#x}")
     total = sum(vec.length for vec in fragments)
     shown = min(total, 4 * PAGE)
     lines += ["", f"The first {shown} bytes, cut where a new piece begins:"]
     lines.append(f"  {'in memory':<12}{ruler([vec.length for vec in fragments], shown)}")
+    notes = []
     for generation in found.generations:
         name = generation.costs.name
         one = generation.costs.sges == 1
         pieces = [total] if one else [vec.length for vec in generation.sges]
-        lines.append(f"  {name:<12}{ruler(pieces, shown)} {generation.costs.sges} SGE{'s' * (not one)}: {SAYS[name]}")
+        lines.append(f"  {name:<12}{ruler(pieces, shown)}")
+        notes.append(f"  {name:<12}{generation.costs.sges:>7,} SGE{'s' if not one else ' '}  {SAYS[name]}")
+    lines += ["", *notes]
     return "\n".join(lines)
 
 

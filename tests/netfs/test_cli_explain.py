@@ -6,7 +6,7 @@ import pytest
 
 from netfs.cli.explain import picture, register, size_of
 from netfs.cli.main import build, run
-from transport.generations import compare
+from transport.generations import DEVICES, LAYOUTS, compare
 
 ROWS = ["page_lists", "iterators", "scatterlists", "sges", "map_calls", "messages", "payload_copies", "allocations"]
 
@@ -38,8 +38,35 @@ def test_text(capfd: pytest.CaptureFixture[str]) -> None:
         assert word in out
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("arguments", [(), ("--size", "1"), ("--size", "9MiB"), ("--size", "5000", "--max-sge", "1")])
+def test_nothing_is_cut_off_or_wrapped_on_80_columns(
+    capfd: pytest.CaptureFixture[str], device: str, layout: str, arguments: tuple[str, ...]
+) -> None:
+    code, out, _ = netfs(capfd, "--device", device, "--layout", layout, *arguments)
+    assert code == 0
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    for row in ROWS:
+        assert any(line.startswith(f"│ {row.replace('_', ' ')} ") for line in out.splitlines())
+    if arguments:
+        assert ("and so on" in out) == ("9MiB" in arguments)
+    rulers = [line for line in out.splitlines() if line.startswith(("  legacy_", "  direct_", "  bvec_"))][:4]
+    assert all("├" in line for line in rulers)
+
+
+def test_a_device_of_one_entry_a_message_copies(capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = netfs(capfd, "--size", "8KiB", "--device", "direct", "--max-sge", "1", "--json")
+    assert code == 0
+    legacy, direct, *registered = json.loads(out)["generations"]
+    assert (legacy["payload_copies"], direct["payload_copies"]) == (1, 1)
+    assert legacy["sges"] == legacy["messages"] and direct["sges"] == direct["messages"] == 7
+    assert all(row["payload_copies"] == 0 for row in registered)
+
+
 @pytest.mark.parametrize(
-    "bad", [("--size", "5x"), ("--size", "0"), ("--size", "300MiB"), ("--max-sge", "1"), ("--layout", "odd"), ("--device", "x")]
+    "bad", [("--size", "5x"), ("--size", "0"), ("--size", "300MiB"), ("--max-sge", "0"), ("--layout", "odd"), ("--device", "x")]
 )
 def test_mistakes_are_one_line(capfd: pytest.CaptureFixture[str], bad: tuple[str, str]) -> None:
     code, out, err = netfs(capfd, *bad)
