@@ -164,6 +164,7 @@ class TlsStream:
         first = memoryview(views[index])[off:]
         if self._sealed:
             return self._joined[: self._sealed] if self._sealed_joined else first[: self._sealed]
+        self._sealed_joined = False
         if len(first) >= RECORD:
             return first[:SLICE]
         end = index + 1
@@ -171,9 +172,9 @@ class TlsStream:
         while end < len(views) and total + len(views[end]) <= RECORD:
             total += len(views[end])
             end += 1
-        self._sealed_joined = end > index + 1
-        if not self._sealed_joined:
+        if end == index + 1:
             return first
+        self._sealed_joined = True
         self._joined[: len(first)] = first
         at = len(first)
         for view in views[index + 1 : end]:
