@@ -133,9 +133,9 @@ class Host:
         run = _terminable(fn) if inspect.iscoroutinefunction(fn) else fn
         (under or self.app).command(run, name=name, help=help, usage=f"Usage: {usage}" if usage else None, help_epilogue=shown)
 
-    def group(self, name: str, help: str) -> App:  # noqa: A002
+    def group(self, name: str, help: str, examples: Sequence[str]) -> App:  # noqa: A002
         """Add a command that is followed by another one, and return it."""
-        group = App(name=name, help=help)
+        group = App(name=name, help=help, help_epilogue="\n".join(["Examples:", *(f"  {line}" for line in examples)]))
         self.app.command(group)
         return group
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from netfs.cli.dialing import ANYBODY, Access, connected, remote_place
 from netfs.cli.host import CommandError, Exit, Host, failing
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 RECIPIENTS_MAX = 64 << 10
+EXAMPLE = "netfs://127.0.0.1:7777/vault"
 
 
 @Parameter(name="*")
@@ -65,7 +66,14 @@ NewKeyFile = Annotated[str | None, Parameter(help="let this key file open the vo
 
 def register(host: Host) -> None:
     """Add the commands."""
-    group = host.group("volume", "Make a directory of a server an encrypted volume, and say who may open it.")
+    group = host.group(
+        "volume",
+        "Make a directory of a server an encrypted volume, and say who may open it.",
+        [
+            "netfs volume init netfs://127.0.0.1:7777/vault",
+            "netfs cp -r --passphrase secrets netfs://127.0.0.1:7777/vault",
+        ],
+    )
 
     async def init(url: str, /, *, costs: Costs = DEFAULT_COSTS, access: Access = ANYBODY) -> None:
         """Make a new or empty directory a volume that opens with a passphrase, or with --key-file.
@@ -85,6 +93,13 @@ def register(host: Host) -> None:
         """
         await show_volume(host, remote_place(url), access)
 
+    host.command(init, name="init", examples=[f"netfs volume init {EXAMPLE}"], under=group)
+    host.command(info, name="info", examples=[f"netfs volume info {EXAMPLE}"], under=group)
+    register_recipients(host, group)
+    register_keys(host, group)
+
+
+def register_recipients(host: Host, group: App) -> None:
     async def add_recipient(url: str, file: str, /, *, kem: str = "xwing", access: Access = ANYBODY) -> None:
         """Let somebody open the volume with an identity; who has the volume's passphrase or key remains its owner.
 
@@ -117,6 +132,12 @@ def register(host: Host) -> None:
 
         await change(host, url, access, prepare, recipient=fingerprint)
 
+    add, remove = f"netfs volume add-recipient {EXAMPLE} bob.identity.pub", f"netfs volume remove-recipient {EXAMPLE} 7d5d…e8fa"
+    host.command(add_recipient, name="add-recipient", examples=[add], under=group)
+    host.command(remove_recipient, name="remove-recipient", examples=[remove], under=group)
+
+
+def register_keys(host: Host, group: App) -> None:
     async def passwd(
         url: str,
         /,
@@ -145,16 +166,8 @@ def register(host: Host) -> None:
         """
         await change(host, url, access, lambda volume, secret: partial(volume.rotated, secret, fresh()))
 
-    where = "netfs://127.0.0.1:7777/vault"
-    for fn, name, more in (
-        (init, "init", ""),
-        (info, "info", ""),
-        (add_recipient, "add-recipient", " bob.identity.pub"),
-        (remove_recipient, "remove-recipient", " 7d5d1e6b2f0c4a8893a1f0b4c2d6e8fa"),
-        (passwd, "passwd", ""),
-        (rotate, "rotate", ""),
-    ):
-        host.command(fn, name=name, examples=[f"netfs volume {name} {where}{more}"], under=group)
+    host.command(passwd, name="passwd", examples=[f"netfs volume passwd {EXAMPLE}"], under=group)
+    host.command(rotate, name="rotate", examples=[f"netfs volume rotate {EXAMPLE}"], under=group)
 
 
 def fresh() -> "Callable[[int], bytes]":
