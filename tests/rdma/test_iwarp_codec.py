@@ -86,11 +86,10 @@ def read_frame(data: bytes, reply: bool, step: int = 512) -> StartFrame:
 def start_frames() -> st.SearchStrategy[StartFrame]:
     depth = st.integers(0, NO_DEPTH - 1)
     rtr = st.none() | st.builds(Rtr, st.booleans(), st.booleans(), st.booleans())
-    later = st.builds(
+    return st.builds(
         StartFrame, st.booleans(), st.just(2), st.booleans(), st.booleans(), st.booleans(), depth, depth, rtr,
         st.binary(max_size=MAX_PRIVATE),
     )  # fmt: skip
-    return later
 
 
 @given(start_frames(), st.integers(1, 7))
@@ -109,16 +108,14 @@ def test_revision_one_tells_no_depths() -> None:
 
 
 @given(*(st.integers(0, 200) for _ in range(4)), st.booleans(), st.booleans())
-def test_depths_are_seen_from_the_other_side(
-    ird: int, ord_: int, their_ird: int, their_ord: int, crc: bool, theirs: bool
-) -> None:
+def test_depths_are_seen_from_the_other_side(ird: int, ord_: int, peer_ird: int, peer_ord: int, crc: bool, theirs: bool) -> None:
     request = StartFrame(False, crc=crc, ird=ird, ord=ord_)
-    reply, far = answer(read_frame(request.pack(), False), their_ird, their_ord, theirs)
+    reply, far = answer(read_frame(request.pack(), False), peer_ird, peer_ord, theirs)
     near = settle(request, read_frame(reply.pack(), True))
-    assert near.ord <= far.ird <= their_ird
+    assert near.ord <= far.ird <= peer_ird
     assert far.ord <= near.ird <= ird
-    assert near.ord == min(ord_, their_ird)
-    assert far.ord == min(their_ord, ird)
+    assert near.ord == min(ord_, peer_ird)
+    assert far.ord == min(peer_ord, ird)
     assert near.crc is far.crc is (crc or theirs)
 
 

@@ -414,11 +414,12 @@ class Engine:
 
         def frames() -> Iterator[Frame]:
             for off, count, pieces, last in cut(source, sender.room_tagged):
-                if not readable(off, count):
-                    # Memory that is gone is not read any more; the check before sending ends the stream.
+                check = partial(readable, off, count)
+                if not check():
+                    # Memory that is gone is not read any more, not even for a checksum; the same check ends the stream.
                     pieces, count = [], 0
                 frame = sender.tagged_frame(Op.READ_RESPONSE, last, sink_stag, sink_to + off, pieces, count)
-                frame.check = partial(readable, off, count)
+                frame.check = check
                 yield frame
 
         sender.put(frames(), self._served)
