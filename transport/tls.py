@@ -255,7 +255,8 @@ class TlsStream:
         """Return the error to raise for one of ssl's, whose errnos are none of the system's."""
         cut = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError | ConnectionError)
         if cut and where is _SHAKING:
-            return TransportError(errno.ECONNRESET, f"{self.peer}: it broke off {where}; perhaps it speaks without TLS")
+            guess = "; perhaps it speaks without TLS" if self._role == "server" else ""
+            return TransportError(errno.ECONNRESET, f"{self.peer}: it broke off {where}{guess}")
         if not isinstance(error, ssl.SSLError):
             return TransportError(error.errno or errno.EIO, f"{self.peer}: {error.strerror or error} {where}")
         reason = error.reason or ""

@@ -47,7 +47,7 @@ def test_an_identity_is_never_replaced(tmp_path: Path) -> None:
 
 def test_the_fingerprint_is_what_openssl_says(tmp_path: Path) -> None:
     made = identity(tmp_path, "id")
-    command = ["openssl", "pkey", "-in", made.path, "-pubout", "-outform", "DER"]
+    command = ["openssl", "pkey", "-in", str(made.path), "-pubout", "-outform", "DER"]
     try:
         spki = subprocess.run(command, capture_output=True, check=True)
     except (FileNotFoundError, subprocess.CalledProcessError):
