@@ -152,6 +152,11 @@ def check_init_only_re_exports(source: Source) -> Iterator[str]:
                 continue
             case ast.Assign(targets=[ast.Name(id="__all__")]) | ast.AnnAssign(target=ast.Name(id="__all__")):
                 continue
+            case ast.If(test=ast.Name(id="TYPE_CHECKING"), body=body, orelse=[ast.Assign(targets=[ast.Name(id="__getattr__")])]):
+                # The same re-exports, made when they are asked for (transport/on_demand.py).
+                for inner in body:
+                    if not isinstance(inner, ast.ImportFrom):
+                        yield f"{source.path}:{inner.lineno}: only re-exports belong here"
             case _:
                 yield f"{source.path}:{node.lineno}: only a docstring, re-exports and __all__ belong here"
 
@@ -354,6 +359,8 @@ BAD: Final = (
     (check_function_length, "tests/a.py", "class C:\n" + "".join("    " + line for line in LONG.splitlines(keepends=True))),
     (check_init_only_re_exports, "iov/__init__.py", '"""Doc."""\nx = 1\n'),
     (check_init_only_re_exports, "iov/__init__.py", "from .a import b\n"),
+    (check_init_only_re_exports, "iov/__init__.py", '"""Doc."""\nif TYPE_CHECKING:\n    x = 1\nelse:\n    __getattr__ = f()\n'),
+    (check_init_only_re_exports, "iov/__init__.py", '"""Doc."""\nif TYPE_CHECKING:\n    import b\nelse:\n    x = 1\n'),
     (check_kind_is_named, "iov/a.py", '"""Some module."""\n'),
     (check_kind_is_named, "iov/a.py", ""),
     (check_sans_io, "iov/a.py", '"""Sans-IO. X."""\nimport trio.lowlevel\n'),
@@ -382,6 +389,11 @@ GOOD: Final = (
     (check_function_length, "iov/a.py", "def f():\n" + '    """D.\n\n    More.\n    """\n' + BODY * 69),
     (check_function_length, "iov/a.py", f'def f():\n    """D.\n\n    {EXCUSE} of that.\n    """\n' + BODY * 90),
     (check_init_only_re_exports, "iov/__init__.py", '"""Doc."""\nfrom .a import b\n__all__ = ["b"]\n'),
+    (
+        check_init_only_re_exports,
+        "iov/__init__.py",
+        '"""Doc."""\nif TYPE_CHECKING:\n    from a import b\nelse:\n    __getattr__ = f()\n',
+    ),
     (check_kind_is_named, "iov/a.py", '"""Sans-IO. A module."""\n'),
     (check_kind_is_named, "tests/a.py", '"""A test."""\n'),
     (check_sans_io, "netfs/a.py", '"""Trio shell. X."""\nimport trio\n'),

@@ -27,7 +27,7 @@ from transport.base import FileRange
 from transport.env import system_env
 from transport.messages import FileType, Handle
 from trials.demo_table import Row, header, line, title
-from trials.pair import TRANSPORTS, TWO_PROCESSES, Pair, pair
+from trials.pairs import TRANSPORTS, TWO_PROCESSES, Pair, pair
 from trials.plaintext import Search, pick_windows
 
 __all__ = ["demo", "run_row"]

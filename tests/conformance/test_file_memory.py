@@ -11,7 +11,7 @@ from iov import BioVec, BufferPool, DeviceMemory, Direction, IovIter, bounce_for
 from iov.probe import Probe
 from tests.conformance.memory_kinds import KINDS, Memory
 from tests.conformance.transport_suite import PATTERN
-from trials.pair import pair
+from trials.pairs import pair
 
 SIZE = 150_000
 DEST, SOURCE = Direction.DEST, Direction.SOURCE

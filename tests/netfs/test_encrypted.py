@@ -19,7 +19,7 @@ from tests.netfs.sealed_world import BLOCK, EKEYREJECTED, World, fails, get, in_
 from tests.netfs.test_fsx import Model
 from transport.base import Limits
 from transport.messages import AuxRead, Read, Transact
-from trials.pair import TRANSPORTS, TransportName, pair
+from trials.pairs import TRANSPORTS, TransportName, pair
 
 # ---- what a user sees
 

@@ -4,7 +4,7 @@ import sys
 from functools import partial
 
 from trials import sim
-from trials.pair import TransportName, pair
+from trials.pairs import TransportName, pair
 from trials.workloads import Mixed, mixed
 
 SIMULATED: tuple[TransportName, ...] = ("stream", "rdma-memory")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.sim.scenario import SIMULATED, run
-from trials.pair import TransportName
+from trials.pairs import TransportName
 
 HASH_SEEDS = ("0", "1", "2", "4242", "random")
 

@@ -16,7 +16,7 @@ from netfs.cli.main import build
 from trials import demo
 from trials.demo import load_sample, plan, run_row
 from trials.demo_table import Row, header, line, title
-from trials.pair import TRANSPORTS
+from trials.pairs import TRANSPORTS
 
 KEYS = (
     "transport", "processes", "encrypted", "mode", "verified", "plaintext_in_store", "write_mb_s", "read_mb_s", "requests",

@@ -20,7 +20,7 @@ import trio
 from netfs.fs.client import open_client
 from trials.bench.figure import Figure, Pairing
 from trials.bench.wire import memory_folder
-from trials.pair import server_process
+from trials.pairs import server_process
 
 __all__ = ["FIGURES"]
 

@@ -15,7 +15,7 @@ from trials.bench.figure import Figure, Pairing
 from trials.bench.limits import memcpy_mb_s, rotating
 from trials.bench.peer import BLOCK
 from trials.bench.wire import ROUND_BLOCKS, fill, read_in_flight, verify, write_in_flight
-from trials.pair import pair
+from trials.pairs import pair
 
 __all__ = ["FIGURES"]
 

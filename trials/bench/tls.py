@@ -24,7 +24,7 @@ from trials.bench.limits import MB, rotating, timed
 from trials.bench.peer import BLOCK
 from trials.bench.wire import fill, memory_folder, read_in_flight, verify, write_in_flight
 from trials.keyring import Keyring, keyring
-from trials.pair import server_process
+from trials.pairs import server_process
 
 __all__ = ["FIGURES"]
 

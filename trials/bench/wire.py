@@ -23,7 +23,7 @@ from netfs.fs.file import File
 from trials.bench.figure import Figure, Pairing
 from trials.bench.limits import MB, rotating, timed
 from trials.bench.peer import BLOCK, Socket, near, peer_process, raw_read_mb_s, raw_write_mb_s, rpc_per_s, serve_socket
-from trials.pair import pair, server_process
+from trials.pairs import pair, server_process
 
 __all__ = ["FIGURES", "fill", "memory_folder", "random_4k", "read_in_flight", "sequential", "verify", "write_in_flight"]
 

@@ -8,7 +8,7 @@ import pytest
 import trials
 from iov.probe import Probe
 from servers.stores.memory import MemoryStore
-from trials.pair import TRANSPORTS, TransportName, server_process
+from trials.pairs import TRANSPORTS, TransportName, server_process
 
 LINUX = sys.platform == "linux"
 
