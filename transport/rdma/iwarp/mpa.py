@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from iov.checksum import HAVE_FAST_CRC, crc32c
 from transport.errors import HelloMismatch
 
 __all__ = [
@@ -192,8 +193,6 @@ def find_crc() -> Crc:
 
     Raises: MpaError when the package that computes it is not installed.
     """
-    try:
-        from crc32c import crc32c  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise MpaError("checksums on the stream need the package crc32c: pip install 'netfs[crc]'") from None
+    if not HAVE_FAST_CRC:
+        raise MpaError("checksums on the stream need the package crc32c: pip install 'netfs[crc]'")
     return crc32c
