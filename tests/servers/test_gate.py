@@ -49,10 +49,10 @@ class Town:
         assert "\n" not in text
         return text
 
-    async def settled(self) -> None:
-        """Wait until the server has done with all that came."""
+    async def settled(self, stay: int = 0) -> None:
+        """Wait until the server has done with all that came but `stay`."""
         with trio.fail_after(5):
-            while self.serving.server.connections:
+            while self.serving.server.connections > stay:
                 await trio.lowlevel.checkpoint()
 
 
