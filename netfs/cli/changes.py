@@ -28,7 +28,9 @@ def register(host: Host) -> None:
         recursive: Annotated[bool, Parameter(alias="-r")] = False,
         access: Access = ANYBODY,
     ) -> int:
-        """Remove files, or whole directories with -r. What cannot be removed is told, and the rest is removed all the same.
+        """Remove files, or whole directories with -r.
+
+        What cannot be removed is told, and the rest is removed all the same.
 
         Args:
             url: a file, or with --recursive a directory.

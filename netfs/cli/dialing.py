@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from netfs.cli.host import CommandError, Exit, failing
+from netfs.cli.host import CommandError, Exit, describe, failing
 from netfs.cli.place import Place, parse_place
 from transport.user_files import user_file
 
@@ -141,4 +141,12 @@ async def connected(place: Place, access: Access, *others: Place) -> AsyncIterat
             raise CommandError(Exit.USAGE, str(error)) from None
         if secret is not None:
             client.use_keys(await keys_of(client, place, others, secret, access.fingerprint))
-        yield client
+        ended = False
+        try:
+            yield client
+            ended = True
+            await client.aclose()
+        except OSError as error:
+            if not ended:
+                raise
+            raise CommandError(Exit.REMOTE, describe(error, place.endpoint)) from error

@@ -131,7 +131,10 @@ class Host:
         """
         shown = "\n".join(["Examples:", *(f"  {line}" for line in examples)]) if examples else None
         run = _terminable(fn) if inspect.iscoroutinefunction(fn) else fn
-        (under or self.app).command(run, name=name, help=help, usage=f"Usage: {usage}" if usage else None, help_epilogue=shown)
+        # A docstring is broken where its lines are full, the help where the terminal's are.
+        text = (help or inspect.getdoc(fn) or "").partition("\nArgs:")[0].strip()
+        about = "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+        (under or self.app).command(run, name=name, help=about, usage=f"Usage: {usage}" if usage else None, help_epilogue=shown)
 
     def group(self, name: str, help: str, examples: Sequence[str]) -> App:  # noqa: A002
         """Add a command that is followed by another one, and return it."""

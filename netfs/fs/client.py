@@ -444,5 +444,11 @@ async def open_client(
         client = Client(transport, volume, env, probe, PageCache(cache_bytes), top)
         try:
             yield client
-        finally:
-            await client.aclose()
+        except BaseException as error:
+            try:
+                await client.aclose()
+            except OSError as late:
+                # The block's own error is the one to hear of; what closing fails with is most often the same again.
+                error.add_note(f"and when the client was closed: {late}")
+            raise
+        await client.aclose()

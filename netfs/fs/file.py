@@ -252,7 +252,7 @@ class File:
         return attr
 
     async def set_mtime(self, mtime_ns: int) -> None:
-        """Set the time of the last change, in nanoseconds since 1970, which later writes move. Cancellation: may have happened."""
+        """Set the time of the last change, in nanoseconds since 1970; later writes move it. Cancellation: may have happened."""
         self._check_open()
         try:
             await ask(self._client.transport, Setattr(self._inode.handle, mtime_ns=mtime_ns), AttrReply)

@@ -294,7 +294,7 @@ def test_an_interrupted_copy_leaves_nothing(tmp_path: Path, number: signal.Signa
         command = [*NETFS, "cp", *[f"{url}/data"] * 40, str(tmp_path / "out")]
         if number == signal.SIGTERM:
             command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]  # as a shell does for its background
-        # A program that is started where interrupts are ignored ignores them too; this one must not take after the test's own shell.
+        # Started where interrupts are ignored, a program ignores them too; it must not take after the test's own shell.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -305,6 +305,21 @@ def test_an_interrupted_copy_leaves_nothing(tmp_path: Path, number: signal.Signa
         out, err = client.communicate(timeout=20)
     assert (client.returncode, out, err) == (128 + number, "", "")
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {"data"}
+
+
+def test_a_server_that_is_killed_during_a_copy(tmp_path: Path) -> None:
+    if not LINUX:
+        pytest.skip("the store in memory has no folder to watch")
+    (tmp_path / "data").write_bytes(os.urandom(BIG))
+    (tmp_path / "export").mkdir()
+    with serving(tmp_path / "export", "--listen", "127.0.0.1:0") as (url, server):
+        assert netfs("mkdir", f"{url}/into").code == 0
+        command = [*NETFS, "cp", *[str(tmp_path / "data")] * 40, f"{url}/into"]
+        client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_for_part(tmp_path / "export" / "into")
+        server.kill()
+        out, err = client.communicate(timeout=20)
+    told(Done(client.returncode, out, err), 3, f"{url}/into/data: ")
 
 
 def wait_for_part(folder: Path) -> None:

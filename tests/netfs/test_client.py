@@ -19,7 +19,7 @@ from servers.stores.memory import MemoryStore
 from tests.netfs.loop import LoopTransport
 from tests.netfs.mount import mounted, put
 from transport.base import Reply
-from transport.messages import DirEntry, FileType, Handle, Lookup, Readdir, ReaddirReply, Rename, Request, Rmdir, Write
+from transport.messages import Commit, DirEntry, FileType, Handle, Lookup, Readdir, ReaddirReply, Rename, Request, Rmdir, Write
 
 
 async def test_walk_stat_list() -> None:
@@ -64,6 +64,21 @@ async def test_listings_no_server_of_ours_would_give(names: list[str]) -> None:
         transport.fault = lies
         with pytest.raises(netfs.NotReachable):
             await client.listdir()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_what_the_block_failed_with_is_told_first(broken: bool) -> None:
+    store = MemoryStore()
+    transport = LoopTransport(store)
+    with pytest.raises(ValueError if broken else OSError) as caught:
+        async with netfs.open_client(transport) as client:
+            file = await client.open("/f", "w", direct=True)
+            await file.write(b"not committed")
+            transport.fault = lambda request: Reply(errno.EIO) if isinstance(request, Commit) else None
+            if broken:
+                raise ValueError("of the block")
+    assert broken is ("/f" in str(getattr(caught.value, "__notes__", "")))
+    store.close()
 
 
 async def test_size_of_a_file_that_is_being_written() -> None:
