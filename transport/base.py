@@ -74,7 +74,8 @@ class Limits:
 class FileRange:
     """A range of an open file that a reply sends without reading it first; a transport that cannot reads it into a pool.
 
-    The descriptor stays open until the reply's `release`.
+    The descriptor stays open until the reply's `release`. Where the file is cut before it was sent, the reply is shorter, or, if
+    its length is out already, zeros take the place of what is gone.
     """
 
     fd: int

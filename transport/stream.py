@@ -18,7 +18,8 @@ from typing import Final
 
 import trio
 
-from iov.iov_iter import IovIter
+from iov.copy_iter import zero_iter
+from iov.iov_iter import Direction, IovIter
 from iov.pool import BufferPool
 from iov.probe import Probe
 from transport.base import Done, FileRange, Handler, HandlerFactory, Limits, Outcome, Reply, Transport
@@ -288,7 +289,7 @@ class _Serving:
             self._pump.kick()
 
     def _send_file(self, file: FileRange) -> int:
-        """Send the front of a file range, or take it into memory where the kernel cannot send it."""
+        """Send the front of a file range, or take it into memory where the kernel cannot send it. Returns: bytes sent."""
         fd = self._stream.fileno()
         if fd is None:
             self._take_in(file)
@@ -299,10 +300,11 @@ class _Serving:
         except BlockingIOError:
             return 0
         if not length:
-            raise self._cut_short(file)
+            self._take_in(file)
         return length
 
     def _take_in(self, file: FileRange) -> None:
+        """Put memory in the place of a file range; zeros where the file was cut after its length had been promised."""
         if self._pool is None:
             self._pool = BufferPool(self._probe, mmap.PAGESIZE * 64, 4)
         lease = self._pool.get(file.length)
@@ -310,8 +312,8 @@ class _Serving:
         while done < file.length:
             length = os.preadv(file.fd, [lease.view[done:]], file.pos + done)
             if not length:
-                lease.release()
-                raise self._cut_short(file)
+                zero_iter(file.length - done, IovIter.ubuf(Direction.DEST, lease.view[done:]))
+                break
             done += length
         call = self._connection.writer.substitute(lease.view)
         release = call.release
@@ -322,11 +324,6 @@ class _Serving:
                 release()
 
         call.release = release_both
-
-    def _cut_short(self, file: FileRange) -> TransportError:
-        return TransportError(
-            errno.EIO, f"{self._stream.peer}: a file ended before its {file.length} bytes from {file.pos} were sent"
-        )
 
 
 async def serve_stream(

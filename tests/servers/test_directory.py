@@ -12,7 +12,8 @@ import pytest
 from iov.probe import Probe
 from servers.stores.directory import DirectoryStore
 from servers.stores.syscalls import Statx, open_beneath, statx
-from tests.conformance.store_words import folder, get, names, new, put, refused, top
+from tests.conformance.store_words import folder, get, names, new, put, refused, taken, top
+from transport.base import FileRange
 from transport.messages import FileType, Handle, Setattr, Step, StepKind
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="the directory store needs Linux")
@@ -40,6 +41,23 @@ def store(home: Path) -> Iterator[DirectoryStore]:
 
 def open_descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_a_large_read_from_memory_is_a_range_of_the_file(store: DirectoryStore) -> None:
+    file = new(store, data=b"x" * 200_000)
+    for pos, length, count, eof in (
+        (0, 65_536, 65_536, False),
+        (1000, 1 << 20, 199_000, True),
+        (100_000, 100_000, 100_000, True),
+    ):
+        lent = store.read_source(file, pos, length)
+        assert isinstance(lent.source, FileRange)
+        assert (lent.source.pos, lent.source.length, lent.length, lent.eof) == (pos, count, count, eof)
+        taken(lent)
+    for pos, length in ((0, 65_535), (150_000, 65_536), (200_000, 65_536)):
+        lent = store.read_source(file, pos, length)
+        assert not isinstance(lent.source, FileRange)
+        taken(lent)
 
 
 # ---- links and strangers
