@@ -25,7 +25,8 @@ def blocks(language: str) -> list[str]:
 
 def environment(home: Path) -> dict[str, str]:
     """Return an environment in which `netfs` is ours and `~` is a folder of the test."""
-    return {**os.environ, "HOME": str(home), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NETFS_", "XDG_"))}
+    return {**kept, "HOME": str(home), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def test_the_python_example(tmp_path: Path) -> None:
@@ -75,6 +76,39 @@ def test_the_two_terminals(tmp_path: Path) -> None:
     assert "one.jpg" in done.stdout
     assert done.stdout.endswith("a note\n")
     assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == [".netfs", "notes.txt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a real folder is served on Linux")
+def test_the_two_users(tmp_path: Path) -> None:
+    alice, bob = tmp_path / "alice", tmp_path / "bob"
+    (alice / "shared" / "photos").mkdir(parents=True)
+    (alice / "shared" / "photos" / "one.jpg").write_bytes(b"a picture")
+    bob.mkdir()
+    hers, his = (text for text in blocks("sh") if text.startswith("netfs keygen --identity"))
+    first, *rest = his.splitlines()
+    fingerprint = say(first, bob).split()[0]
+    *before, serve = hers.replace("SHA256:…", fingerprint).splitlines()
+    say("\n".join(before), alice)
+    command = shlex.split(serve.replace("0.0.0.0:2050", "127.0.0.1:0").replace("~", str(alice)))
+    with subprocess.Popen(command, env=environment(alice), stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            url = re.search(r"netfs://\S+", server.stdout.readline())
+            assert url is not None
+            session = "\n".join(rest).replace("netfs://alice.example.org", url.group().rstrip("/"))
+            assert server.stdout.readline().split()[-1] in say(session, bob)
+        finally:
+            server.terminate()
+    assert (bob / "photos" / "one.jpg").read_bytes() == b"a picture"
+
+
+def say(commands: str, home: Path) -> str:
+    """Run a shell session in somebody's home; return what it printed."""
+    done = subprocess.run(
+        ["sh", "-e"], input=commands, cwd=home, env=environment(home), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
