@@ -16,6 +16,7 @@ from iov.extract import extract_pages
 from iov.folio import Folio, FolioQueue, XArray
 from iov.iov_iter import Direction, IovIter
 from iov.phys import PhysMemory
+from iov.pin import PinLedger, extract_will_pin
 from transport.scatterlist import SgTable, extract_iter_to_sg
 
 from .shapes import block, pattern
@@ -39,6 +40,7 @@ class Fixture:
     def __init__(self) -> None:
         self.phys = PhysMemory(2 * NR_PAGES, seed=5)
         self.folios = [self.phys.alloc() for _ in range(NR_PAGES)]
+        self._flat: memoryview | None = None
 
     def fill(self) -> None:
         data = pattern(SIZE)
@@ -47,6 +49,14 @@ class Fixture:
 
     def image(self) -> bytes:
         return b"".join(folio.memory for folio in self.folios)
+
+    def flat(self) -> memoryview:
+        """Return virtually contiguous memory, which takes the place of the folios: vmalloc, or a caller's."""
+        if self._flat is None:
+            self._flat = flat = block(SIZE)
+            flat[:] = self.image()
+            self.folios = [Folio(flat[n * PAGE_SIZE : (n + 1) * PAGE_SIZE]) for n in range(NR_PAGES)]
+        return self._flat
 
     def pieces(self, start: int, end: int) -> list[BioVec]:
         """The file range as pieces of pages; the empty range keeps one empty piece."""
@@ -78,20 +88,13 @@ def fixture() -> Fixture:
     return Fixture()
 
 
-def flat_memory(fixture: Fixture) -> memoryview:
-    """Virtually contiguous memory in place of the fixture's folios: vmalloc, or a caller's."""
-    flat = block(SIZE)
-    fixture.folios = [Folio(flat[n * PAGE_SIZE : (n + 1) * PAGE_SIZE]) for n in range(NR_PAGES)]
-    return flat
-
-
 def kvec(fixture: Fixture, direction: Direction) -> tuple[IovIter, list[tuple[int, int]]]:
-    flat = flat_memory(fixture)
+    flat = fixture.flat()
     return IovIter.kvec(direction, [flat[start:end] for start, end in KVEC_RANGES]), list(KVEC_RANGES)
 
 
 def iovec(fixture: Fixture, direction: Direction) -> tuple[IovIter, list[tuple[int, int]]]:
-    flat = flat_memory(fixture)
+    flat = fixture.flat()
     return IovIter.iovec(direction, [flat[start:end] for start, end in KVEC_RANGES]), list(KVEC_RANGES)
 
 
@@ -143,6 +146,10 @@ def test_copy_from_vectors(fixture: Fixture, make: Maker) -> None:
 def ranged(fixture: Fixture, direction: Direction, kind: str, start: int, end: int) -> IovIter:
     if kind == "xarray":
         return IovIter.xarray_range(direction, fixture.index(), start, end - start)
+    if kind == "ubuf":
+        it = IovIter.ubuf(direction, fixture.flat()[:end])
+        it.advance(start)
+        return it
     it = (
         IovIter.folioq(direction, fixture.queue(), end)
         if kind == "folioq"
@@ -159,7 +166,7 @@ def small_chain(fixture: Fixture) -> BvecQueue:
     return queue
 
 
-STREAMS = pytest.mark.parametrize("kind", ["folioq", "bvecq", "xarray"])
+STREAMS = pytest.mark.parametrize("kind", ["folioq", "bvecq", "xarray", "ubuf"])
 
 
 @STREAMS
@@ -265,3 +272,22 @@ def test_iter_to_sg(fixture: Fixture, kind: str) -> None:
     assert (total, it.count) == (SIZE, 0)
     assert table.nents <= npages
     assert b"".join(entry.memory[entry.off : entry.off + entry.length] for entry in table.entries) == pattern(SIZE)
+
+
+@pytest.mark.parametrize("kind", ["ubuf", "iovec"])
+def test_what_was_pinned_for_a_scatterlist_is_unpinned_at_teardown(fixture: Fixture, kind: str) -> None:
+    """Cases 13 to 17, of the caller's memory: the owner pins above the extraction, and unpins after it."""
+    ledger = PinLedger(fixture.phys)
+    it = sg_iters(fixture)[kind]
+    assert extract_will_pin(it)
+    pin = ledger.pin(it, SIZE)
+    assert not extract_will_pin(pin.iter)
+    table = SgTable()
+    assert extract_iter_to_sg(pin.iter, SIZE, table, NR_PAGES) == SIZE
+    vecs = [vec for entry in table.entries for vec in fixture.phys.translate(entry.memory, entry.off, entry.off + entry.length)]
+    assert b"".join(view for vec in vecs for view in fixture.phys.bytes_at(vec.paddr, vec.length)) == pattern(SIZE)
+    pin.release()
+    ledger.close()
+    for entry in table.entries:
+        with pytest.raises(OSError, match="not pinned"):
+            fixture.phys.translate(entry.memory, entry.off, entry.off + entry.length)
