@@ -109,6 +109,30 @@ async def test_small_pieces_are_joined_and_counted_and_large_ones_are_not() -> N
     server.close()
 
 
+async def test_a_blocked_piece_comes_again_as_it_was() -> None:
+    """More has been queued behind it meanwhile; what was sealed is neither joined nor counted a second time."""
+    near, far = socket.socketpair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+    probe = Probe()
+    client, server = client_side(near, probe), server_side(far)
+    await shaken(client, server)
+    small: list[bytes | memoryview] = [bytes([number]) * 1000 for number in range(40)]
+    sent = 0
+    while length := client.send_nowait(small[sent // 1000 : sent // 1000 + 10]):
+        assert length % 1000 == 0
+        sent += length
+    counted = probe.copied_bytes
+    assert counted == sent + 10_000
+    for _ in range(3):
+        assert client.send_nowait(small[sent // 1000 :]) == 0
+    assert probe.copied_bytes == counted
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send, client, small[sent // 1000 :])
+        assert await receive(server, 40_000) == b"".join(small)
+    client.close()
+    server.close()
+
+
 async def test_what_tls_has_already_read_is_readable() -> None:
     async with streams() as (client, server):
         client.send_nowait([b"x" * 5000])
