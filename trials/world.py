@@ -8,6 +8,7 @@ import socket
 from typing import Protocol
 
 from iov.probe import Probe
+from netfs.tracing import TraceFile
 from transport.env import Env, system_env
 from transport.link import ByteStream, SocketStream
 
@@ -28,7 +29,11 @@ class World(Protocol):
 
 
 class RealWorld:
-    """The system's clock, randomness and socketpairs."""
+    """The system's clock, randomness and socketpairs. trace: where events go; label: before the names of nodes in it."""
+
+    def __init__(self, trace: TraceFile | None = None, label: str = "") -> None:
+        self._trace = trace
+        self._label = label
 
     def env(self, node: str) -> Env:
         """Return the system's environment; all nodes share the machine."""
@@ -36,9 +41,8 @@ class RealWorld:
         return system_env()
 
     def probe(self, node: str) -> Probe:
-        """Return a probe without a sink."""
-        del node
-        return Probe()
+        """Return a probe, which has a sink when there is a trace."""
+        return Probe(self._trace.sink(self._label + node) if self._trace is not None else None)
 
     def link(self, near: str, far: str) -> tuple[ByteStream, ByteStream]:
         """Return a socketpair."""

@@ -1,0 +1,258 @@
+"""What layers tell the sink: names, fields and kinds as `iov/events.py` has them, nothing left out, and in the order things happen."""
+
+import errno
+import random
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from iov.events import EVENTS
+from iov.probe import Field, Probe
+from netfs.cache.pagecache import PageCache
+from netfs.fs.client import Client
+from netfs.fs.plain import PlainVolume
+from netfs.tracing import Stats
+from netfs.tracing.text import LINES
+from servers.stores.memory import MemoryStore
+from tests.netfs.loop import LoopTransport
+from tests.netfs.scripted import FULL, Answer, Run, ScriptedOps
+from transport.base import Reply
+from transport.env import system_env
+from transport.messages import Read
+from trials.pairs import TransportName, pair
+from trials.world import RealWorld
+
+PART = 100
+CUT_OFF = Answer(0, error=OSError(errno.EIO, "broken"))
+
+
+class Seen:
+    """A sink that remembers, and holds each event to the tables."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, tuple[Field, ...]]] = []
+
+    def sink(self, event: str, fields: tuple[Field, ...]) -> None:
+        assert len(fields) == len(EVENTS[event]), event
+        assert all(type(field) in {int, str, bytes} or isinstance(field, bool) for field in fields), (event, fields)
+        assert LINES[event].format(*fields)
+        self.events.append((event, fields))
+
+    def happened(self, event: str, field: str) -> list[Field]:
+        at = EVENTS[event].index(field)
+        return [fields[at] for name, fields in self.events if name == event]
+
+    def subrequests(self) -> list[str]:
+        """Return what happened to subrequests, as `index what`."""
+        return [f"{fields[1]} {fields[3]}" for name, fields in self.events if name == "netfs_sreq"]
+
+
+class SeenWorld(RealWorld):
+    def __init__(self, seen: Seen) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def probe(self, node: str) -> Probe:
+        del node
+        return Probe(self.seen.sink)
+
+
+def test_every_event_has_a_line() -> None:
+    assert LINES.keys() == EVENTS.keys()
+
+
+async def work(client: Client) -> None:
+    """Use a file in all the ways that are told of."""
+    async with await client.open("/f", "w") as file:
+        await file.write(b"x" * 400_000)
+    client.drop_caches()
+    async with await client.open("/f", "r+") as file:
+        await file.write(b"y" * 10, 50)
+        await file.write(b"z" * 10, 200)  # leaves a gap in a folio that is not read yet
+        assert len(await file.read(1000, 0)) == 1000
+    async with await client.open("/f", "r+", direct=True) as file:
+        await file.write(b"y" * 10, 5000)
+        assert len(await file.read(100_000, 0)) == 100_000
+
+
+@pytest.mark.parametrize("encrypt", [False, True])
+@pytest.mark.parametrize("transport", ["stream", "rdma-memory"])
+async def test_events_are_what_the_table_says(transport: TransportName, encrypt: bool) -> None:
+    seen = Seen()
+    async with pair(transport, encrypt=encrypt, world=SeenWorld(seen), rsize=1 << 16, wsize=1 << 16) as p:
+        await work(p.client)
+    expected = EVENTS.keys() - {"netfs_failure", "netfs_wb_lock"}
+    if not encrypt:
+        expected -= {"crypto_seal", "crypto_open"}
+    if transport == "stream":
+        expected -= {"wr_posted", "wr_completed"}
+    assert {name for name, _ in seen.events} == expected
+    # Every call is answered, and every one that a subrequest made was sent.
+    sent = seen.happened("call_sent", "xid")
+    assert sorted(sent, key=str) == sorted(seen.happened("reply_received", "xid"), key=str)
+    assert set(seen.happened("netfs_call", "xid")) <= set(sent)
+    assert set(seen.happened("server_op", "status")) == {0}
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({}, "0 PREP|0 SUBMT|1 PREP|1 SUBMT|0 TERM|0 CONSM|1 TERM|1 CONSM"),
+        (
+            {(0, 0): Answer(40)},
+            "0 PREP|0 SUBMT|1 PREP|1 SUBMT|0 TERM|0 SHORT|1 TERM|0 RETRY|0 SUBMT|0 TERM|0 CONSM|1 CONSM",
+        ),
+        ({(0, 0): CUT_OFF}, "0 PREP|0 SUBMT|1 PREP|1 SUBMT|0 TERM|0 FAIL|0 CONSM|1 TERM|1 DSCRD"),
+        ({(0, 0): Answer(40, eof=True)}, "0 PREP|0 SUBMT|1 PREP|1 SUBMT|0 TERM|0 EOF|0 CONSM|1 TERM|1 DSCRD"),
+    ],
+    ids=["full", "short", "failed", "eof"],
+)
+def test_the_life_of_subrequests(answers: dict[tuple[int, int], Answer], expected: str) -> None:
+    seen = Seen()
+    run = Run(ScriptedOps(PART, random.Random(3).randbytes(2 * PART), answers), parts=2, probe=Probe(seen.sink))
+    run.start()
+    while run.ops.pending:
+        run.ops.end(0, write=False)
+    assert "|".join(seen.subrequests()) == expected
+    assert seen.happened("netfs_rreq", "what")[-1] == "COMPLET"
+
+
+@pytest.mark.parametrize(
+    ("write", "answer", "what", "code"),
+    [
+        (False, CUT_OFF, "read", errno.EIO),
+        (False, Answer(0), "short-read", errno.ENODATA),
+        (False, Answer(PART + 1), "long-read", errno.EIO),
+        (True, Answer(0, error=OSError(errno.ENOSPC, "full")), "write", errno.ENOSPC),
+        (True, Answer(0), "short-write", errno.EIO),
+    ],
+)
+def test_failures_are_told(write: bool, answer: Answer, what: str, code: int) -> None:
+    seen = Seen()
+    answers = {(0, count): answer for count in range(20)}
+    run = Run(ScriptedOps(PART, bytes(PART), answers), write=write, probe=Probe(seen.sink))
+    run.start()
+    run.finish(random.Random(1))
+    assert [fields[-2:] for name, fields in seen.events if name == "netfs_failure"] == [(what, code)]
+    assert seen.happened("netfs_rreq", "error")[-1] == code
+
+
+def test_a_probe_without_a_sink_is_asked_and_nothing_else() -> None:
+    run = Run(ScriptedOps(PART, bytes(PART), {(0, 0): FULL}))
+    run.start()
+    run.finish(random.Random(1))
+    assert run.rreq.transferred == PART
+
+
+# ---- statistics
+
+
+async def test_statistics_of_known_work() -> None:
+    stats = Stats()
+    world = RealWorld()
+    world.probe = lambda node: Probe(stats.sink if node != "server" else None)  # type: ignore[method-assign]
+    async with pair("stream", world=world, rsize=1 << 16, wsize=1 << 16) as p:
+        await work(p.client)
+        counts = stats.counts
+        assert (counts["BW"], counts["DW"], counts["DR"]) == (3, 1, 1)
+        assert (counts["RG"], counts["RW"], counts["WP"]) == (2, 0, 2)
+        assert counts["DL"] == counts["ds"] and counts["UL"] == counts["us"]
+        # 400,000 bytes in parts of 64 KiB; then a folio; then 10 bytes.
+        assert counts["UL"] == 7 + 1 + 1
+        assert all(counts[name] == 0 for name in ("df", "uf", "rq", "rs", "wq", "ws", "rr", "sr"))
+    text = str(stats).splitlines()
+    assert text[0] == f"Reads  : DR=1 RA={counts['RA']} RG=2 RW=0"
+    assert [line.split(":")[0].rstrip() for line in text] == [
+        "Reads", "Writes", "ZeroOps", "DownOps", "UpldOps", "Retries", "Objs", "WbLock",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("write", "answers", "expected"),
+    [
+        (False, {(0, 0): Answer(40), (1, 0): Answer(40)}, {"DL": 4, "ds": 4, "rq": 1, "rs": 2}),
+        (False, {(0, 0): CUT_OFF}, {"DL": 2, "ds": 1, "df": 1}),
+        (True, {(0, 0): Answer(40)}, {"UL": 3, "us": 3, "wq": 1, "ws": 1}),
+        (True, {(1, 0): CUT_OFF}, {"UL": 2, "us": 1, "uf": 1}),
+    ],
+)
+def test_statistics_of_retries_and_failures(write: bool, answers: dict[tuple[int, int], Answer], expected: dict[str, int]) -> None:
+    stats = Stats()
+    run = Run(ScriptedOps(PART, bytes(2 * PART), answers), parts=2, write=write, probe=Probe(stats.sink))
+    run.start()
+    run.finish(random.Random(2))
+    found = {name: count for name, count in stats.counts.items() if count}
+    # These requests are driven without `begin`, so that only their ends are seen.
+    assert found.pop("rr") == -1
+    assert found == expected
+
+
+def test_statistics_hand_on_what_they_count() -> None:
+    seen = Seen()
+    Stats(seen.sink).sink("netfs_wb_lock", (1, "skip"))
+    assert seen.events == [("netfs_wb_lock", (1, "skip"))]
+
+
+# ---- live requests
+
+
+async def held(do: Callable[[Client, LoopTransport], object]) -> None:
+    store = MemoryStore(Probe())
+    transport = LoopTransport(store)
+    client = Client(transport, PlainVolume(transport, 1000, 1000), system_env(), Probe(), PageCache(1 << 20, 4096))
+    try:
+        async with await client.open("/f", "w") as file:
+            await file.write(bytes(5000))
+        await do(client, transport)  # type: ignore[misc]
+    finally:
+        transport.hold = None
+        await client.aclose()
+        store.close()
+
+
+async def read_held(client: Client, transport: LoopTransport, *, cancel: bool) -> None:
+    transport.hold = lambda request: isinstance(request, Read)
+    async with await client.open("/f", direct=True) as file:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.read, 5000, 0)
+            await trio.testing.wait_all_tasks_blocked()
+            (row,) = client.requests()
+            assert str(row) == f"{row.request:08x} DR   6 03     0   5 @0 1388/1388"
+            if cancel:
+                nursery.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await trio.testing.wait_all_tasks_blocked()
+                assert client.requests()[0].flags & 0x20
+            transport.let_go()
+        assert client.requests() == []
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+async def test_requests_under_way_are_listed(cancel: bool) -> None:
+    await held(partial(read_held, cancel=cancel))
+
+
+async def test_a_request_that_never_began_is_not_listed() -> None:
+    async def cancelled(client: Client, _: LoopTransport) -> None:
+        async with await client.open("/f", direct=True) as file:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await file.read(10, 0)
+            assert scope.cancelled_caught
+            assert client.requests() == []
+
+    await held(cancelled)
+
+
+async def test_a_request_the_filesystem_refuses_is_not_listed() -> None:
+    async def refused(client: Client, transport: LoopTransport) -> None:
+        transport.fault = lambda request: Reply(errno.EACCES) if isinstance(request, Read) else None
+        async with await client.open("/f") as file:
+            with pytest.raises(PermissionError):
+                await file.read(10, 0)
+            assert client.requests() == []
+
+    await held(refused)
