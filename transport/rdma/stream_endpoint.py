@@ -111,7 +111,7 @@ async def serve_rdma_stream(
 ) -> None:
     """Answer a client's start-up and serve it until it leaves.
 
-    Raises: HelloMismatch for a stranger; TransportError when the stream broke in the start-up; whatever the handler raised.
+    Raises: HelloMismatch for a stranger; TransportError when the client broke off or broke the protocol; what the handler raised.
     Cancellation: the connection is dropped, handlers are cancelled.
     """
     try:
@@ -141,6 +141,8 @@ async def serve_rdma_stream(
         except BaseException as error:  # noqa: BLE001 - as above
             failure = error
     server.destroy()
+    if failure is None and not link.engine.clean:
+        failure = server.error
     if failure is not None:
         raise failure
 

@@ -143,7 +143,7 @@ class StreamLink:
     async def _linger(self) -> None:
         """Let the peer read a Terminate: a stream closed with bytes unread would be reset under it."""
         scratch = [memoryview(bytearray(SCRATCH))]
-        while self.engine.terminated is not None and (count := self.stream.recv_nowait(scratch)) != 0:
+        while self.engine.refused and (count := self.stream.recv_nowait(scratch)) != 0:
             if count is None:
                 await self.stream.wait_readable()
 
@@ -167,5 +167,5 @@ class StreamLink:
             engine.lose(os.strerror(error.errno or errno.EIO))
         except trio.ClosedResourceError:
             engine.lose("the connection was closed here")
-        if engine.terminated is None:
+        if not engine.refused:
             self.drained.set()

@@ -27,8 +27,8 @@ VERSION: Final = 0x01
 TAGGED_BYTES, UNTAGGED_BYTES = 14, 18
 MAX_ULPDU: Final = 0xFFFF
 MSN_MASK: Final = 0xFFFFFFFF
-NO_CRC: Final = tuple(bytes(pad + 4) for pad in range(4))
-PADS: Final = tuple(bytes(pad) for pad in range(4))
+NO_CRC: Final = tuple(b"\0" * (pad + 4) for pad in range(4))
+PADS: Final = tuple(b"\0" * pad for pad in range(4))
 
 
 def tagged_room(mulpdu: int) -> int:

@@ -72,12 +72,12 @@ class Engine:
     """The protocol of one connection; it is the `link` of its queue pair.
 
     wake: called when there is something to send. on_end: called once, with the reason in words, before the queue pair is flushed.
-    terminate: the Terminate sent or received, if there was one.
+    terminated: the Terminate sent or received, if there was one; refused: it is ours. clean: the peer left between two messages.
     """
 
     __slots__ = (
-        "atomics", "expected", "ird", "is_server", "message", "on_end", "orq", "over", "qp", "receiver", "sender",
-        "serving", "terminated", "write_over", "written",
+        "atomics", "clean", "expected", "ird", "is_server", "message", "on_end", "orq", "over", "qp", "receiver", "refused",
+        "sender", "serving", "terminated", "write_over", "written",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +99,8 @@ class Engine:
         self.write_over = True
         self.terminated: Terminate | None = None
         self.over = False
+        self.clean = False
+        self.refused = False
         self.on_end: Callable[[str], None] | None = None
 
     # ---- the stream's side
@@ -114,7 +116,8 @@ class Engine:
     def received(self, count: int) -> None:
         """Take note of bytes received; 0 is the stream's end."""
         if not count:
-            self.lose("the peer broke the connection off" if self.receiver.midway else "the peer closed the connection")
+            self.clean = not self.over and not self.receiver.midway
+            self.lose("the peer closed the connection" if self.clean else "the peer broke the connection off")
             return
         try:
             self.receiver.received(count)
@@ -140,6 +143,7 @@ class Engine:
         receiver = self.receiver
         header = receiver.header
         whole = len(header) in (TAGGED_BYTES, TAGGED_BYTES + 4)
+        self.refused = True
         self.terminated = Terminate(refused.cause, receiver.length, header if whole else b"")
         body = memoryview(self.terminated.pack())
         frame = untagged_frame(self.sender.crc, Op.TERMINATE, True, 0, 1, 0, [body])
