@@ -49,7 +49,7 @@ def next_part(rreq: IoRequest) -> IoSubrequest:
 
 
 def launch(subreq: IoSubrequest) -> None:
-    """Issue a queued subrequest; it may terminate before this returns."""
+    """Issue a queued subrequest; it may terminate before this returns. One that cannot be issued has failed."""
     rreq = subreq.request
     inode = rreq.inode
     subreq.in_progress = True
@@ -58,12 +58,15 @@ def launch(subreq: IoSubrequest) -> None:
     probe.subrequests += 1
     if probe.sink is not None:
         trace_sreq(subreq, "SUBMT")
-    if subreq.source is _DOWNLOAD:
-        inode.ops.issue_read(subreq)
-    elif subreq.source is _UPLOAD:
-        inode.ops.issue_write(subreq)
-    else:
-        subreq.terminated(zero_iter(subreq.iter.count, subreq.iter))
+    try:
+        if subreq.source is _DOWNLOAD:
+            inode.ops.issue_read(subreq)
+        elif subreq.source is _UPLOAD:
+            inode.ops.issue_write(subreq)
+        else:
+            subreq.terminated(zero_iter(subreq.iter.count, subreq.iter))
+    except Exception as error:  # noqa: BLE001 (the parts in flight hold the caller's memory and are waited for)
+        subreq.terminated(0, error)
 
 
 def allowed(subreq: IoSubrequest, left: int) -> int:

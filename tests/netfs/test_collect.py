@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from netfs.engine.request import IoSubrequest
 from netfs.engine.write_collect import MIXED
 from tests.netfs.scripted import FULL, Answer, Run, ScriptedOps
 from transport.errors import TransportError
@@ -194,3 +195,21 @@ def test_verifiers_of_a_write_are_one_or_mixed(verifiers: list[int], known: int)
         ops.pending[0][0].verifier = verifier
         ops.end(0, write=True)
     assert run.rreq.done and run.rreq.verifier == known
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_an_issue_that_raises_ends_its_part_and_waits_for_the_others(write: bool) -> None:
+    ops = ScriptedOps(10, bytes(range(40)), {})
+
+    def refuse(subreq: IoSubrequest) -> None:
+        if subreq.start == 20:
+            ops.pending.pop()
+            raise ValueError("not like this")
+
+    ops.on_issue = refuse
+    run = Run(ops, write=write, parts=4)
+    run.start()
+    assert not run.woken
+    run.finish(random.Random(0))
+    assert run.rreq.transferred == 20
+    assert str(run.rreq.error) == "not like this"
