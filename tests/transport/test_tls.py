@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import trio
@@ -169,6 +170,88 @@ async def test_one_who_waits_and_is_cancelled_wakes_the_others() -> None:
         nursery.start_soon(server.wait_readable)
         await trio.testing.wait_all_tasks_blocked()
         scope.cancel()
+
+
+class Moody(ssl.SSLSocket):
+    """A socket on which TLS has something of its own to do first."""
+
+    moods: ClassVar[list[Exception]] = []
+
+    def send(self, data: object, flags: int = 0) -> int:
+        if self.moods:
+            raise self.moods.pop()
+        return super().send(data, flags)  # type: ignore[arg-type]
+
+    def recv_into(self, buffer: object, nbytes: int | None = None, flags: int = 0) -> int:
+        if self.moods:
+            raise self.moods.pop()
+        return super().recv_into(buffer, nbytes, flags)  # type: ignore[arg-type]
+
+
+async def test_each_direction_may_wait_for_the_other(tmp_path: Path) -> None:
+    context = client_context(identity(tmp_path, "client"))
+    context.sslsocket_class = Moody
+    near, far = socket.socketpair()
+    client, server = client_side(near, context=context), server_side(far)
+    await shaken(client, server)
+    buffer = memoryview(bytearray(10))
+    Moody.moods.append(ssl.SSLWantWriteError())
+    assert client.recv_nowait([buffer]) is None
+    with trio.fail_after(2):  # nothing is there to read, but there is room to write
+        await client.wait_readable()
+    Moody.moods.append(ssl.SSLWantReadError())
+    assert client.send_nowait([b"abc"]) == 0
+    with trio.move_on_after(0.05) as scope:  # there is room to write, but nothing to read
+        await client.wait_writable()
+    assert scope.cancelled_caught
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.wait_readable)
+        nursery.start_soon(client.wait_writable)
+        await trio.testing.wait_all_tasks_blocked()
+        server.send_nowait([b"x"])
+    assert client.recv_nowait([buffer]) == 1
+    assert client.send_nowait([b"abc"]) == 3
+    assert client.recv_nowait([buffer]) is None
+    with trio.fail_after(2):
+        await client.wait_writable()
+    assert await receive(server, 3) == b"abc"
+    client.close()
+    server.close()
+
+
+async def test_key_updates(tmp_path: Path) -> None:
+    """Another implementation's client changes keys, and asks us to, between and under the data."""
+    mine = str(identity(tmp_path, "client").path)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{listener.getsockname()[1]}", "-alpn", ALPN, "-msg", "-tls1_3"]
+        try:
+            peer = await trio.lowlevel.open_process([*command, "-cert", mine, "-key", mine], stdin=-1, stdout=-1, stderr=-2)
+        except FileNotFoundError:
+            pytest.skip("there is no openssl here")
+        sock, _ = await trio.to_thread.run_sync(listener.accept)
+    server = server_side(sock)
+    assert peer.stdin is not None and peer.stdout is not None
+    shown = bytearray()
+    try:
+        with trio.fail_after(20):
+            await server.handshake(ENV)
+            for number in range(1, 4):
+                await peer.stdin.send_all(b"hello\n")
+                assert await receive(server, 6) == b"hello\n"
+                await peer.stdin.send_all(b"K\n")
+                while shown.count(b">>> TLS 1.3, Handshake [length 0005], KeyUpdate") < number:
+                    shown += await peer.stdout.receive_some()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(send, server, [bytes(100_000), b"end %d\n" % number])
+                    while b"end %d\n" % number not in shown:
+                        shown += await peer.stdout.receive_some()
+    finally:
+        server.close()
+        peer.kill()
+        with trio.CancelScope(shield=True):
+            await peer.wait()
+        await peer.stdin.aclose()
+        await peer.stdout.aclose()
 
 
 # ---- ends
