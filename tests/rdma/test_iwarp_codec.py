@@ -1,7 +1,9 @@
 """iWARP on the wire: worked frames byte by byte, the start-up of both revisions, Terminate, segmentation."""
 
+import re
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -64,6 +66,15 @@ VECTORS = {
 def test_worked_frames(name: str) -> None:
     made, want = VECTORS[name]
     assert made.hex(" ") == bytes.fromhex(want).hex(" ")
+
+
+TEXT = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text()
+PRINTED = dict(re.findall(r"```hex iwarp ([a-z ]+)\n(.*?)```", TEXT, re.DOTALL))
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_printed_frames_are_the_worked_ones(name: str) -> None:
+    assert bytes.fromhex(PRINTED[name]) == VECTORS[name][0]
 
 
 def test_checksum_is_castagnoli() -> None:
