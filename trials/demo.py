@@ -22,6 +22,7 @@ from iov.extract import peek_segments
 from netfs.cli.dialing import read_key
 from netfs.cli.host import Exit, Host, describe, failing, root_cause
 from netfs.fs.client import Client, open_client
+from netfs.tracing import TraceFile
 from servers.stores.base import Store
 from transport.base import FileRange
 from transport.env import system_env
@@ -29,6 +30,7 @@ from transport.messages import FileType, Handle
 from trials.demo_table import Row, header, line, title
 from trials.pairs import TRANSPORTS, TWO_PROCESSES, Pair, pair
 from trials.plaintext import Search, pick_windows
+from trials.world import RealWorld
 
 __all__ = ["demo", "run_row"]
 
@@ -75,13 +77,21 @@ def plan() -> list[Row]:
     ]
 
 
-async def run_row(row: Row, sample: Sample, key: VolumeKey, buffer: memoryview) -> Row:
+async def run_row(row: Row, sample: Sample, key: VolumeKey, buffer: memoryview, trace: TraceFile | None = None) -> Row:
     """Write the sample, read it back, look into the store. Returns: the row filled; an operating error is told in it."""
     try:
         with tempfile.TemporaryDirectory(prefix="netfs-demo-") as folder:
             store = folder if row.processes == 2 and FOLDERS else "memory"
             keys = key if row.encrypted else None
-            async with pair(row.transport, keys=keys, store=store, cache_bytes=CACHE_BYTES, processes=row.processes) as p:
+            label = f"{row.transport}/{row.processes}/{'encrypted' if row.encrypted else 'plain'}/{row.mode}/"
+            async with pair(
+                row.transport,
+                keys=keys,
+                store=store,
+                cache_bytes=CACHE_BYTES,
+                processes=row.processes,
+                world=RealWorld(trace, label),
+            ) as p:
                 filled = await write_and_read(row, sample, p, buffer)
                 search = Search(sample.windows)
                 if p.store is not None:
@@ -236,7 +246,7 @@ class Show:
         self._console.print(f"found in\n{found[False]} plain rows and in {found[True]} encrypted ones")
 
 
-async def demo(host: Host, file: str | None, key_file: str | None) -> int:
+async def demo(host: Host, file: str | None, key_file: str | None, trace: TraceFile | None = None) -> int:
     """Run all rows and show them as they come. Returns: the exit code, 1 when a row is not as it should be."""
     sample = load_sample(Path(file) if file is not None else default_file())
     key = read_key(key_file) if key_file is not None else VolumeKey(system_env().nonces(32))
@@ -247,7 +257,7 @@ async def demo(host: Host, file: str | None, key_file: str | None) -> int:
     rows: list[Row] = []
     for row in plan():
         with show.running(row):
-            rows.append(await run_row(row, sample, key, buffer))
+            rows.append(await run_row(row, sample, key, buffer, trace))
         show.row(rows[-1])
     show.summary(rows)
     host.emit({"file": str(sample.path), "bytes": len(sample.content), "rows": [row.as_json() for row in rows]})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from netfs.cli.dialing import ANYBODY, Access, connected, remote_place
+from netfs.cli.dialing import ANYBODY, Access, connected, remote_place, tracing
 from netfs.cli.host import CommandError, Exit, Host, failing
 from netfs.cli.place import Place
 
@@ -44,10 +44,11 @@ def register(host: Host) -> None:
         removed: list[str] = []
         failed: list[CommandError] = []
         async with AsyncExitStack() as stack:
+            traced = await stack.enter_async_context(tracing(access))
             clients: dict[str | None, Client] = {}
             for place in places:
                 if place.endpoint not in clients:
-                    clients[place.endpoint] = await stack.enter_async_context(connected(place, access))
+                    clients[place.endpoint] = await stack.enter_async_context(connected(place, traced))
                 try:
                     await remove(clients[place.endpoint], place, recursive=recursive)
                 except CommandError as error:
@@ -71,10 +72,11 @@ def register(host: Host) -> None:
             parents: create what is missing above it, and do not mind if it exists.
         """
         places = [remote_place(text) for text in (url, *more)]
-        for place in places:
-            async with connected(place, access) as client:
-                with failing(Exit.REMOTE, str(place)):
-                    await client.mkdir(place.path, parents=parents, exist_ok=parents)
+        async with tracing(access) as traced:
+            for place in places:
+                async with connected(place, traced) as client:
+                    with failing(Exit.REMOTE, str(place)):
+                        await client.mkdir(place.path, parents=parents, exist_ok=parents)
         host.emit({"created": [str(place) for place in places]})
 
     host.command(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import trio
 from cyclopts import Parameter, validators
 
-from netfs.cli.dialing import ANYBODY, Access, connected, remote_place
+from netfs.cli.dialing import ANYBODY, Access, connected, remote_place, tracing
 from netfs.cli.host import Exit, Host, failing
 from netfs.cli.place import Place
 
@@ -44,12 +44,14 @@ def register(host: Host) -> None:
         """
         if host.json and more:
             host.fail(Exit.USAGE, "cat --json prints one file, in base64")
-        for place in [remote_place(text) for text in (url, *more)]:
-            async with connected(place, access) as client:
-                with failing(Exit.REMOTE, str(place)):
-                    file = await client.open(place.path, "r", direct=True)
-                async with file:
-                    await pour(host, place, file, offset, length)
+        places = [remote_place(text) for text in (url, *more)]
+        async with tracing(access) as traced:
+            for place in places:
+                async with connected(place, traced) as client:
+                    with failing(Exit.REMOTE, str(place)):
+                        file = await client.open(place.path, "r", direct=True)
+                    async with file:
+                        await pour(host, place, file, offset, length)
 
     host.command(
         cat,

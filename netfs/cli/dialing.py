@@ -1,11 +1,11 @@
-"""Trio shell. What every command of the client needs first: its arguments as places, its key, and a client of the server.
+"""Trio shell. What every command of the client needs first: its arguments as places, its key, its trace, a client.
 
 The key file is read here and parsed in `crypto`. Owns no memory.
 """
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +18,12 @@ from transport.user_files import user_file
 if TYPE_CHECKING:
     from crypto.keys import VolumeKey
     from netfs.fs.client import Client
+    from netfs.tracing import TraceFile
 
-__all__ = ["ANYBODY", "Access", "KeyFile", "connected", "own_identity", "place_of", "read_key", "remote_place"]
+__all__ = [
+    "ANYBODY", "Access", "KeyFile", "TracePath", "connected", "open_trace_file", "own_identity", "place_of", "read_key",
+    "remote_place", "tracing",
+]  # fmt: skip
 
 SECURE = "netfs://"
 KeyFile = Annotated[
@@ -56,6 +60,9 @@ VolumeFingerprint = Annotated[
     str | None,
     Parameter(name="--fingerprint", help="the volume must have this one; else the one of ~/.config/netfs/known_volumes."),
 ]
+TracePath = Annotated[
+    str | None, Parameter(name="--trace", help="record what happens in a file: *.txt, or *.pftrace for ui.perfetto.dev.")
+]
 
 
 @Parameter(name="*")
@@ -63,7 +70,7 @@ VolumeFingerprint = Annotated[
 class Access:
     """The options of every command that connects: key files, and how a volume is opened.
 
-    read: what was read for them, so that a descriptor is read once and a person asked once.
+    read: what was read for them, so that a descriptor is read once and a person asked once. traced: the trace, opened.
     """
 
     key_file: KeyFile = None
@@ -72,7 +79,9 @@ class Access:
     passphrase: PassphraseAsked = False
     passphrase_fd: PassphraseFd = None
     fingerprint: VolumeFingerprint = None
+    trace: TracePath = None
     read: Annotated[list[object], Parameter(parse=False)] = field(default_factory=list, repr=False)
+    traced: Annotated[object, Parameter(parse=False)] = None
 
 
 ANYBODY = Access()
@@ -120,13 +129,47 @@ def own_identity(access: Access) -> str | None:
 
 
 @asynccontextmanager
+async def open_trace_file(path: str | None) -> AsyncIterator["TraceFile | None"]:
+    """Open a trace for the length of a block, if there is a path; what is wrong with the file ends the command."""
+    if path is None:
+        yield None
+        return
+    from netfs.tracing import open_trace  # noqa: PLC0415 - loaded by those who trace
+
+    with ExitStack() as stack:
+        try:
+            trace = stack.enter_context(open_trace(path))
+        except (ValueError, ImportError) as error:
+            raise CommandError(Exit.USAGE, str(error)) from None
+        except OSError as error:
+            raise CommandError(Exit.LOCAL, describe(error, path)) from error
+        yield trace
+        with failing(Exit.LOCAL, path):
+            stack.close()
+
+
+@asynccontextmanager
+async def tracing(access: Access) -> AsyncIterator[Access]:
+    """Open the trace of a command that connects more than once; what this gives goes to each `connected`."""
+    async with open_trace_file(access.trace) as trace:
+        yield replace(access, trace=None, traced=trace)
+
+
+@asynccontextmanager
 async def connected(place: Place, access: Access, *others: Place) -> AsyncIterator["Client"]:
-    """Connect to the server of `place`; a failure to do so names the endpoint. `others`: what else is used there."""
+    """Connect to the server of `place`; a failure to do so names the endpoint, as the trace does. `others`: used there too."""
+    if access.trace is not None:
+        async with tracing(access) as traced, connected(place, traced, *others) as client:
+            yield client
+        return
     import netfs  # noqa: PLC0415 - the client is loaded by the commands that need it
+    from iov.probe import Probe  # noqa: PLC0415
+    from netfs.tracing.output import TraceFile  # noqa: PLC0415
 
     assert place.endpoint is not None
     identity = own_identity(access) if place.endpoint.startswith(SECURE) else None
-    open_one = netfs.open_client(place.endpoint, identity=identity, known_hosts=access.known_hosts)
+    probe = Probe(access.traced.sink(place.endpoint)) if isinstance(access.traced, TraceFile) else None
+    open_one = netfs.open_client(place.endpoint, identity=identity, known_hosts=access.known_hosts, probe=probe)
     async with AsyncExitStack() as stack:
         if access.key_file is None and access.passphrase_fd is None and not access.passphrase:
             secret = None

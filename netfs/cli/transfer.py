@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import trio
 from cyclopts import Parameter
 
-from netfs.cli.dialing import ANYBODY, Access, connected, place_of
+from netfs.cli.dialing import ANYBODY, Access, connected, place_of, tracing
 from netfs.cli.host import CommandError, Exit, Host
 from netfs.cli.place import Place
 
@@ -50,7 +50,8 @@ def register(host: Host) -> None:
         origins, target = [place_of(text) for text in (source, *more[:-1])], place_of(more[-1])
         started = trio.current_time()
         async with AsyncExitStack() as stack:
-            sides = await open_sides([*origins, target], access, stack)
+            traced = await stack.enter_async_context(tracing(access))
+            sides = await open_sides([*origins, target], traced, stack)
             totals = await copy_all(host, origins, target, sides, recursive=recursive, jobs=jobs)
         return tell(host, totals, trio.current_time() - started)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import trio
 
@@ -21,6 +21,7 @@ __all__ = ["SUFFIXES", "TraceFile", "open_trace"]
 SUFFIXES: Final = (".txt", ".pftrace")
 
 
+@runtime_checkable
 class TraceFile(Protocol):
     """A trace that is being written."""
 
