@@ -111,6 +111,9 @@ async def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
         (2, "--memory", {}),
         (2, "--memory", {"memory": True, "folder": tmp_path}),
         (2, "read-only", {"memory": True, "read_only": True}),
+        (2, "--rdma", {"memory": True, "rdma_crc": True}),
+        (2, "host:port", {"memory": True, "listen": "127.0.0.1:0", "rdma": f"unix:{tmp_path}/s"}),
+        (4, "--insecure", {"memory": True, "listen": "127.0.0.1:0", "rdma": "0.0.0.0:0"}),
     ):
         failed = await fails(**options)
         assert failed.code == code and text in str(failed) and "\n" not in str(failed), (failed.code, str(failed))
@@ -124,3 +127,28 @@ async def test_folder_that_cannot_be_served(tmp_path: Path) -> None:
         failed = await fails(folder=tmp_path / name)
         assert failed.code == 4
         assert str(failed).startswith(f"{tmp_path / name}: ")
+
+
+def test_rdma_beside_tcp(tmp_path: Path) -> None:
+    """A second process copies a file there and back by RDMA, with checksums."""
+    sample = tmp_path / "sample"
+    sample.write_bytes(bytes(range(256)) * 2048)
+    with serving("--json", "serve", "--memory", "--listen", "127.0.0.1:0", "--rdma", "127.0.0.1:0", "--rdma-crc") as (
+        process,
+        line,
+    ):
+        told = json.loads(line)
+        assert set(told) == {"url", "folder", "read_only", "rdma_url"}
+        assert told["rdma_url"].startswith("netfs+rdma://127.0.0.1:")
+        for arguments in ((str(sample), told["rdma_url"]), (told["rdma_url"] + "sample", str(tmp_path / "back"))):
+            assert subprocess.run([*RUN, "cp", *arguments], check=False, capture_output=True).returncode == 0
+        # The two sides of the server do not understand each other's clients, and say so.
+        for url in (told["url"].replace("+tcp", "+rdma"), told["rdma_url"].replace("+rdma", "+tcp")):
+            refused = subprocess.run([*RUN, "ls", url], check=False, capture_output=True)
+            assert refused.returncode == 3
+            assert refused.stderr.count(b"\n") == 1
+        process.terminate()
+        _, said = process.communicate(timeout=10)
+        assert process.returncode == 0
+        assert said.count(b"event=stranger") == said.count(b"\n") == 2
+    assert (tmp_path / "back").read_bytes() == sample.read_bytes()
