@@ -78,11 +78,10 @@ async def open_found(
 
 async def create_header(client: Client, folder: str, header: Header) -> None:
     """Make an empty directory a volume. Raises: OSError, ENOTEMPTY, FileExistsError. Cancellation: may have happened."""
-    async for entry in client.scandir(folder):
-        code = errno.EEXIST if entry.name == HEADER_NAME else errno.ENOTEMPTY
+    if names := await client.listdir(folder):
+        code = errno.EEXIST if HEADER_NAME in names else errno.ENOTEMPTY
         raise OSError(code, "a new volume begins as an empty directory", folder)
-    path = posixpath.join(folder, HEADER_NAME)
-    await write_file(client, path, header.encode())
+    await write_file(client, posixpath.join(folder, HEADER_NAME), header.encode())
 
 
 async def replace_header(client: Client, found: Found, header: Header) -> None:
