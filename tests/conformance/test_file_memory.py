@@ -7,10 +7,16 @@ from typing import Literal
 
 import pytest
 
-from iov import BioVec, BufferPool, DeviceMemory, Direction, IovIter, bounce_for_cpu
+from iov import BioVec, BufferPool, BvecQueue, DeviceMemory, Direction, IovIter, bounce_for_cpu
 from iov.probe import Probe
+from netfs.fs.client import open_client
+from servers.server import Server
+from servers.stores.memory import MemoryStore
 from tests.conformance.memory_kinds import KINDS, Memory
 from tests.conformance.transport_suite import PATTERN
+from transport.base import Limits
+from transport.env import system_env
+from transport.rdma.endpoint import rdma_memory_connection
 from trials.pairs import pair
 
 SIZE = 150_000
@@ -41,6 +47,31 @@ async def test_files_in_memory_of_any_kind(transport: Literal["stream", "rdma-me
                     memory.finish()
                     assert memory.holds() == data
                 memory.pool.close()
+
+
+async def test_a_peer_devices_memory_needs_no_bounce_over_rdma() -> None:
+    gpu, env, probes = DeviceMemory("gpu", 1 << 42, 2 * SIZE), system_env(), [Probe(), Probe()]
+    gpu.engine(0, SIZE)[:] = PATTERN[:SIZE]
+    store = MemoryStore(probes[1])
+    server = Server(store, env, probes[1], Limits())
+    async with rdma_memory_connection(server.handler, env, probes[0], env, probes[1], peers=["gpu"]) as wire:
+        async with open_client(wire, probe=probes[0], rsize=1 << 16, wsize=1 << 16) as client:
+            async with await client.open("/file", "w+", direct=True) as file:
+                probes[0].reset()
+                assert await file.write_iter(IovIter.bvec(SOURCE, [BioVec(gpu, 0, SIZE)]), 0) == SIZE
+                head = bytearray(1000)
+                chain = BvecQueue()
+                chain.append(head)
+                chain.append([BioVec(gpu, SIZE, SIZE - 1000)])
+                assert await file.read_iter(IovIter.bvecq(DEST, chain), 0) == SIZE
+            assert head == PATTERN[:1000]
+            assert gpu.engine(SIZE, SIZE - 1000) == PATTERN[1000:SIZE]
+            assert probes[0].payload_copies == 0
+            async with await client.open("/file", "r+") as file:  # the page cache is the processor's
+                with pytest.raises(OSError) as caught:
+                    await file.read_iter(IovIter.bvec(DEST, [BioVec(gpu, 0, SIZE)]), 0)
+                assert caught.value.errno == errno.EFAULT
+    store.close()
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "buffered"])
