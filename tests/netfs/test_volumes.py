@@ -64,7 +64,8 @@ async def test_the_header_cannot_be_named_by_who_opened_it() -> None:
         assert not await client.exists(path)
         attempts = (
             client.open(path), client.open(path, "w"), client.open(path + ".new", "x"), client.unlink(path),
-            client.truncate(path, 0), client.rename("/file", path), client.rename(path, "/other"), client.mkdir(path), client.rmdir(path),
+            client.truncate(path, 0), client.rename("/file", path),
+            client.rename(path, "/other"), client.mkdir(path), client.rmdir(path),
         )  # fmt: skip
         for attempt in attempts:
             with fails(errno.ENOENT):
