@@ -1,4 +1,4 @@
-"""What layers tell the sink: names, fields and kinds as `iov/events.py` has them, nothing left out, and in the order things happen."""
+"""What layers tell the sink: names, fields and kinds as `iov/events.py` has them, nothing left out, in order."""
 
 import errno
 import random
@@ -47,7 +47,7 @@ class Seen:
 
     def subrequests(self) -> list[str]:
         """Return what happened to subrequests, as `index what`."""
-        return [f"{fields[1]} {fields[3]}" for name, fields in self.events if name == "netfs_sreq"]
+        return [f"{fields[1]!s} {fields[3]!s}" for name, fields in self.events if name == "netfs_sreq"]
 
 
 class SeenWorld(RealWorld):
@@ -179,7 +179,9 @@ async def test_statistics_of_known_work() -> None:
         (True, {(1, 0): CUT_OFF}, {"UL": 2, "us": 1, "uf": 1}),
     ],
 )
-def test_statistics_of_retries_and_failures(write: bool, answers: dict[tuple[int, int], Answer], expected: dict[str, int]) -> None:
+def test_statistics_of_retries_and_failures(
+    write: bool, answers: dict[tuple[int, int], Answer], expected: dict[str, int]
+) -> None:
     stats = Stats()
     run = Run(ScriptedOps(PART, bytes(2 * PART), answers), parts=2, write=write, probe=Probe(stats.sink))
     run.start()
