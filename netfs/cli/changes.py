@@ -20,6 +20,12 @@ __all__ = ["register"]
 
 def register(host: Host) -> None:
     """Add the commands."""
+    register_rm(host)
+    register_mkdir(host)
+
+
+def register_rm(host: Host) -> None:
+    """Add `netfs rm`."""
 
     async def rm(
         url: str,
@@ -61,6 +67,17 @@ def register(host: Host) -> None:
         host.emit({"removed": removed, "failed": [str(error) for error in failed]})
         return failed[0].code if failed else Exit.DONE
 
+    host.command(
+        rm,
+        name="rm",
+        usage="netfs rm [OPTIONS] URL...",
+        examples=["netfs rm netfs://127.0.0.1:7777/old.txt", "netfs rm -r netfs://127.0.0.1:7777/backup/2024"],
+    )
+
+
+def register_mkdir(host: Host) -> None:
+    """Add `netfs mkdir`."""
+
     async def mkdir(
         url: str, /, *more: str, parents: Annotated[bool, Parameter(alias="-p")] = False, access: Access = ANYBODY
     ) -> None:
@@ -79,12 +96,6 @@ def register(host: Host) -> None:
                         await client.mkdir(place.path, parents=parents, exist_ok=parents)
         host.emit({"created": [str(place) for place in places]})
 
-    host.command(
-        rm,
-        name="rm",
-        usage="netfs rm [OPTIONS] URL...",
-        examples=["netfs rm netfs://127.0.0.1:7777/old.txt", "netfs rm -r netfs://127.0.0.1:7777/backup/2024"],
-    )
     host.command(
         mkdir,
         name="mkdir",
