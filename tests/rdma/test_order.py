@@ -22,6 +22,8 @@ from transport.rdma.control import (
 from transport.rdma.enums import Opcode, QPState, SendFlag, WcStatus
 from transport.rdma.errors import VerbsError
 from transport.rdma.ledgers import Ledger, LedgerError
+from transport.rdma.memory_fabric import connect_pair
+from transport.rdma.mr import MR
 from transport.rdma.operations import LOST
 from transport.rdma.profiles import RXE, SIW, DeviceProfile
 from transport.rdma.qp import QPInit
@@ -388,6 +390,28 @@ def test_ledger_tells_what_is_left() -> None:
     rig.a.recv(1)
     with pytest.raises(LedgerError, match=r"still open: receive 1 .*region .*QP"):
         ledger.close()
+
+
+def test_ledger_follows_shared_receives() -> None:
+    """A receive of a shared queue is the device's from its post to its completion, whichever queue pair takes it."""
+    rig = make_rig()
+    srq = rig.b.pd.create_srq(8)
+    qp = rig.b.pd.create_qp(QPInit(rig.b.cq, rig.b.cq, srq=srq))
+    rig.a.qp.destroy()
+    sender = rig.a.pd.create_qp(QPInit(rig.a.cq, rig.a.cq))
+    connect_pair(sender, qp)
+    ledger = Ledger.attach(rig.b.device)
+    srq.post_recv([RecvWR(1, [rig.b.sge(0, 64)]), RecvWR(2, [rig.b.sge(64, 64)]), RecvWR(3, [rig.b.sge(128, 64)])])
+    with pytest.raises(LedgerError, match=r"receive 4 on the shared queue names memory that receive 2"):
+        srq.post_recv(RecvWR(4, [rig.b.sge(100, 1)]))
+    sender.post_send(rig.to_peer(Opcode.SEND))
+    ledger.check_free(rig.b.mr.iova, 64, "read")
+    with pytest.raises(LedgerError, match=r"read touches memory that receive 2 on the shared queue"):
+        ledger.check_free(rig.b.mr.iova + 64, 64, "read")
+    assert ledger.completed == 1
+    for dead in (qp, rig.b.qp, srq, rig.b.mr):
+        (dead.dereg if isinstance(dead, MR) else dead.destroy)()
+    ledger.close()
 
 
 # ---- bytes

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transport.rdma.control import Control
     from transport.rdma.ledgers import Ledger
     from transport.rdma.memory_fabric import MemoryFabric
+    from transport.rdma.placement import Placement
 
 __all__ = ["AsyncEvent", "Context", "Device"]
 
@@ -49,7 +50,7 @@ class Device:
 
     __slots__ = (
         "contexts", "control", "counts", "fabric", "gid", "ledger", "lid", "mrs", "mws", "name", "next_addr", "next_key",
-        "next_qpn", "profile", "qps", "resolver",
+        "next_qpn", "placement", "profile", "qps", "resolver",
     )  # fmt: skip
 
     def __init__(self, fabric: "MemoryFabric", name: str, number: int, profile: DeviceProfile = RXE) -> None:
@@ -63,6 +64,7 @@ class Device:
         self.qps: dict[int, QP] = {}
         self.control: Control | None = None
         self.ledger: Ledger | None = None
+        self.placement: Placement | None = None
         self.resolver: Callable[[int, int], memoryview] | None = None
         self.counts: dict[str, int] = {}
         self.contexts: list[Context] = []

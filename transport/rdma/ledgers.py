@@ -17,10 +17,12 @@ from transport.rdma.operations import READS
 from transport.rdma.sge import LOCAL_DMA_LKEY, SGE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from transport.rdma.device import Device
+    from transport.rdma.pd import PD
     from transport.rdma.qp import QP
+    from transport.rdma.srq import SRQ
     from transport.rdma.wr import RecvWR, SendWR
 
 __all__ = ["Ledger", "LedgerError"]
@@ -52,7 +54,7 @@ class Ledger:
 
     device: "Device"
     sends: "dict[QP, deque[Entry]]" = field(default_factory=dict)
-    recvs: "dict[QP, deque[Entry]]" = field(default_factory=dict)
+    recvs: "dict[QP | SRQ, deque[Entry]]" = field(default_factory=dict)
     posted: int = 0
     completed: int = 0
     reclaimed: int = 0
@@ -66,21 +68,21 @@ class Ledger:
 
     def posted_send(self, qp: "QP", wr: "SendWR") -> None:
         """Note a send request (the device's side)."""
+        entry = self._entry(_name(qp), "send", wr.wr_id, wr.sges, wr.opcode in READS, bool(wr.flags & INLINE))
+        self._check_overlap(entry)
         self.posted += 1
-        entry = self._entry(qp, "send", wr.wr_id, wr.sges, wr.opcode in READS, bool(wr.flags & INLINE))
-        self._check_overlap(qp, entry)
         self.sends.setdefault(qp, deque()).append(entry)
 
-    def posted_recv(self, qp: "QP", wr: "RecvWR") -> None:
-        """Note a receive (the device's side)."""
+    def posted_recv(self, queue: "QP | SRQ", wr: "RecvWR") -> None:
+        """Note a receive of a queue pair or of a shared queue (the device's side)."""
+        entry = self._entry(_name(queue), "receive", wr.wr_id, wr.sges, True, False)
+        self._check_overlap(entry)
         self.posted += 1
-        entry = self._entry(qp, "receive", wr.wr_id, wr.sges, True, False)
-        self._check_overlap(qp, entry)
-        self.recvs.setdefault(qp, deque()).append(entry)
+        self.recvs.setdefault(queue, deque()).append(entry)
 
     def completed_send(self, qp: "QP", wr: "SendWR", status: int) -> None:
         """Note the end of a send request (the device's side)."""
-        entry = self._take(self.sends, qp, wr.wr_id, "send")
+        entry = _take(self.sends.get(qp), qp, wr.wr_id, "send")
         if status or wr.flags & SIGNALED or qp.sig_all:
             self.completed += 1
         else:
@@ -89,10 +91,16 @@ class Ledger:
             raise LedgerError(f"the memory of {entry.name} was changed before its completion")
 
     def completed_recv(self, qp: "QP", wr: "RecvWR") -> None:
-        """Note the end of a receive (the device's side)."""
+        """Note the end of a receive (the device's side); those of a shared queue end in the order of its queue pairs."""
+        self.completed += 1
         if qp.srq is None:
-            self._take(self.recvs, qp, wr.wr_id, "receive")
-            self.completed += 1
+            _take(self.recvs.get(qp), qp, wr.wr_id, "receive")
+            return
+        entries = self.recvs.get(qp.srq, ())
+        entry = next((entry for entry in entries if entry.wr_id == wr.wr_id), None)
+        if entry is None:
+            raise LedgerError(f"receive {wr.wr_id} of {_name(qp.srq)} completed on QP {qp.qp_num} but was not open")
+        self.recvs[qp.srq].remove(entry)
 
     def registered(self, qp: "QP", wr: "SendWR") -> None:
         """Note a fast registration and the key it has (the device's side)."""
@@ -108,24 +116,11 @@ class Ledger:
         if mr is None:
             return
         span = [(wr.remote_addr, wr.remote_addr + length)]
-        for book in (self.sends, self.recvs):
-            for owner, entries in book.items():
-                for entry in entries:
-                    if owner.pd is mr.pd and _overlap(span, entry.ranges):
-                        raise LedgerError(
-                            f"request {wr.wr_id} of the peer of QP {qp.qp_num} writes to memory that {entry.name} has"
-                        )
+        for pd, entry in self._open():
+            if pd is mr.pd and _overlap(span, entry.ranges):
+                raise LedgerError(f"request {wr.wr_id} of the peer of QP {qp.qp_num} writes to memory that {entry.name} has")
 
-    def _take(self, book: "dict[QP, deque[Entry]]", qp: "QP", wr_id: int, kind: str) -> Entry:
-        entries = book.get(qp)
-        if not entries:
-            raise LedgerError(f"{kind} {wr_id} on QP {qp.qp_num} completed but was not open")
-        entry = entries.popleft()
-        if entry.wr_id != wr_id:
-            raise LedgerError(f"{kind} {wr_id} on QP {qp.qp_num} completed before {entry.name}")
-        return entry
-
-    def _entry(self, qp: "QP", kind: str, wr_id: int, sges: "Sequence[SGE]", written: bool, inline: bool) -> Entry:
+    def _entry(self, queue: str, kind: str, wr_id: int, sges: "Sequence[SGE]", written: bool, inline: bool) -> Entry:
         ranges: list[tuple[int, int]] = []
         views: list[memoryview] = []
         for sge in sges if not inline else ():
@@ -135,25 +130,27 @@ class Ledger:
             ranges.append((sge.addr, sge.addr + sge.length))
             mr.append_views(sge.addr, sge.length, views)
         checksum = 0 if written else _checksum(views)
-        return Entry(f"{kind} {wr_id} on QP {qp.qp_num}", wr_id, ranges, written, checksum, views)
+        return Entry(f"{kind} {wr_id} on {queue}", wr_id, ranges, written, checksum, views)
 
-    def _check_overlap(self, qp: "QP", entry: Entry) -> None:
-        for book in (self.sends, self.recvs):
-            for entries in book.values():
-                for other in entries:
-                    if (entry.written or other.written) and _overlap(entry.ranges, other.ranges):
-                        raise LedgerError(f"{entry.name} names memory that {other.name} still has")
+    def _open(self) -> "Iterator[tuple[PD, Entry]]":
+        for sender, entries in self.sends.items():
+            yield from ((sender.pd, entry) for entry in entries)
+        for receiver, entries in self.recvs.items():
+            yield from ((receiver.pd, entry) for entry in entries)
+
+    def _check_overlap(self, entry: Entry) -> None:
+        for _, other in self._open():
+            if (entry.written or other.written) and _overlap(entry.ranges, other.ranges):
+                raise LedgerError(f"{entry.name} names memory that {other.name} still has")
 
     def check_free(self, addr: int, length: int, call: str) -> None:
         """Assert that the program may touch a range; `call` names who asks.
 
         Raises: LedgerError while a posted request writes to it.
         """
-        for book in (self.sends, self.recvs):
-            for entries in book.values():
-                for entry in entries:
-                    if entry.written and _overlap([(addr, addr + length)], entry.ranges):
-                        raise LedgerError(f"{call} touches memory that {entry.name} still has")
+        for _, entry in self._open():
+            if entry.written and _overlap([(addr, addr + length)], entry.ranges):
+                raise LedgerError(f"{call} touches memory that {entry.name} still has")
 
     def close(self) -> None:
         """Switch the books off and report what is open.
@@ -162,7 +159,7 @@ class Ledger:
         """
         device = self.device
         device.ledger = None
-        left = [entry.name for book in (self.sends, self.recvs) for entries in book.values() for entry in entries]
+        left = [entry.name for _, entry in self._open()]
         left += [f"region {key:#x}" for key in device.mrs] + [f"window {key:#x}" for key in device.mws]
         left += [f"QP {qpn}" for qpn in device.qps]
         if left:
@@ -172,8 +169,26 @@ class Ledger:
 
     def forget(self, qp: "QP") -> None:
         """Drop the entries of a queue pair that was reset or destroyed, which completes nothing (the device's side)."""
-        for book in (self.sends, self.recvs):
-            self.posted -= len(book.pop(qp, ()))
+        self.posted -= len(self.sends.pop(qp, ()))
+        self.forget_recvs(qp)
+
+    def forget_recvs(self, queue: "QP | SRQ") -> None:
+        """Drop the receives of a queue that completes nothing any more (the device's side)."""
+        self.posted -= len(self.recvs.pop(queue, ()))
+
+
+def _name(queue: "QP | SRQ") -> str:
+    number = getattr(queue, "qp_num", None)
+    return "the shared queue" if number is None else f"QP {number}"
+
+
+def _take(entries: deque[Entry] | None, qp: "QP", wr_id: int, kind: str) -> Entry:
+    if not entries:
+        raise LedgerError(f"{kind} {wr_id} on QP {qp.qp_num} completed but was not open")
+    entry = entries.popleft()
+    if entry.wr_id != wr_id:
+        raise LedgerError(f"{kind} {wr_id} on QP {qp.qp_num} completed before {entry.name}")
+    return entry
 
 
 def _overlap(left: list[tuple[int, int]], right: list[tuple[int, int]]) -> bool:

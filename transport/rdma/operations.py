@@ -155,10 +155,37 @@ def _read(requester: "Requester", wr: SendWR) -> int:
     if isinstance(source, int):
         return _terminated(requester, source)
     if length:
-        move(dest, source)
+        placement = qp.device.placement
+        if placement is None:
+            move(dest, source)
+        elif status := _read_in_pieces(requester, wr, peer, dest, source):
+            return status
     requester.moved = length
     requester.advance(peer, length)
     return 0
+
+
+def _read_in_pieces(requester: "Requester", wr: SendWR, peer: "QP", dest: list[memoryview], source: list[memoryview]) -> int:
+    """Place the answer of a READ as the device's `placement` wants; return the status of what came in between."""
+    placement = requester.qp.device.placement
+    assert placement is not None
+    length = sum(map(len, dest))
+    access = READ_SINK_IWARP if requester.iwarp else LOCAL_WRITE
+
+    def refusal() -> int:
+        if local_views(requester.qp, wr.sges, access) is None:
+            return PROT_ERR
+        if peer.responder.remote_views(wr.rkey, wr.remote_addr, length, int(Access.REMOTE_READ)) is None:
+            return WcStatus.REM_ACCESS_ERR
+        return 0
+
+    if placement.move(dest, source, lambda: not refusal()):
+        return 0
+    status = refusal()
+    if status == PROT_ERR:
+        return status
+    peer.responder.refuse(status)
+    return _terminated(requester, status)
 
 
 def _terminated(requester: "Requester", status: int) -> int:
@@ -178,7 +205,7 @@ def _atomic(requester: "Requester", wr: SendWR) -> int:
         return LOST
     status, old = peer.responder.atomic(wr, requester.psn, requester.duplicate, requester.outstanding_reads())
     if status:
-        return status
+        return status if status == LOST else _terminated(requester, status)
     move(dest, [memoryview(old)])
     requester.moved = 8
     requester.advance(peer, 8)

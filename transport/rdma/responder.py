@@ -168,8 +168,8 @@ class Responder:
         out: list[memoryview] = []
         return out if mr.append_views(addr, length, out) else None
 
-    def _refuse(self, status: int) -> int:
-        """Refuse a request that consumed no receive."""
+    def refuse(self, status: int) -> int:
+        """Refuse a request that consumed no receive: this queue pair fails, the requester gets the status."""
         self.qp.fail(EventType.QP_REQ_ERR if status == INV_REQ else EventType.QP_ACCESS_ERR)
         return status
 
@@ -177,7 +177,7 @@ class Responder:
         """Take a WRITE; with an immediate it consumes a receive, whose memory it does not touch."""
         qp = self.qp
         if not qp.attr.access_flags & REMOTE_WRITE:
-            return self._refuse(INV_REQ)
+            return self.refuse(INV_REQ)
         recv: RecvWR | None = None
         if wr.opcode == Opcode.WRITE_WITH_IMM:
             recv = qp.take_recv()
@@ -186,26 +186,36 @@ class Responder:
         if length:
             dest = self.remote_views(wr.rkey, wr.remote_addr, length, REMOTE_WRITE)
             if dest is None:
-                if recv is None:
-                    return self._refuse(ACCESS_ERR)
-                qp.complete_recv(recv, WcStatus.LOC_ACCESS_ERR)
-                return ACCESS_ERR
+                return self._refuse_write(recv)
             if qp.device.ledger is not None:
                 qp.device.ledger.written_by_peer(qp, wr, length)
-            move(dest, views)
+            placement = qp.device.placement
+            if placement is None:
+                move(dest, views)
+            elif not placement.move(dest, views, lambda: self._may_write(wr, length)):
+                return self._refuse_write(recv)
         if recv is not None:
             qp.complete_recv(recv, 0, WcOpcode.RECV_RDMA_WITH_IMM, length, WITH_IMM, wr.imm, bool(wr.flags & SOLICITED))
         return 0
+
+    def _may_write(self, wr: "SendWR", length: int) -> bool:
+        return self.remote_views(wr.rkey, wr.remote_addr, length, REMOTE_WRITE) is not None
+
+    def _refuse_write(self, recv: "RecvWR | None") -> int:
+        if recv is None:
+            return self.refuse(ACCESS_ERR)
+        self.qp.complete_recv(recv, WcStatus.LOC_ACCESS_ERR)
+        return ACCESS_ERR
 
     def read(self, wr: "SendWR", length: int, outstanding: int) -> list[memoryview] | int:
         """Take a READ request: the memory it names, or why not."""
         attr = self.qp.attr
         if not attr.access_flags & REMOTE_READ or outstanding >= attr.max_dest_rd_atomic:
-            return self._refuse(INV_REQ)
+            return self.refuse(INV_REQ)
         if not length:
             return []
         source = self.remote_views(wr.rkey, wr.remote_addr, length, REMOTE_READ)
-        return self._refuse(ACCESS_ERR) if source is None else source
+        return self.refuse(ACCESS_ERR) if source is None else source
 
     def atomic(self, wr: "SendWR", psn: int, duplicate: bool, outstanding: int) -> tuple[int, bytes]:
         """Take an atomic: (answer, old value). A duplicate is answered from the last few answers, else dropped."""
@@ -216,10 +226,10 @@ class Responder:
                     return 0, old
             return LOST, b""
         if not attr.access_flags & REMOTE_ATOMIC or outstanding >= attr.max_dest_rd_atomic or wr.remote_addr & 7:
-            return self._refuse(INV_REQ), b""
+            return self.refuse(INV_REQ), b""
         views = self.remote_views(wr.rkey, wr.remote_addr, 8, REMOTE_ATOMIC)
         if views is None:
-            return self._refuse(ACCESS_ERR), b""
+            return self.refuse(ACCESS_ERR), b""
         old = b"".join(views)  # header: eight bytes
         value = int.from_bytes(old, "little")
         if wr.opcode == Opcode.FETCH_AND_ADD:
@@ -235,11 +245,11 @@ class Responder:
     def flush(self, wr: "SendWR", access: int) -> int:
         """Take a FLUSH; what it asks for has happened already, so only the permission is checked."""
         if access < 0 or access & ~self.qp.attr.access_flags:
-            return self._refuse(INV_REQ)
+            return self.refuse(INV_REQ)
         whole = wr.flush_level == FlushLevel.MR
         mr: MR | None = self.qp.device.mrs.get(wr.rkey)
         addr, length = (mr.iova, mr.length) if whole and mr is not None else (wr.remote_addr, wr.length)
-        return 0 if self.remote_views(wr.rkey, addr, length, access) is not None else self._refuse(ACCESS_ERR)
+        return 0 if self.remote_views(wr.rkey, addr, length, access) is not None else self.refuse(ACCESS_ERR)
 
     def invalidate(self, rkey: int, remote: bool) -> int:
         """End a registration by its key, for LOCAL_INV or for a peer's SEND_WITH_INV; return 0 or LOC_QP_OP_ERR."""

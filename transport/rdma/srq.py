@@ -49,6 +49,8 @@ class SRQ:
                 raise VerbsError(errno.EINVAL, "more sges than max_sge of the shared queue", wr)
             if len(self.queue) >= self.max_wr:
                 raise VerbsError(errno.ENOMEM, "the shared receive queue is full", wr)
+            if self.pd.device.ledger is not None:
+                self.pd.device.ledger.posted_recv(self, wr)
             self.queue.append(RecvWR(wr.wr_id, [SGE(sge.addr, sge.length, sge.lkey, sge.memory) for sge in wr.sges]))
 
     def take(self) -> RecvWR | None:
@@ -86,4 +88,6 @@ class SRQ:
             raise VerbsError(errno.EBUSY, "queue pairs use the shared receive queue")
         self.pd.context.check_acked(self)
         self.alive = False
+        if self.pd.device.ledger is not None:
+            self.pd.device.ledger.forget_recvs(self)
         self.pd.drop_child("srq")
