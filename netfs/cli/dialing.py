@@ -151,6 +151,9 @@ async def open_trace_file(path: str | None) -> AsyncIterator["TraceFile | None"]
 @asynccontextmanager
 async def tracing(access: Access) -> AsyncIterator[Access]:
     """Open the trace of a command that connects more than once; what this gives goes to each `connected`."""
+    if access.trace is None:
+        yield access
+        return
     async with open_trace_file(access.trace) as trace:
         yield replace(access, trace=None, traced=trace)
 
