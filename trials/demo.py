@@ -5,6 +5,7 @@ the client filesystem, its SHA-256 compared, the counters noted, and the store s
 mapped, so writes are fed from its pages; reads land in one buffer that all rows share.
 """
 
+import errno
 import hashlib
 import mmap
 import sys
@@ -19,14 +20,16 @@ import trio
 
 from crypto.keys import VolumeKey
 from iov.extract import peek_segments
+from iov.iov_iter import Direction, IovIter
 from netfs.cli.dialing import read_key
 from netfs.cli.host import Exit, Host, describe, failing, root_cause
+from netfs.fs.calls import ask
 from netfs.fs.client import Client, open_client
 from netfs.tracing import TraceFile
 from servers.stores.base import Store
 from transport.base import FileRange
 from transport.env import system_env
-from transport.messages import FileType, Handle
+from transport.messages import EntryReply, FileType, Handle, Lookup, Mount, Read
 from trials.demo_table import Row, header, line, title
 from trials.pairs import TRANSPORTS, TWO_PROCESSES, Pair, pair
 from trials.plaintext import Search, pick_windows
@@ -182,12 +185,22 @@ async def search_as_a_stranger(search: Search, p: Pair) -> None:
     """Search what a client without the key of the content is given."""
     identity, hosts = (None, None) if p.keyring is None else (p.keyring.client.path, p.keyring.known_hosts)
     async with open_client(str(p.url), identity=identity, known_hosts=hosts) as client:
-        search.stream([await read_all(client)])
+        search.stream([memoryview(await read_stored(client))])
 
 
-async def read_all(client: Client) -> bytes:
-    async with await client.open(NAME, direct=True) as file:
-        return await file.read()
+async def read_stored(client: Client) -> bytearray:
+    """Read the file as the server stores it: past the client's file, which refuses one that is encrypted without its key."""
+    root = await ask(client.transport, Mount(), EntryReply)
+    found = await ask(client.transport, Lookup(root.handle, NAME), EntryReply)
+    content = bytearray(found.attr.size)
+    pos = 0
+    while pos < len(content):
+        target = IovIter.ubuf(Direction.DEST, memoryview(content)[pos : pos + CHUNK])
+        reply = await client.transport.call(Read(found.handle, pos, target.count), dest=target)
+        if not reply.received:
+            raise OSError(reply.status or errno.EIO, "what the server stores cannot be read", NAME)
+        pos += reply.received
+    return content
 
 
 # ---- the command
