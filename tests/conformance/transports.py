@@ -117,7 +117,13 @@ def rdma(profile: str) -> Opener:
 
 @asynccontextmanager
 async def over_iwarp(
-    ours: ByteStream, theirs: ByteStream, handler_factory: HandlerFactory, limits: Limits, cut: Callable[[], None]
+    ours: ByteStream,
+    theirs: ByteStream,
+    handler_factory: HandlerFactory,
+    limits: Limits,
+    cut: Callable[[], None],
+    profile: str = "iwarp",
+    crc: bool = False,
 ) -> AsyncIterator[Opened]:
     """Serve RDMA on one end of a stream and connect from the other."""
     client_probe, server_probe = Probe(), Probe()
@@ -125,11 +131,11 @@ async def over_iwarp(
 
     async def serve() -> None:
         with contextlib.suppress(TransportError):  # as above
-            await serve_rdma_stream(theirs, handler_factory, env, server_probe, limits)
+            await serve_rdma_stream(theirs, handler_factory, env, server_probe, limits, PROFILES[profile])
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
-        async with connect_rdma_stream(ours, env, client_probe, limits) as transport:
+        async with connect_rdma_stream(ours, env, client_probe, limits, PROFILES[profile], crc) as transport:
             yield Opened(transport, cut, client_probe, server_probe)
 
 
@@ -155,6 +161,13 @@ async def rdma_stream_narrow(handler_factory: HandlerFactory, limits: Limits) ->
 
 
 @asynccontextmanager
+async def rdma_stream_siw_crc(handler_factory: HandlerFactory, limits: Limits) -> AsyncIterator[Opened]:
+    ours, theirs = memory_link()
+    async with over_iwarp(ours, theirs, handler_factory, limits, ours.reset, "siw", crc=True) as opened:
+        yield opened
+
+
+@asynccontextmanager
 async def rdma_stream_socketpair(handler_factory: HandlerFactory, limits: Limits) -> AsyncIterator[Opened]:
     ours, theirs = socket.socketpair()
     async with over_iwarp(SocketStream(ours), SocketStream(theirs), handler_factory, limits, shut(ours)) as opened:
@@ -173,6 +186,7 @@ TRANSPORTS: Final[dict[str, Opener]] = {
     "rdma-stream": rdma_stream_memory,
     "rdma-stream-bytewise": rdma_stream_bytewise,
     "rdma-stream-narrow": rdma_stream_narrow,
+    "rdma-stream-siw-crc": rdma_stream_siw_crc,
     "rdma-stream-socketpair": rdma_stream_socketpair,
 }
 SLOW: Final = frozenset({"memory-bytewise", "rdma-stream-bytewise"})

@@ -77,6 +77,7 @@ class Joined:
     def feed(self, target: Engine, data: bytes) -> None:
         """Have an engine receive bytes."""
         view = memoryview(data)
+        target.paused()
         while view:
             wanted = target.wanted()
             if wanted is None:

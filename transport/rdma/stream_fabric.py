@@ -125,6 +125,7 @@ class StreamLink:
                 if count is None:
                     rounds = 0
                     await stream.wait_readable()
+                    engine.paused()
                     continue
                 probe.syscalls += 1
                 probe.wire_bytes += count
@@ -133,6 +134,7 @@ class StreamLink:
                 if rounds == MAX_EAGER:
                     rounds = 0
                     await trio.lowlevel.checkpoint()
+                    engine.paused()
             await self._linger()
         except OSError as error:
             engine.lose(os.strerror(error.errno or errno.EIO))

@@ -113,6 +113,10 @@ class Engine:
             self._refuse(refused)
             return None
 
+    def paused(self) -> None:
+        """Take note that others have run since the last bytes were received."""
+        self.receiver.paused()
+
     def received(self, count: int) -> None:
         """Take note of bytes received; 0 is the stream's end."""
         if not count:
@@ -223,12 +227,11 @@ class Engine:
         def finish() -> None:
             self.written += length
 
-        if length:
-            resolve(0)
+        views = resolve(0) if length else []
         if self.write_over:
             self.written = 0
         self.write_over = last
-        return Place(length, resolve, finish)
+        return Place(length, views, resolve, finish)
 
     def _read_response(self, last: bool, stag: int, to: int, length: int) -> Place:
         qp = self.qp
@@ -255,9 +258,7 @@ class Engine:
                 self.orq.popleft()
                 self.answered(head.flight, head.length)
 
-        if length:
-            resolve(0)
-        return Place(length, resolve, finish)
+        return Place(length, resolve(0) if length else [], resolve, finish)
 
     def _fault(self, stag: int, to: int, length: int, access: int, base: Cause) -> Refused:
         """Return the refusal of a one-sided request; the owner of the queue pair is told by an event."""
@@ -305,9 +306,8 @@ class Engine:
         if mo + length > message.capacity:
             raise self._failed_recv(WcStatus.LOC_LEN_ERR, Cause.UNTAGGED_TOO_LONG)
         resolve = partial(self._recv_views, message, mo, length, last)
-        if length:
-            resolve(0)
-        return Place(length, resolve, partial(self._sent_in, message, ulp, last, length))
+        views = resolve(0) if length else []
+        return Place(length, views, resolve, partial(self._sent_in, message, ulp, last, length))
 
     def _take_recv(self) -> RecvWR:
         recv = self.qp.take_recv()

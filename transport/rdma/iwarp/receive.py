@@ -3,8 +3,9 @@
     HEADER --tagged, SEND--> PAYLOAD --> TRAILER --> HEADER
        '--messages of RDMAP itself, whole in the window--'
 
-`wanted` offers memory to receive into and `received` takes note of what came; between the two nothing else may run. Before
-every receive the memory of a segment half placed is looked up again, so that no byte lands where the registration has ended.
+`wanted` offers memory to receive into and `received` takes note of what came; between the two nothing else may run, and `paused`
+says that something has run since. The memory of a segment half placed is looked up again before every receive then, so that no
+byte lands where the registration has ended.
 While a message goes on the window behind the payload is as long as trailer and next header, and nothing of it needs a copy;
 behind a last segment it is longer, and what payload it catches is copied (`copied_bytes`).
 Lengths are checked against the opcode before anything waits for them. The window is the receiver's.
@@ -33,9 +34,10 @@ VERSION_BITS: Final = 0x03
 
 @dataclass(slots=True)
 class Place:
-    """Where a segment's payload goes. resolve: the memory from an offset on, looked up afresh; finish: the segment is in."""
+    """Where a segment's payload goes. views: its memory, just looked up; resolve: that from an offset on; finish: it is in."""
 
     length: int
+    views: list[memoryview]
     resolve: Callable[[int], list[memoryview]]
     finish: Callable[[], None]
 
@@ -60,8 +62,8 @@ class Receiver:
     """The incoming half of a stream. `header`, `length`: the segment at hand, for a Terminate."""
 
     __slots__ = (
-        "copied_bytes", "crc", "done", "end", "header", "last", "length", "offer", "offered", "place", "start", "sum", "taker",
-        "trailer", "window",
+        "copied_bytes", "crc", "done", "end", "fresh", "header", "last", "length", "offer", "offered", "place", "start", "sum",
+        "taker", "trailer", "window",
     )  # fmt: skip
 
     def __init__(self, taker: Taker, crc: Crc | None) -> None:
@@ -71,6 +73,7 @@ class Receiver:
         self.start = self.end = 0
         self.offer = WINDOW
         self.place: Place | None = None
+        self.fresh: list[memoryview] | None = None
         self.done = 0
         self.last = True
         self.offered: list[memoryview] = []
@@ -85,13 +88,18 @@ class Receiver:
         """Whether the stream may not end here: a segment has begun."""
         return self.place is not None or self.start != self.end
 
+    def paused(self) -> None:
+        """Take note that others have run: memory looked up before may not be what it was."""
+        self.fresh = None
+
     def wanted(self) -> list[memoryview]:
         """Return memory to receive into, at once. Raises: Refused when memory of the segment at hand is gone."""
         place = self.place
         if place is not None and self.done < place.length:
             self.start = self.end = 0
             ahead = self.offer if self.last else self.trailer + NEXT_HEADER
-            self.offered = place.resolve(self.done)
+            fresh, self.fresh = self.fresh, None
+            self.offered = fresh if fresh is not None else place.resolve(self.done)
             return [*self.offered, self.window[:ahead]]
         if self.start:
             rest = self.end - self.start
@@ -132,7 +140,8 @@ class Receiver:
             self._from_window(place, length)
         if self.done < place.length or self.end - self.start < self.trailer:
             return False
-        self._check(self.window[self.start : self.start + self.trailer])
+        if self.crc is not None:
+            self._check(self.window[self.start : self.start + self.trailer])
         self.start += self.trailer
         self.place = None
         place.finish()
@@ -141,7 +150,8 @@ class Receiver:
     def _from_window(self, place: Place, length: int) -> None:
         source = self.window[self.start : self.start + length]
         off = 0
-        for view in place.resolve(self.done):
+        fresh, self.fresh = self.fresh, None
+        for view in fresh if fresh is not None else place.resolve(self.done):
             step = min(len(view), length - off)
             view[:step] = source[off : off + step]
             off += step
@@ -154,7 +164,8 @@ class Receiver:
         self.start += length
 
     def _check(self, trailer: memoryview) -> None:
-        if self.crc is not None and trailer[-4:] != self.crc(trailer[:-4], self.sum).to_bytes(4, "little"):
+        assert self.crc is not None
+        if trailer[-4:] != self.crc(trailer[:-4], self.sum).to_bytes(4, "little"):
             raise Refused(Cause.LLP_CRC)
 
     def _header(self) -> bool:
@@ -193,6 +204,7 @@ class Receiver:
 
     def _begin(self, place: Place, start: int) -> None:
         self.place = place
+        self.fresh = place.views
         self.done = 0
         self.start = start
         self.offer = SMALL_WINDOW if place.length > BIG else WINDOW
@@ -204,7 +216,7 @@ class Receiver:
         start += length
         if self.crc is not None:
             self.sum = self.crc(body, self.sum)
-        self._check(self.window[start : start + self.trailer])
+            self._check(self.window[start : start + self.trailer])
         self.start = start + self.trailer
         self.taker.control(op, msn, body)
         return True
