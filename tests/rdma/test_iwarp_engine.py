@@ -349,7 +349,7 @@ def test_read_response_must_be_what_was_asked(lie: str) -> None:
 # ---- memory that goes away
 
 
-@pytest.mark.parametrize("taken", [1, 20, 40, 300])
+@pytest.mark.parametrize("taken", [1, 16, 20, 40, 300])
 def test_no_byte_after_deregistration(taken: int) -> None:
     """A segment half placed stops where its region ends to be one."""
     j = Joined()
