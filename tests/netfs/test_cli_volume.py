@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -161,3 +163,48 @@ def test_usage(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     told(with_passphrase("p", "ls", f"{url}/full", "--key-file", tmp_path / "bob"), 2, "enough")
     told(netfs("ls", "--key-file", tmp_path / "full", f"{url}/full"), 4, "not a key file")
     assert "new" not in netfs("ls", url).out.split()
+
+
+TERMINAL = """
+import os, pty, sys
+answers = sys.stdin.read().split()
+pid, fd = pty.fork()
+if not pid:
+    os.execv(sys.executable, [sys.executable, "-m", "netfs", *sys.argv[1:]])
+shown = b""
+while True:
+    try:
+        more = os.read(fd, 4096)
+    except OSError:
+        more = b""
+    if not more:
+        break
+    shown += more
+    if (b"passphrase: " in more or b"again: " in more) and answers:
+        os.write(fd, answers.pop(0).encode() + b"\\n")
+print(shown.decode())
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def at_terminal(answers: str, *arguments: str) -> tuple[int, str]:
+    """Run a command as somebody at a terminal of its own, who types the answers when asked."""
+    ran = subprocess.run([sys.executable, "-c", TERMINAL, *arguments], input=answers, capture_output=True, text=True, check=False)
+    return ran.returncode, ran.stdout
+
+
+def test_a_passphrase_is_asked_for_at_the_terminal(url: str) -> None:
+    vault = f"{url}/asked"
+    code, shown = at_terminal("geheim anders", "volume", "init", vault, *CHEAP)
+    assert code == 2 and "two different passphrases" in shown
+    assert at_terminal("geheim geheim", "volume", "init", vault, *CHEAP)[0] == 0
+    code, shown = at_terminal("falsch", "ls", "--passphrase", vault)
+    assert code == 3 and "wrong passphrase" in shown
+    code, shown = at_terminal("geheim", "volume", "rotate", vault)
+    assert code == 0 and "geheim" not in shown
+
+
+def test_without_a_terminal_nobody_is_asked(url: str) -> None:
+    command = [sys.executable, "-m", "netfs", "ls", "--passphrase", url]
+    ran = subprocess.run(command, start_new_session=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2 and "no terminal" in ran.stderr
