@@ -228,3 +228,14 @@ def test_cut_gives_every_byte_once(data: bytes, sizes: list[int], room: int) -> 
 def test_full_segments_need_no_padding(mulpdu: int) -> None:
     assert pad_of(14 + tagged_room(mulpdu)) == pad_of(18 + untagged_room(mulpdu)) == 0
     assert mulpdu - 3 <= 14 + tagged_room(mulpdu) <= mulpdu
+
+
+def test_end_in_a_completion_keeps_the_segment_half_sent() -> None:
+    """The bytes taken reach into a second message when the first one's completion ends the stream."""
+    sender = Sender(None, lambda: None)
+    sender.untagged(Op.SEND, [memoryview(b"first")], done=sender.close)
+    sender.untagged(Op.SEND, [memoryview(b"second")])
+    data = b"".join(sender.batch() or [])
+    first = len(whole(untagged_frame(None, Op.SEND, True, 0, 1, 0, [memoryview(b"first")])))
+    sender.sent(first + 10)
+    assert b"".join(sender.batch() or []) == data[first + 10 :]
