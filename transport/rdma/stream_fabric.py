@@ -30,7 +30,7 @@ __all__ = ["StreamLink", "receive_request", "send_reply", "start_mpa"]
 START_TIMEOUT_S: Final = 10.0
 LINGER_S: Final = 1.0
 """How long a peer may take to read what is left and close, once the connection is over."""
-MAX_EAGER: Final = 8
+MAX_EAGER: Final = 32
 """Receives in a row before other tasks get a turn."""
 SCRATCH: Final = 64 << 10
 
