@@ -16,6 +16,7 @@ from tests.rdma.rig import ALL_ACCESS, SIZE, Rig, make_rig
 from transport.rdma.control import (
     Control,
     Rule,
+    before,
     drop_request,
     drop_response,
     fail,
@@ -94,7 +95,10 @@ def test_trap_2_fence_and_read_depth(profile: DeviceProfile, depth: int, program
     control = Control.attach(rig.a.device)
     rules = [control.add(hold(), opcode=Opcode.READ) for kind in program if kind == "read"]
     wrs = []
+    early: list[int] = []
     for n, kind in enumerate(program):
+        if kind == "fenced":
+            control.add(before(lambda: early.append(rig.a.qp.requester.outstanding_reads())), wr_id=n)
         op = Opcode.READ if kind == "read" else Opcode.WRITE
         wrs.append(rig.to_peer(op, 8, off=8 * n, wr_id=n, flags=FENCED if kind == "fenced" else SIGNALED))
     rig.a.qp.post_send(wrs)
@@ -114,6 +118,8 @@ def test_trap_2_fence_and_read_depth(profile: DeviceProfile, depth: int, program
         rule: Rule = rng.choice(held)
         rule.release()
         check()
+    assert not any(early), "a fenced request started while READs were out"
+    assert len(early) == program.count("fenced")
     assert [(wc.wr_id, wc.status) for wc in rig.a.poll()] == [(n, 0) for n in range(len(program))]
 
 
@@ -248,9 +254,9 @@ def test_trap_8_keys_of_other_lives_are_dead(profile: DeviceProfile) -> None:
     old: list[int] = []
     for _ in range(256):
         mr.map_sg([memoryview(bytearray(8))], 0)
-        before = mr.lkey
-        assert rig.b.device.mrs[before] is mr, "staging without a post changes no key"
-        rig.b.qp.post_send(SendWR(1, Opcode.REG_MR, mr=mr, key=inc_key(before), access=Access.REMOTE_READ))
+        staged = mr.lkey
+        assert rig.b.device.mrs[staged] is mr, "staging without a post changes no key"
+        rig.b.qp.post_send(SendWR(1, Opcode.REG_MR, mr=mr, key=inc_key(staged), access=Access.REMOTE_READ))
         assert rig.b.poll()[0].status == 0 and mr.rkey not in old[-255:] and mr.rkey != other.rkey
         assert rig.b.qp.responder.remote_views(mr.rkey, 0, 8, Access.REMOTE_READ) is not None
         assert all(rig.b.qp.responder.remote_views(key, 0, 8, Access.REMOTE_READ) is None for key in old[-255:])
