@@ -24,6 +24,7 @@ INSTALLED: Final = Path("/usr/share/doc/rdma-core/tests")
 PACKAGE: Final = "python3-pyverbs"
 ENOUGH: Final = 90
 UNAVAILABLE: Final = 77
+PATIENCE_S: Final = 60
 SKIPPED: Final = {"CMTestCase": "needs the stream fabric: the test forks two processes that are to reach each other"}
 VENDORS: Final = ("mlx5", "efa", "cuda")
 
@@ -35,16 +36,24 @@ def find_files(given: Path | None, scratch: Path) -> Path | None:
             return folder
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         return None
-    download = ["apt-get", "download", "-q", PACKAGE]
-    got = subprocess.run(download, cwd=scratch, capture_output=True, check=False)
-    if got.returncode and os.geteuid() == 0:
-        subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=False)
-        got = subprocess.run(download, cwd=scratch, capture_output=True, check=False)
+    try:
+        got = apt("download", "-q", PACKAGE, folder=scratch)
+        if not got and os.geteuid() == 0:
+            apt("update", "-qq", folder=scratch)
+            got = apt("download", "-q", PACKAGE, folder=scratch)
+    except subprocess.TimeoutExpired:
+        return None
     packages = sorted(scratch.glob(f"{PACKAGE}_*.deb"))
-    if got.returncode or not packages:
+    if not got or not packages:
         return None
     subprocess.run(["dpkg-deb", "-x", str(packages[0]), str(scratch / "package")], check=True)
     return scratch / "package" / INSTALLED.relative_to("/")
+
+
+def apt(*words: str, folder: Path) -> bool:
+    """Run apt-get in a folder and return whether it succeeded; a network that never answers ends it too."""
+    command = ["apt-get", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=PATIENCE_S).returncode == 0
 
 
 def unpack(source: Path, target: Path) -> list[str]:

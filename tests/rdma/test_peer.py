@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_peer_tests() -> None:
     command = [sys.executable, "-m", "tests.rdma.peer"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
