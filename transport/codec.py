@@ -280,6 +280,9 @@ _REPLIES: Final[dict[Op, _Layout]] = {
 }
 _REPLY_OF: Final[dict[type[Any], _Layout]] = {layout.build: layout for layout in _REPLIES.values()}
 
+_NOT_AT_EOF: Final = _pack((False,))
+_AT_EOF: Final = _pack((True,))
+
 # ---- both ways
 
 
@@ -297,7 +300,7 @@ def encode_reply(body: Body) -> bytes:
     """Encode a reply's body."""
     kind = type(body)
     if kind is ReadReply:
-        return _pack((body.eof,))  # type: ignore[union-attr]
+        return _AT_EOF if body.eof else _NOT_AT_EOF  # type: ignore[union-attr]
     if kind is WriteReply:
         return _pack((body.count, body.verifier))  # type: ignore[union-attr]
     return _pack(_REPLY_OF[kind].encode(body))
@@ -344,9 +347,12 @@ def decode_reply(op: Op, view: memoryview, limits: Limits) -> Body:
 
     Raises: ProtocolError as for a request.
     """
+    if op is Op.READ and len(view) == 2:
+        if view == _NOT_AT_EOF:
+            return ReadReply(False)
+        if view == _AT_EOF:
+            return ReadReply(True)
     values = _unpack(view, limits.max_body, MAX_ENTRIES)
-    if op is Op.READ and type(values) is tuple and len(values) == 1 and type(values[0]) is bool:
-        return ReadReply(values[0])
     if op is Op.WRITE and type(values) is tuple and len(values) == 2:
         count, verifier = values
         if type(count) is int and type(verifier) is int and 0 <= count < _END_U63 and 0 < verifier < _END_U64:

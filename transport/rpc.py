@@ -262,13 +262,11 @@ class ClientConnection:
         length = frame.payload_length
         status = frame.status
         reply = Reply(status, None if status else decode_reply(frame.op, frame.body, self._limits), None, None, length)
-        if length:
+        if length and not self.reader.land(frame, self._landing_of(call, length)):
             call.step(_REPLY_BEGINS)
-            views = self._landing_of(call, length)
-            if not self.reader.land(frame, views):
-                call.reply = reply
-                self._landing = call
-                return
+            call.reply = reply
+            self._landing = call
+            return
         self._end(call, reply)
 
     def _landing_of(self, call: Call, length: int) -> list[memoryview] | None:
