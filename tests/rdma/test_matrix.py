@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 import pytest
 
 from tests.rdma.rig import ALL_ACCESS, SIZE, Rig, Side, make_rig
-from transport.rdma.enums import Access, FlushLevel, FlushType, MrState, MwType, Opcode, QPState, WcStatus
+from transport.rdma.enums import Access, AttrMask, FlushLevel, FlushType, MrState, MwType, Opcode, QPState, WcStatus
 from transport.rdma.errors import VerbsError
 from transport.rdma.mr import MR
 from transport.rdma.profiles import IWARP, RXE, SIW, DeviceProfile
-from transport.rdma.qp import QPCap, QPInit
+from transport.rdma.qp import QPAttr, QPCap, QPInit
 from transport.rdma.sge import SGE
-from transport.rdma.wr import MwBind, SendWR
+from transport.rdma.wr import MwBind, RecvWR, SendWR
 
 W = WcStatus
 Break = Callable[[Rig, SendWR], None]
@@ -282,3 +282,44 @@ def test_flush_needs_its_own_permission(kind: int, level: FlushLevel) -> None:
         wr = SendWR(1, Opcode.FLUSH, (), 2, rig.b.mr.iova + off, rig.b.mr.rkey, length=64, flush_type=kind, flush_level=level)
         rig.a.qp.post_send(wr)
         assert [wc.status for wc in rig.a.poll()] == [status]
+
+
+def modify_the_gone(rig: Rig) -> None:
+    rig.a.qp.destroy()
+    rig.a.qp.modify(QPAttr(), AttrMask.STATE)
+
+
+def complete_to_the_gone(rig: Rig) -> None:
+    spare = rig.a.context.create_cq(1)
+    spare.destroy()
+    rig.a.pd.create_qp(QPInit(spare, spare))
+
+
+MISUSE: Final[dict[str, Callable[[Rig], object]]] = {
+    "no such state": lambda rig: rig.a.qp.modify(QPAttr(qp_state=cast(QPState, 99)), AttrMask.STATE),
+    "no such window": lambda rig: rig.a.pd.alloc_mw(cast(MwType, 9)),
+    "queue pair is gone": modify_the_gone,
+    "queue is gone": complete_to_the_gone,
+}
+
+
+@pytest.mark.parametrize("what", list(MISUSE))
+def test_misuse_is_einval(what: str) -> None:
+    rig = make_rig()
+    with pytest.raises(VerbsError) as caught:
+        MISUSE[what](rig)
+    assert caught.value.errno == 22
+    assert len(rig.a.device.qps) == (0 if what == "queue pair is gone" else 1) and not rig.a.device.mws
+
+
+def test_numbers_that_no_structure_of_c_holds() -> None:
+    """A negative length is bad memory, whoever names it; an operand is taken modulo 2**64."""
+    rig = make_rig()
+    rig.a.qp.post_send(replace(legal(rig, Opcode.ATOMIC_WRITE), sges=(), swap=(1 << 64) + 5))
+    assert [wc.status for wc in rig.a.poll()] == [0] and rig.b.memory[:8] == (5).to_bytes(8, "little")
+    rig.b.qp.post_recv(RecvWR(1, [SGE(rig.b.mr.iova, -1, rig.b.mr.lkey)]))
+    rig.a.qp.post_send(legal(rig, Opcode.SEND))
+    assert [wc.status for wc in rig.a.poll()] == [W.REM_OP_ERR] and [wc.status for wc in rig.b.poll()] == [W.LOC_PROT_ERR]
+    rig = make_rig()
+    rig.a.qp.post_send(replace(legal(rig, Opcode.WRITE), sges=[SGE(rig.a.mr.iova, -5, rig.a.mr.lkey)]))
+    assert [wc.status for wc in rig.a.poll()] == [W.LOC_PROT_ERR] and not any(rig.b.memory)

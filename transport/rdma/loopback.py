@@ -65,7 +65,8 @@ class Loopback:
     ) -> None:
         """Connect two sides; `blocks` gives each its memory, else it has 64 KiB in `memory`."""
         self.fabric = MemoryFabric()
-        cap = cap or QPCap(32, 32, min(4, profile.max_send_sge), min(4, profile.max_recv_sge), min(64, profile.max_inline))
+        slots = min(32, profile.max_qp_wr)
+        cap = cap or QPCap(slots, slots, min(4, profile.max_send_sge), min(4, profile.max_recv_sge), min(64, profile.max_inline))
         memories = blocks if blocks is not None else (bytearray(SIZE), bytearray(SIZE))
         self.a = Side(self.fabric.add_device("a", profile), cap, access, memories[0])
         self.b = Side(self.fabric.add_device("b", profile), cap, access, memories[1])

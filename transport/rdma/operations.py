@@ -59,7 +59,9 @@ def local_views(qp: "QP", sges: Sequence[SGE], access: int) -> list[memoryview] 
     out: list[memoryview] = []
     for sge in sges:
         length = sge.length
-        if not length:
+        if length <= 0:
+            if length:
+                return None
             continue
         if sge.lkey == LOCAL_DMA_LKEY:
             if sge.memory is None or len(sge.memory) < length:
@@ -213,7 +215,7 @@ def _atomic(requester: "Requester", wr: SendWR) -> int:
 
 
 def _atomic_write(requester: "Requester", wr: SendWR) -> int:
-    views = gather(requester, wr) if wr.sges else [memoryview(wr.swap.to_bytes(8, "little"))]
+    views = gather(requester, wr) if wr.sges else [memoryview((wr.swap % (1 << 64)).to_bytes(8, "little"))]
     if views is None:
         return PROT_ERR
     peer = requester.find_peer()

@@ -117,10 +117,12 @@ class PD:
     def alloc_mw(self, mw_type: MwType) -> MW:
         """Allocate a memory window.
 
-        Raises: VerbsError EOPNOTSUPP on a device without windows, ENOMEM at its limit.
+        Raises: VerbsError EOPNOTSUPP on a device without windows, EINVAL for another type, ENOMEM at its limit.
         """
         if not self.device.profile.mw:
             raise VerbsError(errno.EOPNOTSUPP, "the device has no memory windows")
+        if mw_type not in (MwType.TYPE_1, MwType.TYPE_2):
+            raise VerbsError(errno.EINVAL, "no such type of window")
         return MW(self, mw_type)
 
     def create_srq(self, max_wr: int, max_sge: int = 1) -> SRQ:

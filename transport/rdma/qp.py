@@ -36,6 +36,7 @@ ATOMICS: Final = frozenset({Opcode.CMP_AND_SWP, Opcode.FETCH_AND_ADD, Opcode.ATO
 MAY_INLINE: Final = frozenset({Opcode.SEND, Opcode.SEND_WITH_IMM, Opcode.SEND_WITH_INV, Opcode.WRITE, Opcode.WRITE_WITH_IMM})
 NO_SGES: Final = frozenset({Opcode.LOCAL_INV, Opcode.REG_MR, Opcode.BIND_MW, Opcode.FLUSH})
 UD_OPS: Final = frozenset({Opcode.SEND, Opcode.SEND_WITH_IMM})
+STATES: Final = frozenset(map(int, QPState))
 PSN_MASK: Final = 0xFFFFFF
 
 
@@ -165,6 +166,8 @@ class QP:
         Raises: VerbsError EINVAL when the state table, a range or the current state forbids it; then nothing has changed.
         """
         mask = int(mask)
+        if not self.alive or (mask & AttrMask.STATE and attr.qp_state not in STATES):
+            raise VerbsError(errno.EINVAL, "the queue pair is gone, or there is no such state")
         current = self.state
         if mask & AttrMask.CUR_STATE:
             if attr.cur_state not in (RTR, RTS, QPState.SQD, QPState.SQE):
@@ -396,3 +399,5 @@ def _check_init(pd: "PD", init: QPInit) -> None:
         raise VerbsError(errno.EINVAL, "a shared receive queue of another device")
     if init.send_cq.device is not pd.device or init.recv_cq.device is not pd.device:
         raise VerbsError(errno.EINVAL, "a completion queue of another device")
+    if not (init.send_cq.alive and init.recv_cq.alive and (init.srq is None or init.srq.alive)):
+        raise VerbsError(errno.EINVAL, "a queue that is gone")

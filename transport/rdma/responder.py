@@ -127,7 +127,9 @@ class Responder:
             if not length:
                 return 0
             size = sge.length
-            if not size:
+            if size <= 0:
+                if size:
+                    return WcStatus.LOC_PROT_ERR
                 continue
             take = min(size, length)
             if sge.lkey == LOCAL_DMA_LKEY:
