@@ -102,8 +102,8 @@ class StepKind(enum.IntEnum):
 class Attr:
     """Attributes of an object; times in nanoseconds since 1970, size in bytes.
 
-    change: grows with every change of content or attributes. sealed: it is a file that has a record, so its bytes and size are not
-    what a user means by them.
+    change: grows with every change of content or attributes. sealed: it is a file that has a record, so its bytes and size are
+    not what a user means by them.
     """
 
     ino: int

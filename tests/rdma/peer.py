@@ -25,7 +25,7 @@ PACKAGE: Final = "python3-pyverbs"
 ENOUGH: Final = 90
 UNAVAILABLE: Final = 77
 PATIENCE_S: Final = 60
-SKIPPED: Final = {"CMTestCase": "needs the stream fabric: the test forks two processes that are to reach each other"}
+SKIPPED: Final = {"CMTestCase": "needs a connection manager between processes: the test forks two that are to reach each other"}
 VENDORS: Final = ("mlx5", "efa", "cuda")
 
 

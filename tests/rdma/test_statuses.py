@@ -258,6 +258,8 @@ IMMEDIATE: list[tuple[str, DeviceProfile, Callable[[Rig], SendWR]]] = [
     ("short atomic", RXE, lambda rig: request(rig, Opcode.CMP_AND_SWP, [rig.a.sge(0, 4)])),
     ("too many sges", RXE, lambda rig: request(rig, Opcode.SEND, [rig.a.sge(n, 1) for n in range(5)])),
     ("opcode", RXE, lambda rig: SendWR(1, Opcode.TSO)),
+    ("an sge over 2 GiB", RXE, lambda rig: request(rig, Opcode.SEND, [replace(rig.a.sge(0, 1), length=(1 << 31) + 1)])),
+    ("over 2 GiB in all", RXE, lambda rig: request(rig, Opcode.WRITE, [replace(rig.a.sge(0, 1), length=1 << 30)] * 3)),
     ("atomic on iwarp", SIW, lambda rig: request(rig, Opcode.FETCH_AND_ADD)),
     ("imm on iwarp", SIW, lambda rig: request(rig, Opcode.SEND_WITH_IMM)),
     ("two sges to a read on iwarp", SIW, lambda rig: request(rig, Opcode.READ, [rig.a.sge(0, 1), rig.a.sge(1, 1)])),

@@ -38,6 +38,7 @@ NO_SGES: Final = frozenset({Opcode.LOCAL_INV, Opcode.REG_MR, Opcode.BIND_MW, Opc
 UD_OPS: Final = frozenset({Opcode.SEND, Opcode.SEND_WITH_IMM})
 STATES: Final = frozenset(map(int, QPState))
 PSN_MASK: Final = 0xFFFFFF
+MAX_LENGTH: Final = 1 << 31
 
 
 @dataclass(slots=True)
@@ -290,7 +291,7 @@ class QP:
                 if requester.used >= self.cap.max_send_wr:
                     raise VerbsError(errno.ENOMEM, "the send queue is full", wr)
                 limit = self.op_sges.get(wr.opcode, -1)
-                if len(wr.sges) > limit or wr.flags & CHECKED or wr.opcode in ATOMICS:
+                if len(wr.sges) > limit or wr.flags & CHECKED or wr.opcode in ATOMICS or total_length(wr.sges) > MAX_LENGTH:
                     self.check_send(wr)
                 if self.device.ledger is not None:
                     self.device.ledger.posted_send(self, wr)
@@ -315,6 +316,8 @@ class QP:
         if len(wr.sges) > limit:
             raise VerbsError(errno.EINVAL, "more sges than the request may have", wr)
         length = total_length(wr.sges)
+        if length > MAX_LENGTH:
+            raise VerbsError(errno.EINVAL, "a message of more than 2 GiB", wr)
         if wr.flags & INLINE:
             if wr.opcode not in MAY_INLINE:
                 raise VerbsError(errno.EINVAL, "only sends and writes can be inline", wr)
