@@ -41,7 +41,7 @@ def translate(error: Exception, path: str | None) -> Exception:
     if not isinstance(code, int):
         return error
     if isinstance(error, TransportError):
-        return NotReachable(code, str(error), path)
+        return NotReachable(code, str(error).removeprefix(f"{path}: "), path)
     code = EDGE_ERRNO.get(code, code)
     if isinstance(error, OSError):
         return OSError(code, error.strerror or os.strerror(code), path if path is not None else error.filename)

@@ -44,3 +44,9 @@ def test_what_is_translated_stays_and_defects_pass() -> None:
 def test_a_path_of_its_own_is_kept_when_there_is_no_better_one() -> None:
     seen = translate(OSError(errno.EIO, "bad", "/inner"), None)
     assert isinstance(seen, OSError) and seen.filename == "/inner"
+
+
+def test_the_peer_is_named_once() -> None:
+    found = translate(HelloMismatch("127.0.0.1:80: not a netfs server"), "127.0.0.1:80")
+    assert isinstance(found, NotReachable)
+    assert str(found).count("127.0.0.1:80") == 1

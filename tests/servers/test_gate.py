@@ -271,7 +271,7 @@ async def cut_at(town: Town, cut: int, back: bool, caplog: pytest.LogCaptureFixt
                 async with town.client(hosts=f"cut{cut}", url=f"netfs://{address}"):
                     pass
             except netfs.NotReachable as error:
-                said = str(error.strerror)
+                said = str(error)
     assert not said or (address in said and "\n" not in said)
     await town.settled(1)
     warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
