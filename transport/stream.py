@@ -309,12 +309,16 @@ class _Serving:
             self._pool = BufferPool(self._probe, mmap.PAGESIZE * 64, 4)
         lease = self._pool.get(file.length)
         done = 0
-        while done < file.length:
-            length = os.preadv(file.fd, [lease.view[done:]], file.pos + done)
-            if not length:
-                zero_iter(file.length - done, IovIter.ubuf(Direction.DEST, lease.view[done:]))
-                break
-            done += length
+        try:
+            while done < file.length:
+                length = os.preadv(file.fd, [lease.view[done:]], file.pos + done)
+                if not length:
+                    break
+                done += length
+        except OSError:
+            lease.release()
+            raise
+        zero_iter(file.length - done, IovIter.ubuf(Direction.DEST, lease.view[done:]))
         call = self._connection.writer.substitute(lease.view)
         release = call.release
 

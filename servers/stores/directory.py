@@ -160,16 +160,15 @@ class DirectoryStore(Store):
         held = self._pin(handle, aux=aux, write=False)
         if held is None:
             return Lent(None, 0, eof=True)
+        if length >= SENDFILE_MIN and not self.blocking:
+            left = os.fstat(held.fd).st_size - pos
+            if left >= SENDFILE_MIN:  # the descriptor stays pinned until the range is sent
+                count = min(left, length)
+                return Lent(FileRange(held.fd, pos, count), count, left <= length, partial(self._unpin, held, aux=aux))
         try:
-            if length >= SENDFILE_MIN and not self.blocking:
-                left = os.fstat(held.fd).st_size - pos
-                if left >= SENDFILE_MIN:
-                    count, pinned, held = min(left, length), held, None
-                    return Lent(FileRange(pinned.fd, pos, count), count, left <= length, partial(self._unpin, pinned, aux=aux))
             lent = self._read(held.fd, pos, length, 0)
         finally:
-            if held is not None:
-                self._unpin(held, aux=aux)
+            self._unpin(held, aux=aux)
         assert lent is not None
         return lent
 

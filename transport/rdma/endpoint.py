@@ -5,7 +5,7 @@ contexts and probes; only the fabric is shared. Ownership: `transport/base.py`.
 """
 
 import errno
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 
 import trio
@@ -20,7 +20,7 @@ from transport.rdma.memory_fabric import MemoryFabric, connect_pair
 from transport.rdma.profiles import RXE, DeviceProfile
 from transport.rdma.server import ServerEnd
 
-__all__ = ["rdma_memory_connection"]
+__all__ = ["client_block", "rdma_memory_connection"]
 
 CLIENT_ACCESS = Access.REMOTE_READ | Access.REMOTE_WRITE
 DEFAULT_LIMITS = Limits()
@@ -50,9 +50,22 @@ async def rdma_memory_connection(
     client.peer, server.peer = server, client
     server.start()
     client.start()
+    try:
+        async with client_block(client, server.serve) as transport:
+            yield transport
+    finally:
+        server.destroy()
+
+
+@asynccontextmanager
+async def client_block(client: ClientEnd, carry: Callable[[], Awaitable[None]]) -> AsyncIterator[RdmaTransport]:
+    """Run a started client end, and `carry`, which moves its bytes, for the length of a block; the end is destroyed with it.
+
+    Raises: what the block raised, as it is.
+    """
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.serve)
+        nursery.start_soon(carry)
         nursery.start_soon(client.run)
         try:
             yield RdmaTransport(client)
@@ -60,6 +73,5 @@ async def rdma_memory_connection(
             failure = error
         client.fail(TransportError(errno.ECONNABORTED, "the connection was closed"))
     client.destroy()
-    server.destroy()
     if failure is not None:
         raise failure

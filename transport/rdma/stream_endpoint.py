@@ -20,6 +20,7 @@ from transport.hello import Hello, HelloReader, agree, encode_hello
 from transport.link import ByteStream
 from transport.rdma.client import ClientEnd, RdmaTransport
 from transport.rdma.device import Device
+from transport.rdma.endpoint import client_block
 from transport.rdma.enums import Access
 from transport.rdma.iwarp.mpa import MpaError, StartFrame, answer, find_crc, settle
 from transport.rdma.memory_fabric import MemoryFabric
@@ -86,18 +87,8 @@ async def connect_rdma_stream(
         raise
     _link(client, stream, link)
     client.start()
-    failure: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(link.run)
-        nursery.start_soon(client.run)
-        try:
-            yield RdmaTransport(client)
-        except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery, which would wrap it in a group
-            failure = error
-        client.fail(TransportError(errno.ECONNABORTED, "the connection was closed"))
-    client.destroy()
-    if failure is not None:
-        raise failure
+    async with client_block(client, link.run) as transport:
+        yield transport
 
 
 async def serve_rdma_stream(
