@@ -5,6 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 PYTEST := $(BIN)/python -m pytest
+PARALLEL := -n 2
 
 .PHONY: help demo test check peer-tests lint typing format soak bench venv clean
 
@@ -19,10 +20,10 @@ demo: .venv/.run
 	@$(BIN)/netfs demo
 
 test: .venv/.dev
-	@$(PYTEST) -m "not slow and not soak"
+	@$(PYTEST) $(PARALLEL) -q -m "not slow and not soak"
 
 check: lint typing
-	@$(PYTEST) -m "slow and not soak"
+	@$(PYTEST) $(PARALLEL) -q -m "slow and not soak"
 
 lint: .venv/.dev
 	@$(BIN)/ruff check .
