@@ -7,6 +7,7 @@ import errno
 
 from iov.pool import BufferPool
 from iov.probe import Probe
+from netfs.cache.base import Cookie
 from netfs.cache.pagecache import Mapping, PageCache
 from netfs.cache.waiters import WakeList
 from netfs.engine.locking import IoLock
@@ -49,12 +50,13 @@ class NetfsInode:
 
     ops is set once, by the filesystem, before any I/O. uncommitted: something was written since the last commit.
     direct_verifier: of the boot that took unstable direct writes since then, 0 for none. debug_id: its number in events.
-    requests: those that have begun and not ended, in the order they began.
+    requests: those that have begun and not ended, in the order they began. cookie: what a local cache has of the file, None
+    without one; the filesystem sets it when the file is opened.
     """
 
     __slots__ = (
-        "cache", "debug_id", "direct_verifier", "lock", "mapping", "modified", "ops", "pool", "probe", "requests", "sizes",
-        "uncommitted", "wb_error", "wb_lock", "wb_waiters",
+        "cache", "cookie", "debug_id", "direct_verifier", "lock", "mapping", "modified", "ops", "pool", "probe", "requests",
+        "sizes", "uncommitted", "wb_error", "wb_lock", "wb_waiters",
     )  # fmt: skip
 
     ops: NetfsOps
@@ -66,6 +68,7 @@ class NetfsInode:
         self.probe = probe
         self.sizes = FileSizes()
         self.lock = IoLock()
+        self.cookie: Cookie | None = None
         self.wb_error = ErrorSequence()
         self.wb_lock = False
         self.wb_waiters = WakeList()

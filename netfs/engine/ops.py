@@ -30,9 +30,11 @@ class NetfsOps(ABC):
     """What the request library asks of a filesystem, for one inode.
 
     rsize, wsize: most bytes of one read or write subrequest, multiples of `block_size`. max_segs: most memory segments of one.
-    max_in_flight: most subrequests of one request under way at a time.
+    max_in_flight: most subrequests of one request under way at a time. seals: what the server and a local cache store is not
+    what is in the folios, but ciphertext: then the table itself gives the cache what it received from or sent to the server.
     """
 
+    seals: bool = False
     block_size: int = 1
     rsize: int
     wsize: int
@@ -53,6 +55,26 @@ class NetfsOps(ABC):
     @abstractmethod
     def issue_read(self, subreq: IoSubrequest) -> None:
         """Start reading `subreq.iter.count` bytes at `subreq.start + subreq.transferred` into `subreq.iter`."""
+
+    def issue_cache_read(self, subreq: IoSubrequest) -> None:
+        """Start reading `subreq.iter.count` bytes at `subreq.start + subreq.transferred` from `cookie` of the inode.
+
+        A plain file's cached bytes are its own, and the library's way will do; an encrypted file's are ciphertext, so its table
+        reads them into a landing area and opens them there, as it does with the server's.
+        """
+        cookie = subreq.request.inode.cookie
+        assert cookie is not None, "a cache read without a cache"
+        call = cookie.read(subreq.start + subreq.transferred, subreq.iter, subreq.terminated)
+        if subreq.in_progress:
+            subreq.call = call
+
+    def issue_cache_write(self, subreq: IoSubrequest) -> None:
+        """Start writing `subreq.iter` to the cookie; only called while `seals` is false."""
+        cookie = subreq.request.inode.cookie
+        assert cookie is not None, "a cache write without a cache"
+        call = cookie.write(subreq.start + subreq.transferred, subreq.iter, subreq.terminated)
+        if subreq.in_progress:
+            subreq.call = call
 
     def prepare_write(self, subreq: IoSubrequest) -> None:
         """Lower `subreq.max_len` to what one write may take now."""

@@ -11,7 +11,7 @@ from typing import Final
 
 from netfs.engine.collect import advance
 from netfs.engine.events import trace_failure, trace_rreq, trace_sreq
-from netfs.engine.request import IoSubrequest
+from netfs.engine.request import IoSubrequest, Source
 
 __all__ = ["IDLE_RETRIES", "VERDICTS", "Verdict", "judge_read", "read_terminated"]
 
@@ -24,6 +24,7 @@ class Verdict(enum.Enum):
 
     DONE = "done"
     RETRY = "retry"
+    DOWNLOAD = "download"
     TOO_MUCH = "too much"
     NO_PROGRESS = "no progress"
     FAILED = "failed"
@@ -36,6 +37,7 @@ def _short(s: IoSubrequest) -> bool:
 VERDICTS: Final[tuple[tuple[Callable[[IoSubrequest], bool], Verdict], ...]] = (
     (lambda s: s.transferred > s.length, Verdict.TOO_MUCH),
     (lambda s: _short(s) and s.hit_eof, Verdict.DONE),
+    (lambda s: s.source is Source.READ_FROM_CACHE and s.transferred < s.length and not s.request.abandoned, Verdict.DOWNLOAD),
     (lambda s: s.request.abandoned and s.transferred < s.length, Verdict.FAILED),
     (lambda s: s.need_retry and (s.made_progress or s.retry_count < IDLE_RETRIES), Verdict.RETRY),
     (lambda s: _short(s) and s.made_progress, Verdict.RETRY),
@@ -65,7 +67,7 @@ _FAILURES: Final = {Verdict.TOO_MUCH: "long-read", Verdict.NO_PROGRESS: "short-r
 
 
 def _apply(subreq: IoSubrequest, verdict: Verdict) -> None:
-    subreq.need_retry = verdict is Verdict.RETRY
+    subreq.need_retry = verdict in {Verdict.RETRY, Verdict.DOWNLOAD}
     match verdict:
         case Verdict.DONE:
             trace_sreq(subreq, "EOF")
@@ -73,6 +75,11 @@ def _apply(subreq: IoSubrequest, verdict: Verdict) -> None:
         case Verdict.RETRY:
             subreq.error = None
             trace_sreq(subreq, "SHORT")
+        case Verdict.DOWNLOAD:
+            # What the cache did not give the server has.
+            subreq.source = Source.DOWNLOAD
+            subreq.error = None
+            trace_sreq(subreq, "RDOWN")
         case Verdict.TOO_MUCH:
             subreq.transferred = 0
             subreq.error = OSError(errno.EIO, "more was read than asked for")

@@ -46,7 +46,9 @@ class Source(enum.Enum):
 
     FILL_WITH_ZEROES = "ZERO"
     DOWNLOAD = "DOWN"
+    READ_FROM_CACHE = "READ"
     UPLOAD = "UPLD"
+    WRITE_TO_CACHE = "WRIT"
 
 
 @dataclass(slots=True, eq=False)

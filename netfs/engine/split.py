@@ -5,21 +5,26 @@
                                                      ^ start + submitted
 
 A part is what the prepare hook allows, rounded down to whole blocks, and at most `max_segs` segments of memory where it is sent
-from there (with blocks it goes through the cipher's own memory). Reads into the page cache do not ask the server for what lies
-behind the zero point. After the slicing loop of Linux netfslib. Owns no memory.
+from there (with blocks it goes through the cipher's own memory). Reads into the page cache do not ask the server for what a local
+cache has, nor for what lies behind the zero point. After the slicing loop of Linux netfslib. Owns no memory.
 """
 
 from iov.copy_iter import zero_iter
 from iov.iov_iter import IovIter
+from netfs.cache.base import ExtentKind
 from netfs.engine.events import trace_sreq
 from netfs.engine.request import IoRequest, IoSubrequest, Origin, Source
 
 __all__ = ["allowed", "cut_memory", "launch", "next_part"]
 
+MAX_CACHE_READ = 1 << 20
+"""Bytes of one read of a local cache, so that what it reads first can be used before the last has come."""
+
 _WRITES = frozenset({Origin.DIO_WRITE, Origin.WRITEBACK})
 _DIO_READ = Origin.DIO_READ
 _UPLOAD = Source.UPLOAD
 _DOWNLOAD = Source.DOWNLOAD
+_CACHED = Source.READ_FROM_CACHE
 _ZERO = Source.FILL_WITH_ZEROES
 
 
@@ -63,6 +68,8 @@ def launch(subreq: IoSubrequest) -> None:
             inode.ops.issue_read(subreq)
         elif subreq.source is _UPLOAD:
             inode.ops.issue_write(subreq)
+        elif subreq.source is _CACHED:
+            inode.ops.issue_cache_read(subreq)
         else:
             subreq.terminated(zero_iter(subreq.iter.count, subreq.iter))
     except Exception as error:  # noqa: BLE001 (the parts in flight hold the caller's memory and are waited for)
@@ -77,6 +84,8 @@ def allowed(subreq: IoSubrequest, left: int) -> int:
     subreq.max_len = left
     if subreq.source is _UPLOAD:
         ops.prepare_write(subreq)
+    elif subreq.source is _CACHED and not ops.seals:
+        subreq.max_len = min(left, MAX_CACHE_READ)
     else:
         ops.prepare_read(subreq)
     length = subreq.max_len
@@ -95,8 +104,27 @@ def cut_memory(rreq: IoRequest, cursor: IovIter, length: int) -> IovIter:
 
 
 def _where_from(rreq: IoRequest, start: int, left: int) -> tuple[Source, int]:
-    limit = min(rreq.inode.sizes.zero_point, rreq.i_size)
-    limit += -limit % rreq.inode.ops.block_size
+    """Choose the source of what comes next, and how much of it comes from there at most.
+
+    What the cache has is taken from it, to the end of its granule; what nobody can have is zero; the rest is downloaded, up to
+    the next that the cache has.
+    """
+    inode = rreq.inode
+    block = inode.ops.block_size
+    limit = min(inode.sizes.zero_point, rreq.i_size)
+    limit += -limit % block
+    cookie = inode.cookie
+    extent = None
+    if cookie is not None and start < limit and cookie.usable:
+        extent = cookie.next_extent(start, min(start + left, limit))
+        if extent is not None and extent.start <= start:
+            # Rounded down: a block that is cached in part is not cached.
+            known = extent.end - extent.end % block if extent.end < limit else limit
+            if known > start:
+                return _ZERO if extent.kind is ExtentKind.ZERO else _CACHED, min(left, known - start)
+            extent = None
     if start >= limit:
         return _ZERO, left
+    if extent is not None:
+        limit = max(extent.start - extent.start % block, start + block)
     return _DOWNLOAD, min(left, limit - start)
