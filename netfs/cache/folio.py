@@ -27,7 +27,8 @@ __all__ = ["Folio"]
 class Folio:
     """`size` bytes of a file at `pos`. Offsets of ranges count from `pos`; a range that ends where it begins is empty.
 
-    locked: being filled. writeback: being sent. pins: readers or writers that wait for it and will look at it again. verifier: of
+    locked: being filled. writeback: being sent, to the server, a local cache or both. to_cache: it was read from the server and
+    the local cache is to have it. pins: readers or writers that wait for it and will look at it again. verifier: of
     the boot that took the unstable bytes.
     """
 
@@ -44,6 +45,7 @@ class Folio:
     verifier: int = 0
     locked: bool = False
     writeback: bool = False
+    to_cache: bool = False
     pins: int = 0
     waiters: WakeList = field(default_factory=WakeList)
 

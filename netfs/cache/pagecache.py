@@ -46,6 +46,10 @@ class Mapping:
     unstable: dict[int, Folio] = field(default_factory=dict)
     writeback: int = 0
 
+    def holds(self, folio: Folio) -> bool:
+        """The folio is one of the file's; it was not dropped."""
+        return self.folios.get(folio.pos // self.folio_size) is folio
+
     def range(self, start: int, end: int) -> list[Folio]:
         """Return the folios that overlap [start, end), in file order."""
         if not self.folios or end <= start:

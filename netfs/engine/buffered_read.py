@@ -20,7 +20,8 @@ from netfs.engine.inode import NetfsInode
 from netfs.engine.park import run_request
 from netfs.engine.read_collect import read_terminated
 from netfs.engine.readahead import Readahead
-from netfs.engine.request import IoRequest, IoSubrequest, Origin
+from netfs.engine.request import IoRequest, IoSubrequest, Origin, Source
+from netfs.engine.write_issue import copy_to_cache
 from netfs.engine.writeback import make_room, wait_for_folio
 
 __all__ = ["buffered_read", "cached_view", "fill_gaps"]
@@ -154,6 +155,8 @@ async def _read_ahead(inode: NetfsInode, pos: int, end: int, ahead: Readahead) -
     it = IovIter.bvec(Direction.DEST, [BioVec(folio.memory, 0, size) for folio in folios])
     rreq = IoRequest(Origin.READAHEAD, inode, folios[0].pos, it.count, it, inode.sizes.i_size, read_terminated, _folios_filled)
     rreq.folios = list(folios)
+    if inode.cookie is not None and not inode.ops.seals:
+        rreq.copy, rreq.inval_counter = [], inode.cookie.inval_counter
     rreq.wake = lambda: _unlock_rest(rreq)
     # The first is kept whatever happens, so that one who waits for it sees the failure and reads it alone.
     folios[0].pins += 1
@@ -184,6 +187,13 @@ def _folios_filled(rreq: IoRequest, front: IoSubrequest) -> None:
         return
     _clear_tail(rreq, front)
     end = front.start + front.length
+    if rreq.copy is not None and front.source is not Source.READ_FROM_CACHE and front.start < rreq.i_size:
+        for folio in rreq.folios:
+            if folio.pos >= end:
+                break
+            if not folio.to_cache:
+                folio.to_cache = True
+                rreq.copy.append(folio)
     while rreq.folios and rreq.folios[0].pos + rreq.folios[0].size <= end:
         folio = rreq.folios.pop(0)
         folio.filled()
@@ -198,3 +208,6 @@ def _unlock_rest(rreq: IoRequest) -> None:
         if not folio.pins:
             rreq.inode.cache.drop(folio)
     rreq.folios.clear()
+    cookie = rreq.inode.cookie
+    if rreq.copy and cookie is not None and cookie.inval_counter == rreq.inval_counter:
+        copy_to_cache(rreq.inode, rreq.copy)

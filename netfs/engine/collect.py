@@ -34,7 +34,7 @@ def advance(rreq: IoRequest) -> None:
         else:
             launch(next_part(rreq))
     rreq.advancing = False
-    if not (rreq.in_flight or subreqs):
+    if not (rreq.in_flight or subreqs or (rreq.cache is not None and rreq.cache.subrequests)):
         ended(rreq)
         # The one who waits and the request would keep each other, and with them the caller's memory, for the garbage collector.
         wake, rreq.wake = rreq.wake, nobody

@@ -104,6 +104,8 @@ async def direct_write(inode: NetfsInode, it: IovIter, pos: int, *, append: bool
         if inode.mapping.folios:
             await flush_range(inode, pos, pos + length)
             await drop_range(inode, pos, pos + length)
+        if inode.cookie is not None:
+            inode.cookie.invalidate("a direct write")
         try:
             if block > 1 and (pos % block or (pos + length) % block):
                 done = await _write_partial_blocks(inode, it, pos)

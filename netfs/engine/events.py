@@ -5,6 +5,7 @@ Names and words are those of netfslib's tracepoints (`netfs_read`, `netfs_write`
 function here; those that run once for a request test it themselves.
 
     sreq   PREP  cut, memory chosen        SUBMT  issued        TERM   an issue has ended         RETRY  goes again
+           RDOWN the cache failed: download   CANCL  not cached after all
            SHORT fewer bytes than asked    EOF    at the file's end     FAIL   for good           SPLIT  a retry in two
            CONSM counts for the result     DSCRD  does not
     rreq   PAUSE, UNPAUSE  issuing         RESUBMT  a retry begins       S-ABNDN  the caller was cancelled
@@ -22,25 +23,30 @@ from netfs.engine.request import IoRequest, IoSubrequest, Origin
 from transport.base import ClientCall
 
 __all__ = [
-    "begin", "ended", "errno_of", "request_flags", "subrequest_flags", "trace_call", "trace_failure", "trace_folio", "trace_rreq",
-    "trace_sreq",
+    "begin", "ended", "errno_of", "number", "request_flags", "subrequest_flags", "trace_call", "trace_failure", "trace_folio",
+    "trace_rreq", "trace_sreq",
 ]  # fmt: skip
 
 READS: Final = {
     Origin.READAHEAD: "READAHEAD",
     Origin.READ_FOLIO: "READPAGE",
     Origin.READ_GAPS: "READ-GAPS",
+    Origin.READ_SINGLE: "READ-SINGLE",
     Origin.READ_FOR_WRITE: "READ-FOR-WRITE",
+    Origin.UNBUFFERED_READ: "UNBUFFERED-READ",
     Origin.DIO_READ: "DIO-READ",
 }
-WRITES: Final = {Origin.WRITEBACK: "WRITEBACK", Origin.DIO_WRITE: "DIO-WRITE"}
+WRITES: Final = {
+    Origin.WRITEBACK: "WRITEBACK",
+    Origin.WRITETHROUGH: "WRITETHROUGH",
+    Origin.UNBUFFERED_WRITE: "UNBUFFERED-WRITE",
+    Origin.DIO_WRITE: "DIO-WRITE",
+    Origin.COPY_TO_CACHE: "COPY-TO-CACHE",
+}
 
 
-async def begin(rreq: IoRequest) -> None:
-    """Number a new request, note that it lives, and let the filesystem prepare for it.
-
-    Raises: the error of `init_request`; the request has ended then. Cancellation: the same.
-    """
+def number(rreq: IoRequest) -> None:
+    """Number a new request and note that it lives."""
     inode = rreq.inode
     probe = inode.probe
     probe.requests += 1
@@ -54,8 +60,16 @@ async def begin(rreq: IoRequest) -> None:
         else:
             what = WRITES[rreq.origin]
             sink("netfs_write", (rreq.debug_id, what, inode.debug_id, rreq.start, rreq.start + rreq.length))
+
+
+async def begin(rreq: IoRequest) -> None:
+    """Number a new request, note that it lives, and let the filesystem prepare for it.
+
+    Raises: the error of `init_request`; the request has ended then. Cancellation: the same.
+    """
+    number(rreq)
     try:
-        await inode.ops.init_request(rreq)
+        await rreq.inode.ops.init_request(rreq)
     except BaseException as error:
         if isinstance(error, Exception):
             rreq.error = error

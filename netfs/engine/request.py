@@ -18,6 +18,7 @@ from transport.base import Abandonable
 
 if TYPE_CHECKING:
     from netfs.cache.folio import Folio
+    from netfs.engine.cache_stream import CacheStream
     from netfs.engine.inode import NetfsInode
 
 __all__ = ["IoRequest", "IoSubrequest", "Origin", "Source", "Wake", "nobody"]
@@ -35,10 +36,15 @@ class Origin(enum.Enum):
     READAHEAD = "RA"
     READ_FOLIO = "RP"
     READ_GAPS = "RG"
+    READ_SINGLE = "R1"
     READ_FOR_WRITE = "RW"
+    UNBUFFERED_READ = "UR"
     DIO_READ = "DR"
     WRITEBACK = "WB"
+    WRITETHROUGH = "WT"
+    UNBUFFERED_WRITE = "UW"
     DIO_WRITE = "DW"
+    COPY_TO_CACHE = "2C"
 
 
 class Source(enum.Enum):
@@ -111,8 +117,10 @@ class IoRequest:
     moved by the engine. i_size: as it was at the start. terminated: judges the end of each issue and runs the collector.
     progress: told of each subrequest the collector took; None for direct I/O. wake: called once, when nothing of the request is
     in flight or left to do; `transferred` (a contiguous prefix) and `error` are final then. verifier: boot verifier common to all
-    unstable writes of the request. folios: those the request fills or cleans, in file order, the page cache's.
-    sequential: one subrequest at a time, so that a failure leaves no hole before data. debug_id: its number in events.
+    unstable writes of the request. cache: the second stream of a write, to a local cache. copy: folios the local cache is to
+    have when they are filled, None where there is no cache; inval_counter: the cookie's at the start. folios: those the request
+    fills or cleans, in file order, the page cache's. sequential: one subrequest at a time, so that a failure leaves no hole
+    before data. debug_id: its number in events.
 
     Flags: all_queued: everything was cut. paused: no further issue (a failure, or waiting for a retry). short_transfer: later
     data no longer counts. abandoned: the caller was cancelled. advancing: the collector is on the stack, so that a termination
@@ -142,6 +150,9 @@ class IoRequest:
     advancing: bool = False
     done: bool = False
     verifier: int = 0
+    cache: "CacheStream | None" = None
+    copy: "list[Folio] | None" = None
+    inval_counter: int = 0
     folios: list["Folio"] = field(default_factory=list)
     sequential: bool = False
     debug_id: int = 0
@@ -153,6 +164,6 @@ class IoRequest:
         """
         self.abandoned = True
         self.paused = True
-        for subreq in tuple(self.subrequests):
+        for subreq in (*self.subrequests, *(self.cache.subrequests if self.cache is not None else ())):
             if subreq.in_progress and subreq.call is not None:
                 subreq.call.abandon()

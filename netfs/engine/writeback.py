@@ -12,16 +12,12 @@ import errno
 
 import trio
 
-from iov.bvec import BioVec
-from iov.iov_iter import Direction, IovIter
 from netfs.cache.folio import Folio
 from netfs.cache.pagecache import PageCache
-from netfs.engine.collect import advance
-from netfs.engine.events import begin, trace_folio
+from netfs.engine.events import trace_folio
 from netfs.engine.inode import NetfsInode
 from netfs.engine.park import park
-from netfs.engine.request import IoRequest, IoSubrequest, Origin
-from netfs.engine.write_collect import write_terminated
+from netfs.engine.write_issue import send_dirty
 
 __all__ = [
     "END_OF_TIME", "SETTLE_TIMEOUT_S", "balance_dirty", "drop_range", "flush_range", "fsync", "make_room", "resize",
@@ -50,7 +46,7 @@ async def start_writeback(inode: NetfsInode, start: int, end: int) -> None:
     """
     await _wb_begin(inode)
     try:
-        await _send_dirty(inode, start, end)
+        await send_dirty(inode, start, end)
     finally:
         _wb_end(inode)
 
@@ -111,7 +107,7 @@ async def resize(inode: NetfsInode, size: int) -> None:
     """
     await _wb_begin(inode)
     try:
-        await _send_dirty(inode, 0, size)
+        await send_dirty(inode, 0, size)
         await _wait_writeback(inode, 0, END_OF_TIME)
         for folio in inode.mapping.range(size, END_OF_TIME):
             while folio.locked:
@@ -120,6 +116,8 @@ async def resize(inode: NetfsInode, size: int) -> None:
         inode.modified += 1
         inode.uncommitted = True
         inode.sizes.resized(size)
+        if inode.cookie is not None and not inode.ops.seals:
+            inode.cookie.resize(size)
         try:
             await _cut_folios(inode, size)
         except trio.Cancelled:
@@ -162,100 +160,6 @@ async def _wait_writeback(inode: NetfsInode, start: int, end: int) -> None:
         for folio in inode.mapping.range(start, end):
             while folio.writeback:
                 await wait_for_folio(folio)
-
-
-async def _send_dirty(inode: NetfsInode, start: int, end: int) -> None:
-    mapping = inode.mapping
-    if len(mapping.dirty) == mapping.writeback:
-        return
-    size = mapping.folio_size
-    run: list[Folio] = []
-    for index in sorted(index for index in mapping.dirty if index * size < end and (index + 1) * size > start):
-        folio = mapping.dirty.get(index)
-        if folio is None or folio.writeback:
-            continue
-        if run and not _continues(run[-1], folio):
-            await _send_run(inode, run)
-            run = []
-        # Marked at once: the next init_request may wait, and nobody may change the folio from here on.
-        folio.writeback = True
-        mapping.writeback += 1
-        trace_folio(inode, folio, "store+" if run else "store")
-        run.append(folio)
-    if run:
-        await _send_run(inode, run)
-
-
-def _continues(before: Folio, folio: Folio) -> bool:
-    return before.dirty_to == before.size and not folio.dirty_from and folio.pos == before.pos + before.size
-
-
-async def _send_run(inode: NetfsInode, run: list[Folio]) -> None:
-    """Make one request of folios whose dirty ranges lie end to end, whole blocks of them, and let it go."""
-    block = inode.ops.block_size
-    first, last = run[0], run[-1]
-    head = first.dirty_from - first.dirty_from % block
-    tail = last.dirty_to + -last.dirty_to % block
-    bvecs = [BioVec(folio.memory, 0, folio.size) for folio in run]
-    bvecs[-1].length = tail
-    bvecs[0].off = head
-    bvecs[0].length -= head
-    it = IovIter.bvec(Direction.SOURCE, bvecs)
-    wreq = IoRequest(
-        Origin.WRITEBACK, inode, first.pos + head, it.count, it, inode.sizes.i_size, write_terminated, _folios_written
-    )  # fmt: skip
-    wreq.folios = run
-    wreq.wake = lambda: _run_ended(wreq)
-    try:
-        await begin(wreq)
-    except Exception as error:  # noqa: BLE001 (it is recorded, for the write, fsync or close that follows)
-        wreq.error = error
-        wreq.wake()
-        return
-    except BaseException:
-        for folio in run:
-            _end_writeback(folio)
-        raise
-    advance(wreq)
-
-
-def _folios_written(wreq: IoRequest, front: IoSubrequest) -> None:
-    """Clean the folios whose dirty bytes are all on the server."""
-    good = wreq.start + wreq.transferred
-    inode = wreq.inode
-    while wreq.folios:
-        folio = wreq.folios[0]
-        end = folio.pos + folio.dirty_to
-        if end > good:
-            return
-        del wreq.folios[0]
-        inode.uncommitted = True
-        inode.modified += 1
-        if wreq.verifier:
-            folio.make_unstable(folio.dirty_from, folio.dirty_to, wreq.verifier)
-        folio.cleaned()
-        trace_folio(inode, folio, "clear")
-        inode.sizes.wrote_server(end)
-        _end_writeback(folio)
-
-
-def _run_ended(wreq: IoRequest) -> None:
-    """Drop the folios that did not get there; their error is told at the next write, fsync or close."""
-    if not wreq.folios:
-        return
-    wreq.inode.wb_error.record(wreq.error or OSError(errno.EIO, "writeback ended early"))
-    for folio in wreq.folios:
-        trace_folio(wreq.inode, folio, "kill")
-        folio.cleaned()
-        _end_writeback(folio)
-        wreq.inode.cache.drop(folio)
-
-
-def _end_writeback(folio: Folio) -> None:
-    folio.writeback = False
-    folio.mapping.writeback -= 1
-    folio.mapping.cache.update(folio)
-    folio.waiters.wake_all()
 
 
 async def _commit(inode: NetfsInode) -> bool:
