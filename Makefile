@@ -22,7 +22,7 @@ demo: .venv/.run
 test: .venv/.dev
 	@$(PYTEST) $(PARALLEL) -q -m "not slow and not soak"
 
-check: lint typing
+check: lint typing .venv/.e2e
 	@$(PYTEST) $(PARALLEL) -q -m "slow and not soak"
 
 lint: .venv/.dev
@@ -53,6 +53,11 @@ clean:
 .venv/.dev: .venv/.run
 	@echo "installing what the tests need"
 	@$(PIP) install --group test --group lint --group typing
+	@touch $@
+
+.venv/.e2e: .venv/.dev
+	@echo "installing the libraries that use netfs"
+	@$(PIP) install --group e2e
 	@touch $@
 
 .venv/.run: pyproject.toml

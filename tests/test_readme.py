@@ -30,7 +30,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def test_the_python_example(tmp_path: Path) -> None:
-    (example,) = blocks("python")
+    example = blocks("python")[0]
     assert len(example.splitlines()) <= 15
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False

@@ -1,0 +1,322 @@
+"""netfs under fsspec and UPath: fsspec's own suites, and what they leave out."""
+
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import trio
+from fsspec.tests.abstract import (
+    AbstractCopyTests,
+    AbstractFixtures,
+    AbstractGetTests,
+    AbstractOpenTests,
+    AbstractPipeTests,
+    AbstractPutTests,
+)
+from upath import UPath
+
+import servers
+from crypto.errors import ENOKEY
+from crypto.keys import format_key_file
+from crypto.slots import RawKey
+from crypto.volume import new_volume
+from netfs.fs.client import open_client
+from netfs.fs.volumes import create_header
+from netfs.fsspec import NetFileSystem, NetPath
+from netfs.fsspec.portal import Held, Portal
+
+KEY = RawKey(b"k" * 32)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A server with a store in memory, in a thread of its own."""
+    portal = Portal()
+
+    async def start() -> tuple[Held, str]:
+        held = Held(portal)
+        server = await held.open(servers.serve(servers.MemoryStore()))
+        return held, server.url.removesuffix("/")
+
+    held, address = portal.call(start)
+    yield address
+    portal.call(held.aclose)
+    portal.close()
+
+
+@pytest.fixture(scope="module")
+def shared(url: str) -> Iterator[NetFileSystem]:
+    fs = NetFileSystem(url, skip_instance_cache=True)
+    yield fs
+    fs.close()
+
+
+class OverNetfs(AbstractFixtures):
+    @pytest.fixture
+    def fs(self, shared: NetFileSystem) -> NetFileSystem:
+        return shared
+
+    @pytest.fixture
+    def fs_join(self) -> Callable[..., str]:
+        return lambda *names: "/".join(names)
+
+    @pytest.fixture
+    def fs_path(self, fs: NetFileSystem) -> Iterator[str]:
+        fs.makedirs("/t", exist_ok=True)
+        yield "/t"
+        fs.rm("/t", recursive=True)
+
+
+class TestCopy(AbstractCopyTests, OverNetfs):
+    pass
+
+
+class TestGet(AbstractGetTests, OverNetfs):
+    pass
+
+
+class TestPut(AbstractPutTests, OverNetfs):
+    pass
+
+
+class TestOpen(AbstractOpenTests, OverNetfs):
+    pass
+
+
+class TestPipe(AbstractPipeTests, OverNetfs):
+    pass
+
+
+@pytest.fixture
+def fs(shared: NetFileSystem) -> Iterator[NetFileSystem]:
+    yield shared
+    for path in shared.ls("/", detail=False):
+        shared.rm(path, recursive=True)
+
+
+def test_a_url_is_enough(url: str, fs: NetFileSystem) -> None:
+    with fsspec.open(f"{url}/note.txt", "w") as file:
+        file.write("to whom it may concern")
+    with fsspec.open(f"{url}/note.txt", "rb") as file:
+        assert file.read() == b"to whom it may concern"
+    other, path = fsspec.url_to_fs(f"{url}/note.txt")
+    assert isinstance(other, NetFileSystem) and path == "/note.txt"
+    assert other.unstrip_protocol(path) == f"{other.endpoint.removesuffix('/')}/note.txt"
+    other.close()
+
+
+def test_read_and_written_in_any_order(fs: NetFileSystem) -> None:
+    with fs.open("/file", "wb") as file:
+        file.write(b"0123456789")
+    with fs.open("/file", "r+b") as file:
+        file.seek(3)
+        file.write(b"xyz")
+        file.seek(0)
+        assert file.read(5) == b"012xy"
+        assert file.size == 10
+    with fs.open("/file", "ab") as file:
+        file.write(b"!")
+    assert fs.cat_file("/file") == b"012xyz6789!"
+    with fs.open("/file", "rb") as file:
+        buffer = bytearray(4)
+        assert file.readinto(buffer) == 4 and buffer == b"012x"
+        assert file.seek(-1, os.SEEK_END) == 10 and file.read() == b"!"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (None, None, b"0123456789"),
+        (2, 5, b"234"),
+        (-3, None, b"789"),
+        (None, -4, b"012345"),
+        (5, 2, b""),
+        (20, 30, b""),
+        (8, 99, b"89"),
+    ],
+)
+def test_a_range(fs: NetFileSystem, start: int | None, end: int | None, expected: bytes) -> None:
+    fs.pipe_file("/file", b"0123456789")
+    assert fs.cat_file("/file", start, end) == expected
+
+
+def test_ranges_of_many_files_and_an_error_in_its_place(fs: NetFileSystem) -> None:
+    for number in range(40):
+        fs.pipe_file(f"/{number}", bytes([number]) * 100)
+    paths = [f"/{number}" for number in range(40)] + ["/none"]
+    results = fs.cat_ranges(paths, 10, 20)
+    assert results[:40] == [bytes([number]) * 10 for number in range(40)]
+    assert isinstance(results[40], FileNotFoundError)
+    with pytest.raises(FileNotFoundError):
+        fs.cat_ranges(paths, 10, 20, on_error="raise")
+    with pytest.raises(ValueError, match="as many"):
+        fs.cat_ranges(paths, [1], [2])
+
+
+def test_a_transaction_shows_all_or_nothing(fs: NetFileSystem) -> None:
+    fs.pipe_file("/a", b"old")
+    with fs.transaction:
+        with fs.open("/a", "wb") as file:
+            file.write(b"new")
+        with fs.open("/b", "wb") as file:
+            file.write(b"more")
+        assert fs.cat_file("/a") == b"old" and not fs.exists("/b")
+    assert (fs.cat_file("/a"), fs.cat_file("/b")) == (b"new", b"more")
+    with pytest.raises(RuntimeError, match="no"), fs.transaction:
+        with fs.open("/a", "wb") as file:
+            file.write(b"never")
+        raise RuntimeError("no")
+    assert fs.cat_file("/a") == b"new"
+    assert sorted(fs.ls("/", detail=False)) == ["/a", "/b"]
+
+
+def test_the_key_of_a_version_changes_with_it(fs: NetFileSystem) -> None:
+    fs.pipe_file("/a", b"one")
+    key, sum_ = fs.ukey("/a"), fs.checksum("/a")
+    assert (fs.ukey("/a"), fs.checksum("/a")) == (key, sum_)
+    fs.pipe_file("/a", b"two")
+    assert fs.ukey("/a") != key and fs.checksum("/a") != sum_
+
+
+def test_names_move_whole_directories(fs: NetFileSystem) -> None:
+    fs.makedirs("/d/e")
+    fs.pipe_file("/d/e/f", b"1")
+    ino = fs.info("/d/e/f")["ino"]
+    fs.mv("/d", "/moved", recursive=True)
+    assert fs.info("/moved/e/f")["ino"] == ino
+    fs.mkdir("/into")
+    fs.mv("/moved/e/f", "/into")
+    assert fs.cat_file("/into/f") == b"1"
+    assert fs.find("/") == ["/into/f"]
+
+
+def test_a_file_travels_to_this_machine_and_back(fs: NetFileSystem, tmp_path: Path) -> None:
+    content = os.urandom(20 << 20)
+    (tmp_path / "there").write_bytes(content)
+    fs.put(str(tmp_path / "there"), "/x/there")
+    fs.get("/x/there", str(tmp_path / "back"))
+    assert (tmp_path / "back").read_bytes() == content
+    with pytest.raises(FileExistsError):
+        fs.put_file(str(tmp_path / "there"), "/x/there", mode="create")
+
+
+def test_errors_are_pythons_own(fs: NetFileSystem) -> None:
+    for call in (fs.info, fs.ls, fs.cat_file, fs.open, fs.rm_file, fs.modified):
+        with pytest.raises(FileNotFoundError):
+            call("/none")
+    fs.mkdir("/d")
+    with pytest.raises(FileExistsError):
+        fs.mkdir("/d")
+    with pytest.raises(IsADirectoryError):
+        fs.open("/d", "rb")
+    with pytest.raises(ValueError, match="no server"):
+        fsspec.filesystem("netfs")
+
+
+def test_a_server_that_is_not_there_is_told_at_the_first_use() -> None:
+    fs = NetFileSystem("netfs+tcp://127.0.0.1:1", skip_instance_cache=True)
+    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:1"):
+        fs.ls("/")
+
+
+def test_pickled_it_connects_again(fs: NetFileSystem) -> None:
+    fs.pipe_file("/a", b"here")
+    other = pickle.loads(pickle.dumps(fs))
+    assert other.cat_file("/a") == b"here"
+    other.close()
+
+
+def test_a_forked_child_has_a_connection_of_its_own(fs: NetFileSystem) -> None:
+    fs.pipe_file("/a", b"parent")
+    child = os.fork()
+    if not child:
+        try:
+            ok = fs.cat_file("/a") == b"parent"
+            fs.close()
+        except BaseException:  # noqa: BLE001 (the child must not run the tests of its parent)
+            ok = False
+        os._exit(0 if ok else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert fs.cat_file("/a") == b"parent"
+
+
+def test_threads_share_one_connection(fs: NetFileSystem) -> None:
+    fs.pipe_file("/a", bytes(range(256)) * 1000)
+    wrong: list[int] = []
+
+    def reads(at: int) -> None:
+        if fs.cat_file("/a", at, at + 10) != (bytes(range(256)) * 2)[at : at + 10]:
+            wrong.append(at)
+
+    threads = [threading.Thread(target=reads, args=(at,)) for at in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_an_interrupted_call_has_ended_when_it_returns() -> None:
+    portal = Portal()
+    seen: list[str] = []
+
+    async def slow() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await trio.sleep_forever()
+        finally:
+            seen.append("ended")
+
+    with pytest.raises(KeyboardInterrupt):
+        portal.call(slow)
+    assert seen == ["ended"]
+    portal.close()
+    with pytest.raises(RuntimeError):
+        portal.call(partial(trio.sleep, 0))
+
+
+def test_a_volume_opens_with_what_opens_it(url: str, fs: NetFileSystem, tmp_path: Path) -> None:
+    header = new_volume(KEY, os.urandom)
+
+    async def made() -> None:
+        async with open_client(url) as client:
+            await client.mkdir("/vault")
+            await create_header(client, "/vault", header)
+
+    trio.run(made)
+    (tmp_path / "key").write_bytes(format_key_file(KEY.secret))
+    options: dict[str, Any] = {"volume": "/vault", "key_file": str(tmp_path / "key"), "fingerprint": header.fingerprint.hex()}
+    vault = NetFileSystem(url, skip_instance_cache=True, **options)
+    vault.pipe_file("/vault/secret", b"between us" * 1000)
+    assert vault.cat_file("/vault/secret", 0, 10) == b"between us"
+    assert vault.ls("/vault", detail=False) == ["/vault/secret"]
+    with pytest.raises(FileNotFoundError, match="outside"):
+        vault.info("/elsewhere")
+    vault.close()
+    with fsspec.open(f"{url}/vault/secret", "rb", **options) as file:
+        assert file.read(7) == b"between"
+    for path in fs.find("/vault"):
+        with pytest.raises(OSError) as refused:
+            assert b"between us" not in fs.cat_file(path)
+            raise OSError(ENOKEY, "a header, or a name without its key")
+        assert refused.value.errno == ENOKEY
+
+
+def test_paths_in_the_manner_of_pathlib(url: str, fs: NetFileSystem) -> None:
+    path = UPath(f"{url}/folder/file.txt")
+    assert isinstance(path, NetPath)
+    path.parent.mkdir()
+    path.write_text("hello")
+    assert (path.read_text(), path.stat().st_size, path.name) == ("hello", 5, "file.txt")
+    assert [each.name for each in path.parent.iterdir()] == ["file.txt"]
+    assert str(path.parent / "file.txt") == str(path)
+    path.rename(path.with_name("other.txt"))
+    assert UPath(f"{url}/folder").joinpath("other.txt").is_file()
+    fs.invalidate_cache()

@@ -1,0 +1,102 @@
+"""pandas, pyarrow, zarr and dask over netfs, as people use them: by URL, with nothing set up."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from crypto.keys import format_key_file
+from crypto.slots import RawKey
+from crypto.volume import new_volume
+from netfs.fs.client import open_client
+from netfs.fs.volumes import create_header
+from netfs.fsspec.portal import Held, Portal
+from tests.test_readme import blocks
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    import servers
+
+    portal = Portal()
+
+    async def start() -> tuple[Held, str]:
+        held = Held(portal)
+        server = await held.open(servers.serve(servers.MemoryStore()))
+        return held, server.url.removesuffix("/")
+
+    held, address = portal.call(start)
+    yield address
+    portal.call(held.aclose)
+    portal.close()
+
+
+def test_pandas_and_dask_share_a_table(url: str) -> None:
+    pd: Any = pytest.importorskip("pandas", reason="not installed: pip install --group e2e")
+    pytest.importorskip("pyarrow", reason="not installed: pip install --group e2e")
+    dd: Any = pytest.importorskip("dask.dataframe", reason="not installed: pip install --group e2e")
+    table = pd.DataFrame({"n": range(10_000), "word": [f"w{number % 7}" for number in range(10_000)]})
+    table.to_parquet(f"{url}/new/folder/table.parquet")
+    table.to_csv(f"{url}/table.csv", index=False)
+    pd.testing.assert_frame_equal(pd.read_parquet(f"{url}/new/folder/table.parquet"), table)
+    assert pd.read_csv(f"{url}/table.csv")["n"].sum() == table["n"].sum()
+    assert dd.read_parquet(f"{url}/new/folder/*.parquet")["n"].sum().compute(scheduler="threads") == table["n"].sum()
+
+
+def test_the_example_of_the_readme(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pd: Any = pytest.importorskip("pandas", reason="not installed: pip install --group e2e")
+    pytest.importorskip("pyarrow", reason="not installed: pip install --group e2e")
+
+    async def made() -> None:
+        async with open_client(url) as client:
+            await client.mkdir("/vault")
+            await create_header(client, "/vault", new_volume(RawKey(b"k" * 32), os.urandom))
+
+    trio.run(made)
+    (tmp_path / "my.key").write_bytes(format_key_file(b"k" * 32))
+    monkeypatch.chdir(tmp_path)
+    words = pd.DataFrame({"word": ["to", "whom"], "n": [1, 2]})
+    words.to_parquet(f"{url}/tables/words.parquet")
+    example = blocks("python")[1].replace("netfs+tcp://127.0.0.1:7777", url)
+    exec(compile(example, "README.md", "exec"), {})
+    secret = {"volume": "/vault", "key_file": "my.key"}
+    assert pd.read_csv(f"{url}/vault/words.csv", index_col=0, storage_options=secret).equals(words)
+
+
+def test_a_dataset_of_pyarrow(url: str) -> None:
+    pa: Any = pytest.importorskip("pyarrow", reason="not installed: pip install --group e2e")
+    import fsspec
+
+    dataset: Any = pytest.importorskip("pyarrow.dataset")
+    pafs: Any = pytest.importorskip("pyarrow.fs")
+    fs, _ = fsspec.url_to_fs(url)
+    arrow = pafs.PyFileSystem(pafs.FSSpecHandler(fs))
+    table = pa.table({"n": list(range(1000)), "part": [number % 4 for number in range(1000)]})
+    dataset.write_dataset(table, "/parts", format="parquet", partitioning=["part"], filesystem=arrow)
+    assert dataset.dataset("/parts", filesystem=arrow, partitioning=["part"]).count_rows() == 1000
+
+
+def test_an_array_of_zarr(url: str) -> None:
+    zarr: Any = pytest.importorskip("zarr", reason="not installed: pip install --group e2e")
+    array = zarr.open(f"{url}/array.zarr", mode="w", shape=(100, 100), chunks=(10, 10), dtype="i4")
+    array[:] = 7
+    array[3, 4] = 1
+    again = zarr.open(f"{url}/array.zarr", mode="r")
+    assert int(again[:].sum()) == 7 * 9999 + 1
+
+
+def test_a_cache_of_fsspec_notices_a_new_version(url: str, tmp_path: Path) -> None:
+    import fsspec
+
+    options = {"filecache": {"cache_storage": str(tmp_path), "check_files": True}}
+    fs, _ = fsspec.url_to_fs(url)
+    fs.pipe_file("/cached", b"one")
+    for content in (b"one", b"two!"):
+        fs.pipe_file("/cached", content)
+        with fsspec.open(f"filecache::{url}/cached", "rb", **options) as file:
+            assert file.read() == content
