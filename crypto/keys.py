@@ -61,7 +61,7 @@ class VolumeKey(Secret):
     may be encrypted with, the first for new ones. older: keys of earlier epochs, which open records and seal none.
     """
 
-    __slots__ = ("epoch", "inode", "key_id", "older", "suites", "vol_id")
+    __slots__ = ("epoch", "inode", "key_id", "older", "state", "suites", "vol_id")
 
     def __init__(
         self,
@@ -81,6 +81,7 @@ class VolumeKey(Secret):
         suffix = b"\0" + vol_id + epoch.to_bytes(4, "little")
         self.key_id = hkdf_expand(secret, b"iovc/1\0id" + suffix, KEY_ID_SIZE)
         self.inode = XaesGcm(hkdf_expand(secret, b"iovc/1\0inode" + suffix, KEY_SIZE))
+        self.state = hkdf_expand(secret, b"iovc/1\0state" + suffix, KEY_SIZE)
 
     def of_epoch(self, epoch: int) -> "VolumeKey | None":
         """Return the key of an epoch, if it is known."""

@@ -1,12 +1,20 @@
-"""Trio shell. Where a user's own files are: `~/.config/netfs`, or the folder that XDG_CONFIG_HOME names. Owns no memory."""
+"""Trio shell. Where a user's own files are: `~/.config/netfs` and `~/.local/state/netfs`, or where XDG variables say.
+
+Owns no memory.
+"""
 
 import os
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["user_file"]
+__all__ = ["user_file", "user_state"]
 
 
 def user_file(name: Literal["identity", "known_hosts", "authorized_keys", "known_volumes"]) -> Path:
     """Return the path of a file, whether it is there or not."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "netfs" / name
+
+
+def user_state(name: Literal["volumes"]) -> Path:
+    """Return the path of a folder for what is noted from one run to the next, whether it is there or not."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "netfs" / name

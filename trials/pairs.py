@@ -94,6 +94,7 @@ async def pair(
     profile: DeviceProfile = RXE,
     world: World | None = None,
     processes: int | None = None,
+    state: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Pair]:
     """Run a server and its clients for the length of a block.
 
@@ -102,7 +103,7 @@ async def pair(
     puts the server of `rdma-stream` into this process, on a link of the world. encrypt: with a fresh key; keys: with this one.
     store: `memory`, a folder, or a store, which stays the caller's. cache_bytes: of each client; rsize, wsize: most bytes
     of one read or write; block_size: of encrypted files. world: where time, randomness and links come from; the real one by
-    default.
+    default. state: a folder in which what was seen of the volume is remembered; without, for the length of the block.
     Raises: OSError when the server cannot be started or reached.
     Cancellation: dirty data of files that were not closed is lost; nothing keeps running.
     """
@@ -111,6 +112,7 @@ async def pair(
         keys = VolumeKey(world.env("client0").nonces(32))
     async with AsyncExitStack() as stack:
         open_one = partial(open_client, keys=keys, cache_bytes=cache_bytes, rsize=rsize, wsize=wsize, block_size=block_size)
+        open_one = partial(open_one, freshness="session" if state is None else "local", state=state)
         probes = [world.probe(f"client{index}") for index in range(clients)]
         found = Pair([], probes, keys=keys)
         if transport in TWO_PROCESSES and (transport != "rdma-stream" or processes != 1):

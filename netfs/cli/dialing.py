@@ -186,7 +186,9 @@ async def connected(place: Place, access: Access, *others: Place) -> AsyncIterat
         except ValueError as error:
             raise CommandError(Exit.USAGE, str(error)) from None
         if secret is not None:
-            client.use_keys(await keys_of(client, place, others, secret, access.fingerprint))
+            keys = await keys_of(client, place, others, secret, access.fingerprint)
+            with failing(Exit.REMOTE, str(place)):
+                client.use_keys(keys)
         ended = False
         try:
             yield client

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import trio
 
@@ -53,13 +53,16 @@ from transport.messages import (
     Rmdir,
     Unlink,
 )  # fmt: skip
+from transport.user_files import user_state
 
 if TYPE_CHECKING:
     from crypto.keys import VolumeKey
 
-__all__ = ["Client", "Entry", "open_client"]
+__all__ = ["Client", "Entry", "Level", "StateFolder", "open_client"]
 
 T = TypeVar("T")
+Level = Literal["local", "session"]
+StateFolder = str | os.PathLike[str] | None
 MAX_IDLE_INODES: Final = 1024
 MAX_DENTRIES: Final = 4096
 STAGE_SLOT: Final = 1 << 18
@@ -171,6 +174,7 @@ class Client:
         handle = await self._translated(directory, path)
         cookie, eof = 0, False
         while not eof:
+            asked = self._volume.clock
             try:
                 page = await ask(self.transport, Readdir(handle, cookie), ReaddirReply)
             except Exception as error:
@@ -185,7 +189,7 @@ class Client:
                     continue
                 if entry.attr.type is FileType.FILE:
                     try:
-                        entry.attr.size = self._volume.entry_size(entry)
+                        entry.attr.size = self._volume.entry_size(entry, asked)
                     except Exception as error:
                         raise translate(error, child(path, entry.name)) from error
                 yield Entry(entry.name, child(path, entry.name), entry.attr)
@@ -264,10 +268,12 @@ class Client:
         """Return the reads and writes under way; `netfs.tracing.live_table` makes a table of them."""
         return live_requests(self._inodes.values())
 
-    def use_keys(self, keys: "VolumeKey", block_size: int = DEFAULT_BLOCK_SIZE) -> None:
+    def use_keys(
+        self, keys: "VolumeKey", block_size: int = DEFAULT_BLOCK_SIZE, *, freshness: Level = "local", state: StateFolder = None
+    ) -> None:
         """Take the files for encrypted ones from now on, when the key could only be had from the server.
 
-        Raises: ValueError while a file is open or has data that is not yet safe.
+        Raises: ValueError while a file is open or has data that is not yet safe; OSError as `open_client`.
         """
         if any(inode.opens or inode.uncommitted for inode in self._inodes.values()):
             raise ValueError("files are in use as plain ones")
@@ -275,7 +281,9 @@ class Client:
         self._inodes.clear()
         self._idle.clear()
         plain = self._volume
-        self._volume = _volume(self.transport, keys, self.env, self.probe, plain.rsize, plain.wsize, block_size)
+        self._volume = _volume(
+            self.transport, keys, self.env, self.probe, plain.rsize, plain.wsize, block_size, freshness, state
+        )  # fmt: skip
         plain.close()
 
     def drop_caches(self) -> None:
@@ -395,14 +403,18 @@ class Client:
 
 
 def _volume(
-    transport: Transport, keys: "VolumeKey | None", env: Env, probe: Probe, rsize: int, wsize: int, block_size: int
+    transport: Transport, keys: "VolumeKey | None", env: Env, probe: Probe, rsize: int, wsize: int, block_size: int,
+    freshness: Level, state: StateFolder,
 ) -> Volume:  # fmt: skip
     if keys is None:
         return PlainVolume(transport, rsize, wsize)
     # The cipher's library is only loaded by those who need it.
     from netfs.fs.encrypted import EncryptedVolume  # noqa: PLC0415
+    from netfs.fs.seen import open_freshness  # noqa: PLC0415
 
-    return EncryptedVolume(transport, keys, env, probe, rsize, wsize, block_size)
+    folder = None if freshness == "session" else state or user_state("volumes")
+    seen = open_freshness(folder, keys, env.nonces)
+    return EncryptedVolume(transport, keys, env, probe, rsize, wsize, block_size, seen)
 
 
 @asynccontextmanager
@@ -418,6 +430,8 @@ async def open_client(
     rsize: int = 1 << 20,
     wsize: int = 1 << 20,
     block_size: int = DEFAULT_BLOCK_SIZE,
+    freshness: Level = "local",
+    state: StateFolder = None,
 ) -> AsyncIterator[Client]:
     """Mount an export.
 
@@ -426,7 +440,9 @@ async def open_client(
     it `netfs://` is TLS, without it a plain connection, to this machine only. known_hosts: the file with the keys of servers,
     None for the one in `~/.config/netfs`. cache_bytes: budget of the page cache. rsize, wsize: most bytes of one read or write.
     block_size: of encrypted files created here, in bytes: 16 KiB, or 64 KiB for files that are mostly read and written in order.
-    Raises: OSError when the server cannot be reached or is none.
+    freshness: `local` remembers what was seen of an encrypted volume from one mount to the next, in the folder `state` (by
+    default ~/.local/state/netfs/volumes), so that a server cannot go back behind it; `session` does so for this mount only.
+    Raises: OSError when the server cannot be reached or is none; ESTALE when it has gone back before and nobody accepted that.
     Cancellation: not mounted; inside the block, dirty data of files that were not closed is lost.
     """
     env = env or system_env()
@@ -440,7 +456,7 @@ async def open_client(
             transport = await stack.enter_async_context(connect(url, env, probe, credentials))
         else:
             transport = target
-        volume = _volume(transport, keys, env, probe, rsize, wsize, block_size)
+        volume = _volume(transport, keys, env, probe, rsize, wsize, block_size, freshness, state)
         client = Client(transport, volume, env, probe, PageCache(cache_bytes), top)
         try:
             yield client

@@ -26,6 +26,7 @@ from iov.pool import BufferPool
 from iov.probe import Probe
 from netfs.engine.request import IoRequest, IoSubrequest
 from netfs.fs.calls import ask, body_of
+from netfs.fs.freshness import Freshness
 from netfs.fs.sealed_file import SealedFile, Then
 from netfs.fs.sealed_io import SealedRead, SealedWrite
 from netfs.fs.volume import FileOps, Volume
@@ -113,7 +114,9 @@ class EncryptedOps(FileOps):
         self._volume = volume
         self._inode = inode
         self._transport = volume.transport
-        self._sealed = SealedFile(volume.transport, inode.handle, volume.key, volume.env, volume.pool)
+        self._sealed = SealedFile(
+            volume.transport, inode.handle, volume.key, volume.env, volume.pool, volume.freshness
+        )  # fmt: skip
         limits = volume.transport.limits
         self.max_segs = limits.max_segs
         self.max_in_flight = min(16, limits.credits)
@@ -256,6 +259,8 @@ class EncryptedOps(FileOps):
             lease.release()
         if isinstance(body, TransactReply):
             sealed.generation = body.generations[0]
+            record = sealed.file.record
+            self._volume.freshness.committed(record.file_id, record.generation + 1, plan.record)
             return True
         if isinstance(body, OSError) and body.errno == errno.EAGAIN:
             return False
@@ -339,6 +344,7 @@ class EncryptedVolume(Volume):
         rsize: int,
         wsize: int,
         block_size: int = DEFAULT_BLOCK_SIZE,
+        freshness: Freshness | None = None,
     ) -> None:
         log2bs = block_size.bit_length() - 1
         if block_size != 1 << log2bs or not MIN_LOG2BS <= log2bs <= MAX_LOG2BS:
@@ -349,6 +355,7 @@ class EncryptedVolume(Volume):
         self.rsize = rsize
         self.wsize = wsize
         self.log2bs = log2bs
+        self.freshness = freshness or Freshness()
         self.max_dirty_pages = MAX_DIRTY_PAGES
         self.pool = BufferPool(probe, max(rsize, wsize), MAX_AREAS)
 
@@ -362,28 +369,49 @@ class EncryptedVolume(Volume):
             return
         nonces = self.env.nonces
         record = new_record(nonces(FILE_ID_SIZE), nonces(KEY_SIZE), log2bs=self.log2bs, suite=self.key.suites[0])
-        step = Step(StepKind.RECORD_PUT, entry.handle, record=seal_record(self.key, record, nonces(XAES_NONCE_SIZE)))
+        sealed = seal_record(self.key, record, nonces(XAES_NONCE_SIZE))
         try:
-            await ask(self.transport, Transact([(entry.handle, 0)], 0, [step]), TransactReply)
+            await ask(
+                self.transport,
+                Transact([(entry.handle, 0)], 0, [Step(StepKind.RECORD_PUT, entry.handle, record=sealed)]),
+                TransactReply,
+            )
         except OSError as error:
             if error.errno != errno.EAGAIN:  # it has a record already
                 raise
+        else:
+            self.freshness.marks.committed(record.file_id, record.generation, sealed)
 
     async def file_size(self, handle: Handle, attr: Attr) -> int:
         """Return the size the record seals."""
-        reply = await ask(self.transport, RecordGet(handle), RecordReply)
-        if not reply.record:
-            raise Malformed("not an encrypted file: it has no record")
-        return open_record(self.key, reply.record).size
+        while True:
+            asked = self.freshness.clock
+            reply = await ask(self.transport, RecordGet(handle), RecordReply)
+            if not reply.record:
+                raise Malformed("not an encrypted file: it has no record")
+            record = open_record(self.key, reply.record)
+            if self.freshness.observe(record.file_id, record.generation, reply.record, asked):
+                return record.size
 
-    def entry_size(self, entry: DirEntry) -> int:
+    def entry_size(self, entry: DirEntry, asked: int) -> int:
         """Return the size the record seals; of a file without one, which can be listed but not opened, the server's."""
-        return open_record(self.key, entry.record).size if entry.record else entry.attr.size
+        if not entry.record:
+            return entry.attr.size
+        record = open_record(self.key, entry.record)
+        # An answer that was overtaken is as good as a listing can be.
+        self.freshness.observe(record.file_id, record.generation, entry.record, asked)
+        return record.size
+
+    @property
+    def clock(self) -> int:
+        """What has been seen of the volume."""
+        return self.freshness.clock
 
     def hides(self, name: str) -> bool:
         """Say whether a name is that of the volume's header, or of one being written."""
         return name.startswith(HEADER_NAME)
 
     def close(self) -> None:
-        """Insist that every landing area was given back."""
+        """Insist that every landing area was given back, and close the log of what was seen. Raises: OSError of the log."""
         self.pool.close()
+        self.freshness.close()

@@ -13,9 +13,11 @@ from crypto.errors import IntegrityError, Malformed
 from crypto.file import EncryptedFile, Fetch
 from crypto.keys import VolumeKey
 from crypto.layout import FAN_OUT, PAGE_SIZE
+from crypto.record import open_record
 from iov.iov_iter import Direction, IovIter
 from iov.pool import BufferPool, Lease
 from netfs.fs.calls import body_of
+from netfs.fs.freshness import Freshness
 from transport.base import Outcome, Reply, Transport
 from transport.env import Env
 from transport.messages import AuxRead, Handle, ReadReply, RecordGet, RecordReply
@@ -44,6 +46,7 @@ class SealedFile:
         "_turns",
         "env",
         "file",
+        "freshness",
         "generation",
         "handle",
         "key",
@@ -56,8 +59,11 @@ class SealedFile:
 
     file: EncryptedFile
 
-    def __init__(self, transport: Transport, handle: Handle, key: VolumeKey, env: Env, pool: BufferPool) -> None:
+    def __init__(
+        self, transport: Transport, handle: Handle, key: VolumeKey, env: Env, pool: BufferPool, freshness: Freshness
+    ) -> None:  # fmt: skip
         self.transport = transport
+        self.freshness = freshness
         self.handle = handle
         self.key = key
         self.env = env
@@ -188,17 +194,21 @@ class SealedFile:
         self.take_turn(run)
 
     def _refresh(self, then: Then, tries: int = REFRESHES) -> None:
+        asked = self.freshness.clock
+
         def got(outcome: Outcome) -> None:
             body = body_of(outcome, RecordReply)
             if isinstance(body, Exception):
                 then(body)
                 return
             try:
-                missing = self._take_record(body)
+                missing = self._take_record(body, asked)
             except Exception as error:  # noqa: BLE001 (handed on to the one who asked)
                 then(error)
                 return
-            if missing:
+            if missing is None:
+                self._refresh(then, tries)
+            elif missing:
                 self._load(missing, supplied)
             else:
                 supplied(None)
@@ -214,14 +224,24 @@ class SealedFile:
 
         self.transport.submit(RecordGet(self.handle), got)
 
-    def _take_record(self, reply: RecordReply) -> list[Fetch]:
+    def _take_record(self, reply: RecordReply, asked: int) -> list[Fetch] | None:
+        """Take a record for what the file is now. Returns: what to supply; None when it is to be asked for again.
+
+        Raises: Malformed, WrongKey, IntegrityError, Rollback.
+        """
         if not reply.record:
             raise Malformed("not an encrypted file: it has no record")
+        if self.loaded and reply.record == self.file.sealed:
+            self.generation = reply.generation
+            return []
+        record = open_record(self.key, reply.record)
+        if not self.freshness.observe(record.file_id, record.generation, reply.record, asked):
+            return None
         missing: list[Fetch] = []
         if not self.loaded:
             self.file = EncryptedFile(self.key, reply.record)
             self.loaded = True
-        elif reply.record != self.file.sealed:
+        else:
             missing = self.file.adopt(reply.record)
         self.generation = reply.generation
         return missing

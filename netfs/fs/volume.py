@@ -50,8 +50,13 @@ class Volume(ABC):
         """Return the size the user sees of a regular file that is not open."""
 
     @abstractmethod
-    def entry_size(self, entry: DirEntry) -> int:
-        """Return the size the user sees of a regular file in a listing."""
+    def entry_size(self, entry: DirEntry, asked: int) -> int:
+        """Return the size the user sees of a regular file in a listing. asked: `clock` when the listing was asked for."""
+
+    @property
+    def clock(self) -> int:
+        """A number that grows with what is known of the volume; noted when something is asked of the server."""
+        return 0
 
     def hides(self, name: str) -> bool:
         """Say whether a name is the volume's own and never shown, in any directory."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from crypto.errors import CryptoError, KeyUnavailable, Malformed
 from crypto.volume import HEADER_MAX, HEADER_NAME, Header, OpenVolume, parse_header, unlock
 from netfs.errors import translate
-from netfs.fs.client import DEFAULT_BLOCK_SIZE, DEFAULT_CACHE_BYTES, Client, open_client
+from netfs.fs.client import DEFAULT_BLOCK_SIZE, DEFAULT_CACHE_BYTES, Client, Level, StateFolder, open_client
 from netfs.fs.path import names_of
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ async def open_volume(
     probe: "Probe | None" = None,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     block_size: int = DEFAULT_BLOCK_SIZE,
+    freshness: Level = "local",
+    state: StateFolder = None,
 ) -> AsyncIterator[Client]:
     """Mount the volume at `target`, a URL of its directory or a transport to an export that is one.
 
@@ -135,5 +137,6 @@ async def open_volume(
         found = await find_header(client, "/")
         if found is None:
             raise translate(KeyUnavailable("not a volume: it has no header"), "/")
-        client.use_keys((await open_found(client, found, secret, pinned=pinned)).key, block_size)
+        key = (await open_found(client, found, secret, pinned=pinned)).key
+        client.use_keys(key, block_size, freshness=freshness, state=state)
         yield client

@@ -75,5 +75,5 @@ class BlockVolume(PlainVolume):
     async def file_size(self, handle: Handle, attr: Attr) -> int:
         return self.sizes.get(handle, 0)
 
-    def entry_size(self, entry: DirEntry) -> int:
+    def entry_size(self, entry: DirEntry, asked: int) -> int:
         return self.sizes.get(entry.handle, 0)
