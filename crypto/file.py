@@ -3,24 +3,30 @@
 Reading: `fetches()` names the parts of the aux stream that are missing, `supply()` takes them, `entries()` says how the blocks
 are opened (`cipher.open`). Writing: `cipher.seal`, send the blocks, then `wrote()`; `begin_commit()` gives the steps of the
 server's transaction: pages, cuts, record. A conflict is settled by `adopt()`, which takes the newer record, and `redo()`.
-What was sealed here but not committed is not in the record: the server, or a crash, can make it unreadable but not wrong.
-Owns its tag pages; payload it never sees.
+What was sealed here but not committed is not in the record; write intents (`intent.py`) name it.
+A small file has a *head*: its first block in plain, which goes into the record, or with the commit that tells of it into the data
+stream. Owns its tag pages and its head; other payload it never sees.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any, Final
 
 from crypto.aead import Suite
 from crypto.content import HOLE, ContentCipher
 from crypto.errors import IntegrityError, Rollback
 from crypto.keys import FileKey, VolumeKey
 from crypto.layout import ENTRY_SIZE, PAGE_SIZE, PageId, aux_size, nr_blocks, padded_size, page_pos
-from crypto.record import MAX_PLAIN_SIZE, Record, open_record, seal_record
-from crypto.tagtree import NO_ROOT, TagTree
+from crypto.record import INLINE_MAX, MAX_PLAIN_SIZE, MAX_REKEY, NO_HASH, Record, open_record, seal_record
+from crypto.tagtree import TagTree
 
-__all__ = ["CommitPlan", "EncryptedFile", "Fetch", "first_of_other_kind", "new_record"]
+__all__ = ["KEY_USES_MAX", "CommitPlan", "EncryptedFile", "Fetch", "file_key_of", "first_of_other_kind", "new_record"]
 
 STATE_OFF = ENTRY_SIZE - 4
+NO_ENTRY: Final = bytes(ENTRY_SIZE)
+KEY_USES_MAX: Final = 1 << 28
+"""Blocks encrypted under one rekey number before the next is begun; no subkey can have been used more often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +56,21 @@ class CommitPlan:
     record: bytes
 
 
-def new_record(file_id: bytes, file_key: bytes, *, log2bs: int, suite: Suite = Suite.AES_256_GCM) -> Record:
-    """Return the record of an empty file; id and key are 16 and 32 fresh random bytes."""
-    return Record(file_id, file_key, suite, log2bs, rekey=0, generation=1, size=0, root=NO_ROOT)
+def new_record(file_id: bytes, file_key: bytes, *, log2bs: int, suite: Suite = Suite.AES_256_GCM, **values: Any) -> Record:
+    """Return the record of an empty file; id and key are 16 and 32 fresh random bytes, `values` further fields."""
+    return Record(file_id, file_key, suite, log2bs, **values)
+
+
+def file_key_of(record: Record) -> FileKey:
+    """Return what the blocks of a file are under."""
+    return FileKey(
+        record.file_key,
+        record.file_id,
+        suite=record.suite,
+        log2bs=record.log2bs,
+        before=record.key_before,
+        since=record.key_since,
+    )
 
 
 def first_of_other_kind(entries: bytes | bytearray) -> tuple[bool, int]:
@@ -68,16 +86,27 @@ class EncryptedFile:
     """One encrypted file as its client knows it.
 
     size: plain bytes, as committed or set by `resize`. changes: grows with whatever may make an entry read earlier outdated.
+    rekey: the number new blocks are encrypted under. head: the first block in plain, perhaps without its last zeros; what the
+    tree says of that block does not count then.
     """
 
-    __slots__ = ("_cut", "_pending", "_redo", "_wrote_last", "changes", "cipher", "key", "record", "sealed", "size", "tree")
+    __slots__ = (
+        "_attrs", "_committing_head", "_cut", "_head_is_new", "_pending", "_redo", "_uses", "_wrote_last",
+        "changes", "cipher", "head", "key", "record", "rekey", "sealed", "size", "tree",
+    )  # fmt: skip
 
-    def __init__(self, key: VolumeKey, sealed: bytes) -> None:
+    def __init__(self, key: VolumeKey, sealed: bytes, file_id: bytes | None = None) -> None:
         """Open the record as the server returned it. Raises: Malformed, WrongKey, IntegrityError."""
         self.key = key
         self.sealed = sealed
-        self.record = record = open_record(key, sealed)
-        self.cipher = ContentCipher(FileKey(record.file_key, record.file_id, suite=record.suite, log2bs=record.log2bs))
+        self.record = record = open_record(key, sealed, file_id)
+        self.cipher = ContentCipher(file_key_of(record))
+        self.rekey = record.rekey
+        self.head: bytes | None = record.inline or None
+        self._head_is_new = False
+        self._committing_head: bytes | None = None
+        self._uses = 0
+        self._attrs: dict[str, Any] = {}
         self.tree = TagTree(record.file_id, nr_blocks(record.size, record.log2bs), record.root)
         self.size = record.size
         self.changes = 0
@@ -123,10 +152,45 @@ class EncryptedFile:
         self._wrote_last = self._wrote_last or end == self.tree.blocks
         self.changes += 1
 
+    def use_key(self, count: int) -> int:
+        """Reckon with `count` blocks about to be sealed. Returns: the rekey number they are sealed under."""
+        if self.record.uses + self._uses + count > KEY_USES_MAX and self.rekey + 1 < MAX_REKEY:
+            self.rekey += 1
+            self._uses = -self.record.uses
+        self._uses += count
+        return self.rekey
+
+    def takes_head(self, first: int, count: int) -> bool:
+        """Say whether what is written to these blocks can be the head: they are all the file has."""
+        return not first and count == 1 and self.tree.blocks <= 1
+
+    def wrote_head(self, block: bytes) -> None:
+        """Take the first block in plain; trailing zeros may be left out."""
+        if not self.tree.blocks:
+            self.tree.resize(1)
+        self.head = block
+        self._head_is_new = True
+        self._wrote_last = self._wrote_last or self.tree.blocks == 1
+        self.changes += 1
+
+    def must_spill(self, plain_size: int) -> bool:
+        """Say whether the head does not fit into the record that the next commit puts, and has to be sealed as a block."""
+        return self.head is not None and self._size_with(plain_size) > INLINE_MAX
+
+    def spilled(self, entry: bytes | bytearray) -> None:
+        """The head was sealed with this entry, and goes to the server in the transaction that is planned next."""
+        self.head, self._head_is_new = None, False
+        self.tree.set_entries(0, entry)
+        self.changes += 1
+
+    def set_attributes(self, **values: Any) -> None:
+        """Change further fields of the record with the next commit."""
+        self._attrs.update(values)
+
     def block_to_rewrite(self, size: int) -> int | None:
         """Return the block a cut to `size` goes through, to be sealed anew with its tail zero; None when there is none."""
         block = size >> self.record.log2bs
-        if not size & (self.block_size - 1) or block >= self.tree.blocks:
+        if not size & (self.block_size - 1) or block >= self.tree.blocks or (not block and self.head is not None):
             return None
         is_hole, _ = first_of_other_kind(self.entries(block, 1))
         return None if is_hole else block
@@ -136,6 +200,9 @@ class EncryptedFile:
         assert size <= MAX_PLAIN_SIZE, "larger than an encrypted file can be"
         blocks = nr_blocks(size, self.record.log2bs)
         self._cut = self._cut or blocks < self.tree.blocks
+        if self.head is not None and size < len(self.head):
+            self.head = self.head[:size] or None
+            self._head_is_new = True
         self.tree.resize(blocks)
         self.size = size
         self._wrote_last = False
@@ -145,24 +212,54 @@ class EncryptedFile:
 
     def needs_commit(self, plain_size: int) -> bool:
         """Say whether the server's record is behind; `plain_size` as in `begin_commit`."""
-        return self.tree.is_dirty or self._cut or self._size_with(plain_size) != self.record.size
+        return (
+            self.tree.is_dirty
+            or self._cut
+            or self._head_is_new
+            or bool(self._attrs)
+            or self._size_with(plain_size) != self.record.size
+        )
 
-    def begin_commit(self, plain_size: int, nonce: bytes, max_pages: int) -> CommitPlan:
+    def begin_commit(self, plain_size: int, nonce: bytes, max_pages: int, **values: Any) -> CommitPlan:
         """Return the next transaction, of at most `max_pages` pages; as long as `needs_commit`, another one follows.
 
-        plain_size: how far the user has written; it says where in the last block the file ends. nonce: 24 fresh bytes.
+        plain_size: how far the user has written; it says where in the last block the file ends. nonce: 24 fresh bytes. values:
+        fields that change with every commit. A head that does not fit has been spilled.
         """
-        pages = self.tree.begin_commit(max_pages)
         size = self._size_with(plain_size)
+        inline = b""
+        if self.head is not None:
+            assert size <= INLINE_MAX, "a head that does not fit into the record is spilled"
+            inline = self.head.ljust(size, b"\0")
+            if self.record.root != NO_HASH or self.tree.is_dirty:
+                self._cut = True
+                self.tree.resize(0)
+                self.tree.resize(1)
+        pages = self.tree.begin_commit(max_pages)
         assert nr_blocks(size, self.record.log2bs) == self.tree.blocks, "the size lies in the last block"
-        record = replace(self.record, generation=self.record.generation + 1, size=size, root=self.tree.root)
+        record = replace(
+            self.record,
+            generation=self.record.generation + 1,
+            size=size,
+            root=self.tree.root,
+            inline=inline,
+            rekey=self.rekey,
+            uses=self.record.uses + self._uses,
+            before=sha256(self.sealed).digest(),
+            epoch=self.key.epoch,
+            **{**values, **self._attrs},
+        )
         sealed = seal_record(self.key, record, nonce)
         self._pending = record, sealed
+        self._committing_head = self.head
         data = dict(pages)
         writes = tuple((run.pos, tuple(data[page] for page in run.pages)) for run in runs_of(data))
         if not self._cut:
             return CommitPlan(writes, None, None, sealed)
-        return CommitPlan(writes, aux_size(self.tree.blocks), padded_size(size, record.log2bs), sealed)
+        stored = 0 if inline else size
+        return CommitPlan(
+            writes, aux_size(nr_blocks(stored, record.log2bs)), padded_size(stored, record.log2bs), sealed
+        )  # fmt: skip
 
     def end_commit(self, *, stored: bool) -> None:
         """Say whether the transaction was done."""
@@ -171,8 +268,11 @@ class EncryptedFile:
         self._pending = None
         self.tree.end_commit(stored=stored)
         if stored:
+            self._uses -= record.uses - self.record.uses
             self.record, self.sealed, self.size = record, sealed, record.size
             self._cut = False
+            self._head_is_new = self._head_is_new and self.head is not self._committing_head
+            self._attrs = {name: value for name, value in self._attrs.items() if getattr(record, name) != value}
 
     def adopt(self, sealed: bytes) -> list[Fetch]:
         """Take the record another client has put; what was written here and not committed waits for `redo()`.
@@ -180,14 +280,12 @@ class EncryptedFile:
         Returns: what to supply before `redo()`.
         Raises: Malformed, WrongKey, IntegrityError for another file's record, Rollback for an older one.
         """
-        record = open_record(self.key, sealed)
         mine = self.record
-        if (record.file_id, record.file_key, record.suite, record.log2bs) != (
-            mine.file_id,
-            mine.file_key,
-            mine.suite,
-            mine.log2bs,
-        ):
+        record = open_record(self.key, sealed, mine.file_id)
+        if (record.kind, record.suite, record.log2bs) != (mine.kind, mine.suite, mine.log2bs) or mine.file_key not in {
+            record.file_key,
+            record.key_before,
+        }:
             raise IntegrityError("the record is another file's", file_id=mine.file_id)
         if record.generation < mine.generation or (record.generation == mine.generation and sealed != self.sealed):
             raise Rollback("the server returned an older state of the file than it did before")
@@ -200,9 +298,19 @@ class EncryptedFile:
                 if first < kept:
                     redo.append((first, entries[: (kept - first) * ENTRY_SIZE]))
             self._redo = redo
+            if record.file_key != mine.file_key or record.key_before != mine.key_before:
+                self.cipher.key = file_key_of(record)
             self.record, self.sealed, self.size = record, sealed, record.size
+            self.rekey = max(self.rekey, record.rekey)
+            if self._head_is_new and not self._still_takes_head(record, blocks):
+                self.head, self._head_is_new = None, False
+            if not self._head_is_new:
+                self.head = record.inline or None
             self.tree = TagTree(record.file_id, blocks, record.root, keep=self.tree.keep)
-            self._cut = self._wrote_last = False
+            self._cut = False
+            self._wrote_last = self._head_is_new and blocks <= 1
+            if self._wrote_last and not blocks:
+                self.tree.resize(1)
             self.changes += 1
         missing: dict[PageId, None] = {}
         for first, entries in self._redo:
@@ -215,9 +323,46 @@ class EncryptedFile:
         for first, entries in redo:
             self.wrote(first, entries)
 
+    def renewed(self, file_key: bytes, nonce: bytes, **values: Any) -> bytes:
+        """Return a record with another file key, for what is written from now on; nothing else may wait for a commit.
+
+        file_key, nonce: fresh. The key before is kept for its blocks; so there must be none of a still earlier one. What became
+        of it is told to `end_renewal`.
+        """
+        mine = self.record
+        record = replace(
+            mine,
+            generation=mine.generation + 1,
+            file_key=file_key,
+            key_before=mine.file_key,
+            key_since=mine.rekey + 1,
+            rekey=mine.rekey + 1,
+            uses=0,
+            before=sha256(self.sealed).digest(),
+            epoch=self.key.epoch,
+            **values,
+        )
+        sealed = seal_record(self.key, record, nonce)
+        self._pending = record, sealed
+        return sealed
+
+    def end_renewal(self, *, stored: bool) -> None:
+        """Say whether the record of `renewed` was put."""
+        assert self._pending is not None
+        record, sealed = self._pending
+        self._pending = None
+        if stored:
+            self.record, self.sealed, self.rekey, self._uses = record, sealed, record.rekey, 0
+            self.cipher.key = file_key_of(record)
+
     def close(self) -> None:
         """Forget the keys."""
         self.cipher.key.close()
+
+    @staticmethod
+    def _still_takes_head(record: Record, blocks: int) -> bool:
+        """Say whether a head written here may be laid over another client's record: not if that has cut the file."""
+        return blocks <= 1 and (record.size > 0 or record.generation == 1)
 
     def _size_with(self, plain_size: int) -> int:
         """Return the size to commit: as it was, or where the user's bytes end in the last block if that was written here."""

@@ -7,7 +7,10 @@ nothing of themselves and cannot be pickled. Python and OpenSSL keep copies that
 
 import hmac
 import struct
+from hashlib import sha256
 from typing import Final, NoReturn
+
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from crypto.aead import KEY_SIZE, Aead, Suite, XaesGcm
 from crypto.errors import KeyUnavailable, Malformed
@@ -58,10 +61,11 @@ class VolumeKey(Secret):
     """The key of a volume in one epoch, and what is derived from it.
 
     vol_id: 16 bytes that tell volumes of one key apart; zero for a bare key file, which has no header. suites: those a file
-    may be encrypted with, the first for new ones. older: keys of earlier epochs, which open records and seal none.
+    may be encrypted with, the first for new ones. older: keys of earlier epochs, which open records and seal none. inode seals
+    records; names (AES-SIV) and dir (keyed BLAKE2b) are for names and entries; cache and state authenticate what a client keeps.
     """
 
-    __slots__ = ("epoch", "inode", "key_id", "older", "state", "suites", "vol_id")
+    __slots__ = ("cache", "dir", "epoch", "inode", "key_id", "names", "older", "state", "suites", "vol_id")
 
     def __init__(
         self,
@@ -78,10 +82,21 @@ class VolumeKey(Secret):
         self.older = older
         self.vol_id = vol_id
         self.epoch = epoch
-        suffix = b"\0" + vol_id + epoch.to_bytes(4, "little")
-        self.key_id = hkdf_expand(secret, b"iovc/1\0id" + suffix, KEY_ID_SIZE)
-        self.inode = XaesGcm(hkdf_expand(secret, b"iovc/1\0inode" + suffix, KEY_SIZE))
-        self.state = hkdf_expand(secret, b"iovc/1\0state" + suffix, KEY_SIZE)
+
+        def derived(label: bytes, length: int = KEY_SIZE) -> bytes:
+            return hkdf_expand(secret, b"iovc/1\0" + label + b"\0" + vol_id + epoch.to_bytes(4, "little"), length)
+
+        self.key_id = derived(b"id", KEY_ID_SIZE)
+        self.inode = XaesGcm(derived(b"inode"))
+        self.names = AESSIV(derived(b"names", 2 * KEY_SIZE))
+        self.dir = derived(b"dir")
+        self.cache = derived(b"cache")
+        self.state = derived(b"state")
+
+    @property
+    def root_id(self) -> bytes:
+        """Return the id of the volume's top directory, the one object whose id is not random."""
+        return sha256(b"iovc/1 root" + self.vol_id).digest()[:FILE_ID_SIZE]
 
     def of_epoch(self, epoch: int) -> "VolumeKey | None":
         """Return the key of an epoch, if it is known."""
@@ -94,12 +109,15 @@ class FileKey(Secret):
     Keeps the last 64 subkeys. Handing one out is safe from several threads; a race only derives a key twice.
     """
 
-    __slots__ = ("_subkeys", "file_id", "log2bs", "secret", "suite")
+    __slots__ = ("_subkeys", "before", "file_id", "log2bs", "secret", "since", "suite")
 
-    def __init__(self, secret: bytes, file_id: bytes, *, suite: Suite, log2bs: int) -> None:
+    def __init__(self, secret: bytes, file_id: bytes, *, suite: Suite, log2bs: int, before: bytes = b"", since: int = 0) -> None:
+        """before: the key of blocks whose rekey number is below `since`."""
         if len(secret) != KEY_SIZE or len(file_id) != FILE_ID_SIZE:
             raise ValueError("a file key has 32 bytes, a file id 16")
         self.secret = secret
+        self.before = before
+        self.since = since
         self.file_id = file_id
         self.suite = suite
         self.log2bs = log2bs
@@ -113,7 +131,8 @@ class FileKey(Secret):
             if not self.secret:
                 raise KeyUnavailable("the file's key has been closed")
             info = SUBKEY_INFO.pack(b"iovc/1 data\0", self.file_id, *wanted, self.suite, self.log2bs)
-            aead = Aead(self.suite, hkdf_expand(self.secret, info, KEY_SIZE))
+            secret = self.secret if rekey >= self.since else self.before
+            aead = Aead(self.suite, hkdf_expand(secret, info, KEY_SIZE))
             if len(self._subkeys) >= SUBKEYS_KEPT:
                 self._subkeys.pop(next(iter(self._subkeys)), None)
             self._subkeys[wanted] = aead
@@ -121,7 +140,7 @@ class FileKey(Secret):
 
     def close(self) -> None:
         """Forget the key."""
-        self.secret = b""
+        self.secret = self.before = b""
         self._subkeys.clear()
 
 

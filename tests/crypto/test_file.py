@@ -1,14 +1,10 @@
-"""A whole encrypted file over the smallest store there is, against plain bytes; conflicts; a reader written from the document."""
+"""A whole encrypted file over the smallest store there is, against plain bytes; conflicts; a reader that shares no code."""
 
-import hashlib
-import hmac
 import os
 import random
-import struct
 from dataclasses import dataclass, field
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +14,7 @@ from crypto.keys import VolumeKey
 from crypto.layout import nr_blocks, padded_size
 from crypto.record import seal_record
 from iov.iov_iter import Direction, IovIter
+from tests.crypto.reader import Volume
 
 SECRET = b"k" * 32
 KEY = VolumeKey(SECRET)
@@ -159,48 +156,11 @@ def test_against_plain_bytes(seed: int) -> None:
 
 
 def read_by_hand(store: Store) -> bytes:
-    """Decrypt a stored file from docs/file-format.md alone; slow, and shares no code with the product."""
-
-    def expand(key: bytes, info: bytes, length: int) -> bytes:
-        return hmac.digest(key, info + b"\1", "sha512")[:length]
-
-    def page(level: int, index: int) -> bytes:
-        leaf = index << 7 * level if index or not level else 1 << 7 * (level - 1)
-        number, rest = leaf - level, leaf
-        while rest:
-            rest >>= 7
-            number += rest + 1
-        return bytes(store.aux[number * 4096 : number * 4096 + 4096])
-
-    magic, form, flags, epoch, key_id, file_id, nonce = struct.unpack_from("<4sHHI16s16s24s", store.record)
-    where = bytes(16) + struct.pack("<I", epoch)
-    assert (magic, form, flags, key_id) == (b"IOVC", 0, 0, expand(SECRET, b"iovc/1\0id\0" + where, 16))
-    # XAES-256-GCM has vectors of its own, so it is not written a second time here.
-    body = KEY.inode.open(nonce, store.record[68:], b"iovc/1 inode" + bytes(16) + file_id + struct.pack("<I", epoch))
-    kind, suite, log2bs, depth, _, _, size, file_key, root = struct.unpack("<BBBBIQQ32s32s", body)
-    assert (kind, suite) == (1, 1)
-    blocks = (size + (1 << log2bs) - 1) >> log2bs
-    level = [root]
-    for up in range(depth, -1, -1):
-        below: list[bytes] = []
-        for index, digest in enumerate(level):
-            content = page(up, index) if digest != bytes(32) else bytes(4096)
-            assert digest == bytes(32) or hashlib.sha256(content).digest() == digest
-            below += [content[at : at + 32] for at in range(0, 4096, 32)]
-        level = below
-    out = b""
-    for block, entry in enumerate(level[:blocks]):
-        state = struct.unpack_from("<I", entry, 28)[0]
-        if state == 0:
-            out += bytes(1 << log2bs)
-            continue
-        assert state & 3 == 1
-        info = b"iovc/1 data\0" + file_id + struct.pack("<IIBB", state >> 2, block >> 16, suite, log2bs)
-        aad = file_id + struct.pack("<QIBBxx", block, state >> 2, suite, log2bs)
-        stored = bytes(store.data[block << log2bs : (block + 1) << log2bs])
-        out += AESGCM(expand(file_key, info, 32)).decrypt(entry[:12], stored + entry[12:28], aad)
-    assert not any(any(entry) for entry in level[blocks:])
-    return out[:size]
+    """Decrypt a stored file with the reader that shares no code with the product."""
+    volume = Volume({0: SECRET})
+    record = volume.record(store.record, store.record[28:44])
+    assert record.kind == "file"
+    return volume.content(record, bytes(store.data), bytes(store.aux))
 
 
 def two_writers() -> tuple[Store, Client, Client]:

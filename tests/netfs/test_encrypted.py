@@ -11,7 +11,7 @@ import trio
 from crypto.errors import ENOKEY
 from crypto.keys import VolumeKey
 from crypto.layout import PAGE_SIZE, nr_blocks
-from crypto.record import RECORD_SIZE
+from crypto.record import RECORD_SHORT
 from netfs.fs.client import open_client
 from servers.stores.memory import MemoryStore
 from tests.netfs.loop import LoopTransport
@@ -188,7 +188,7 @@ def test_existing_empty_file_is_given_a_record_once() -> None:
         client = world.client()
         await put(client, "/file", b"")
         record, generation = world.store.record_get(await world.handle("file"))
-        assert (len(record), generation) == (RECORD_SIZE, 1)
+        assert (len(record), generation) == (RECORD_SHORT, 1)
         await put(client, "/file", b"")
         assert world.store.record_get(await world.handle("file")) == (record, generation)
 
