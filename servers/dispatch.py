@@ -16,40 +16,57 @@ from typing import Any, Final
 from iov.iov_iter import Direction, IovIter
 from iov.pool import BufferPool
 from iov.probe import Probe
+from servers.compound import ENTRY_BYTES, CompoundRun, entry_bytes
 from servers.stores.base import Lent, Store
 from transport.base import Landing, Limits, Reply
 from transport.env import Env
 from transport.messages import (
     Ack,
+    Allocate,
     AttrReply,
     AuxRead,
     AuxWrite,
     Body,
     Commit,
+    Compound,
+    CopyRange,
     Create,
-    DirEntry,
     Getattr,
+    Link,
     Lookup,
     Mkdir,
     Mount,
     Open,
     Ping,
+    Punch,
     Read,
     Readdir,
     ReaddirReply,
+    Readlink,
     ReadReply,
     RecordGet,
     RecordReply,
     Rename,
     Request,
     Rmdir,
+    Seek,
+    SeekReply,
     Setattr,
+    Statfs,
+    Symlink,
+    TargetReply,
     Transact,
     TransactReply,
     Truncate,
     Unlink,
     Write,
     WriteReply,
+    XattrGet,
+    XattrList,
+    XattrListReply,
+    XattrRemove,
+    XattrReply,
+    XattrSet,
 )
 
 __all__ = ["Dispatcher"]
@@ -58,9 +75,6 @@ log: Final = logging.getLogger(__name__)
 _LIMITS: Final = Limits()
 _STAGING_SLOT: Final = 1 << 16
 _STAGING_SLOTS: Final = 4
-_ENTRY_BYTES: Final = 144
-"""Most an encoded directory entry takes besides name, handle and record."""
-
 _STATUS_END: Final = 4096
 _TOLD: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """What whoever runs the server should hear of."""
@@ -83,6 +97,7 @@ class Dispatcher:
             Write: self._write,
             AuxWrite: self._write,
             Transact: self._transact,
+            Compound: self._compound,
         }
         self._works: dict[type[Any], Callable[[Any], Body]] = {
             Ping: lambda _: Ack(),
@@ -98,8 +113,20 @@ class Dispatcher:
             Readdir: self._readdir,
             Unlink: lambda r: _ack(store.unlink(r.parent, r.name)),
             Rmdir: lambda r: _ack(store.rmdir(r.parent, r.name)),
-            Rename: lambda r: _ack(store.rename(r.parent, r.name, r.new_parent, r.new_name)),
+            Rename: lambda r: _ack(store.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags)),
             RecordGet: lambda r: RecordReply(*store.record_get(r.handle)),
+            Link: lambda r: store.link(r.handle, r.parent, r.name),
+            Symlink: lambda r: store.symlink(r.parent, r.name, r.target),
+            Readlink: lambda r: TargetReply(store.readlink(r.handle)),
+            Allocate: lambda r: AttrReply(store.allocate(r.handle, r.pos, r.length, keep_size=r.keep_size)),
+            Punch: lambda r: AttrReply(store.punch(r.handle, r.pos, r.length)),
+            Seek: lambda r: SeekReply(store.seek(r.handle, r.pos, r.whence)),
+            CopyRange: self._copy_range,
+            XattrGet: lambda r: XattrReply(store.xattr_get(r.handle, r.name)),
+            XattrSet: lambda r: AttrReply(store.xattr_set(r.handle, r.name, r.value, r.mode)),
+            XattrList: lambda r: XattrListReply(store.xattr_list(r.handle)),
+            XattrRemove: lambda r: AttrReply(store.xattr_remove(r.handle, r.name)),
+            Statfs: lambda r: store.statfs(r.handle),
         }
 
     def admit(self, request: Request, length: int) -> Landing | int:
@@ -110,7 +137,9 @@ class Dispatcher:
                     return self._store.write_landing(handle, pos, length)
                 case AuxWrite(handle=handle, pos=pos):
                     return self._store.write_landing(handle, pos, length, aux=True)
-                case Transact():
+                case Transact() | Compound():
+                    if isinstance(request, Compound) and length != sum(step.payload_length for step in request.steps):
+                        return errno.EINVAL
                     if length > self._limits.max_payload:
                         return errno.EMSGSIZE
                     lease = self._staging.get(length)
@@ -146,7 +175,7 @@ class Dispatcher:
         if special is not None:
             return special(request, landing)
         _release(landing)
-        work = partial(self._do, self._works[kind], request)
+        work = partial(self._do, self._works.get(kind, _unsupported), request)
         return self._sleep(work, None) if self._store.blocking and kind is not Ping else work()
 
     def closed(self) -> None:
@@ -210,20 +239,39 @@ class Dispatcher:
             payload = IovIter.ubuf(Direction.SOURCE, landing.iter.mem)
         return TransactReply(self._store.transact(request.asserts, request.verifier, request.steps, payload))
 
+    def _compound(self, request: Compound, landing: Landing | None) -> Answer:
+        if landing is None and any(step.payload_length for step in request.steps):
+            return Reply(errno.EINVAL)
+        payload = None
+        if landing is not None and landing.iter.mem is not None:
+            payload = IovIter.ubuf(Direction.SOURCE, landing.iter.mem)
+        run = CompoundRun(self._store, request, payload, self._limits, self._works, self._list, _status)
+        if self._store.blocking:
+            return self._transact_slowly(run.run, landing)
+        reply = run.run()
+        _release(landing)
+        return reply
+
     # ---- the rest
+
+    def _copy_range(self, request: CopyRange) -> Body:
+        count = self._store.copy_range(request.handle, request.pos, request.target, request.target_pos, request.length)
+        return WriteReply(count, self._store.verifier)
 
     def _commit(self, request: Commit) -> Body:
         self._store.commit(request.handle)
         return WriteReply(0, self._store.verifier)
 
     def _readdir(self, request: Readdir) -> Body:
+        return self._list(request, self._limits.max_body - ENTRY_BYTES)
+
+    def _list(self, request: Readdir, room: int) -> ReaddirReply:
         if request.count < 1:
             raise OSError(errno.EINVAL, "a listing of no entries")
-        most = self._limits.max_body // _ENTRY_BYTES
+        most = max(1, room // ENTRY_BYTES)
         entries, eof = self._store.readdir(request.handle, request.cookie, min(request.count, most))
-        room = self._limits.max_body - _ENTRY_BYTES
         for index, entry in enumerate(entries):
-            room -= _encoded_bytes(entry)
+            room -= entry_bytes(entry)
             if room < 0 and index:
                 return ReaddirReply(entries[:index], eof=False)
         return ReaddirReply(entries, eof)
@@ -259,6 +307,10 @@ class Dispatcher:
         return reply
 
 
+def _unsupported(_: Request) -> Body:
+    raise OSError(errno.EOPNOTSUPP, "no such operation here")
+
+
 def _ack(_: None) -> Ack:
     return Ack()
 
@@ -266,12 +318,6 @@ def _ack(_: None) -> Ack:
 def _release(landing: Landing | None) -> None:
     if landing is not None and landing.release is not None:
         landing.release()
-
-
-def _encoded_bytes(entry: DirEntry) -> int:
-    name = entry.name
-    length = len(name) if name.isascii() else len(name.encode("utf-8", "surrogateescape"))
-    return _ENTRY_BYTES + length + len(entry.handle) + len(entry.record or b"")
 
 
 def _status(error: Exception, request: Request) -> int:

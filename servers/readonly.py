@@ -9,11 +9,39 @@ from collections.abc import Awaitable
 from typing import Final
 
 from transport.base import Handler, Landing, Reply
-from transport.messages import AuxRead, Commit, Getattr, Lookup, Mount, Open, Ping, Read, Readdir, RecordGet, Request
+from transport.messages import (
+    AuxRead,
+    Commit,
+    Compound,
+    Getattr,
+    Lease,
+    LeaseKind,
+    LeaseReturn,
+    Lock,
+    LockKind,
+    LockTest,
+    Lookup,
+    Mount,
+    Open,
+    Ping,
+    Read,
+    Readdir,
+    Readlink,
+    RecordGet,
+    Request,
+    Seek,
+    Statfs,
+    Unlock,
+    XattrGet,
+    XattrList,
+)
 
 __all__ = ["ReadOnly"]
 
-READING: Final = frozenset({Ping, Mount, Lookup, Getattr, Open, Read, Readdir, AuxRead, RecordGet, Commit})
+READING: Final = frozenset({
+    Ping, Mount, Lookup, Getattr, Open, Read, Readdir, AuxRead, RecordGet, Commit, Readlink, Seek, XattrGet, XattrList, Statfs,
+    LockTest, Lock, Unlock, Lease, LeaseReturn,
+})  # fmt: skip
 
 
 class ReadOnly:
@@ -29,10 +57,24 @@ class ReadOnly:
 
     def handle(self, request: Request, landing: Landing | None) -> Reply | Awaitable[Reply]:
         """Do the request if it cannot change anything."""
-        if type(request) not in READING or (isinstance(request, Open) and request.write):
+        if not _reads(request):
             return Reply(errno.EROFS)
         return self._handler.handle(request, landing)
 
     def closed(self) -> None:
         """Tell the handler."""
         self._handler.closed()
+
+
+def _reads(request: Request) -> bool:
+    match request:
+        case Compound(steps=steps):
+            return all(_reads(step.request) for step in steps)
+        case Open(write=write):
+            return not write
+        case Lock(kind=kind):
+            return kind is LockKind.READ
+        case Lease(kinds=kinds):
+            return not kinds & LeaseKind.WRITE
+        case _:
+            return type(request) in READING

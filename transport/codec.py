@@ -7,57 +7,45 @@ functions. Names travel as byte strings and are UTF-8 here, undecodable bytes ke
 decoded is a copy of the body.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from operator import attrgetter
 from typing import Any, Final
 
 import msgpack
 
+from transport import messages as m
 from transport.base import Limits
 from transport.errors import ProtocolError
-from transport.messages import (
-    Ack,
-    Attr,
-    AttrReply,
-    AuxRead,
-    AuxWrite,
-    Body,
-    Commit,
-    Create,
-    DirEntry,
-    EntryReply,
-    FileType,
-    Getattr,
-    Handle,
-    Lookup,
-    Mkdir,
-    Mount,
-    Op,
-    Open,
-    Ping,
-    Read,
-    Readdir,
-    ReaddirReply,
-    ReadReply,
-    RecordGet,
-    RecordReply,
-    Rename,
-    Request,
-    Rmdir,
-    Setattr,
-    Step,
-    StepKind,
-    Transact,
-    TransactReply,
-    Truncate,
-    Unlink,
-    Write,
-    WriteReply,
-)
+from transport.fields import (
+    END_U63,
+    END_U64,
+    FILE_TYPE,
+    FLAG,
+    HANDLE,
+    LEASE_KINDS,
+    LOCK_KIND,
+    MAX_HANDLE,
+    NAME,
+    RECORD,
+    RENAME_FLAGS,
+    STEP_KIND,
+    TIME,
+    U32,
+    U63,
+    U64,
+    WHENCE,
+    XATTR_MODE,
+    Kind,
+    Layout,
+    array,
+    bad,
+    check_handle,
+    integer,
+    optional,
+)  # fmt: skip
+from transport.messages import Body, Handle, Op, Request
 
 __all__ = [
     "MAX_ASSERTS",
+    "MAX_COMPOUND",
     "MAX_ENTRIES",
     "MAX_HANDLE",
     "MAX_STEPS",
@@ -67,196 +55,87 @@ __all__ = [
     "encode_request",
 ]
 
-MAX_HANDLE: Final = 64
 MAX_ASSERTS: Final = 256
 MAX_STEPS: Final = 1024
 MAX_ENTRIES: Final = 16384
-_END_U63: Final = 1 << 63
-_END_U64: Final = 1 << 64
+MAX_COMPOUND: Final = 64
 
 _pack: Final = msgpack.Packer().pack
 _unpackb: Final = msgpack.unpackb
 
 
-def _bad(what: str, value: object) -> ProtocolError:
-    """Build the error for a field; the value is the peer's, so only its type is told."""
-    return ProtocolError(f"bad message: {what} expected, got {type(value).__name__}")
-
-
-# ---- the kinds of field
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """How one field is encoded (None: as it is) and checked when decoded."""
-
-    check: Callable[[Any], Any]
-    encode: Callable[[Any], object] | None = None
-
-
-def _check_handle(value: Any) -> Handle:
-    if type(value) is not bytes or len(value) > MAX_HANDLE:
-        raise _bad("a handle", value)
-    return Handle(value)
-
-
-def _check_name(value: Any) -> str:
-    if type(value) is not bytes:
-        raise _bad("a name", value)
-    return value.decode("utf-8", "surrogateescape")
-
-
-def _encode_name(value: str) -> bytes:
-    return value.encode("utf-8", "surrogateescape")
-
-
-def _check_record(value: Any) -> bytes:
-    if type(value) is not bytes:
-        raise _bad("a record", value)
-    return value
-
-
-def _check_flag(value: Any) -> bool:
-    if value is not True and value is not False:
-        raise _bad("a truth value", value)
-    return bool(value)
-
-
-def _integer(low: int, end: int) -> Callable[[Any], int]:
-    def check(value: Any) -> int:
-        if type(value) is not int or not low <= value < end:
-            raise _bad(f"an integer from {low} to {end - 1}", value)
-        return value
-
-    return check
-
-
-def _optional(kind: Kind) -> Kind:
-    assert kind.encode is None
-    return Kind(lambda value: None if value is None else kind.check(value))
-
-
-def _array(check: Callable[[Any], Any], most: int, encode: Callable[[Any], object] | None = None) -> Kind:
-    def check_array(value: Any) -> list[Any]:
-        if type(value) is not tuple or len(value) > most:
-            raise _bad(f"an array of at most {most}", value)
-        return [check(item) for item in value]
-
-    def encode_array(value: list[Any]) -> object:
-        return value if encode is None else [encode(item) for item in value]
-
-    return Kind(check_array, encode_array)
-
-
-def _member(enumeration: type[FileType] | type[StepKind]) -> Callable[[Any], FileType | StepKind]:
-    members: dict[int, FileType | StepKind] = {int(member): member for member in enumeration}
-
-    def check(value: Any) -> FileType | StepKind:
-        if type(value) is not int or value not in members:
-            raise _bad(f"a {enumeration.__name__}", value)
-        return members[value]
-
-    return check
-
-
-HANDLE: Final = Kind(_check_handle)
-NAME: Final = Kind(_check_name, _encode_name)
-RECORD: Final = Kind(_check_record)
-FLAG: Final = Kind(_check_flag)
-U32: Final = Kind(_integer(0, 1 << 32))
-U63: Final = Kind(_integer(0, _END_U63))
-U64: Final = Kind(_integer(0, _END_U64))
-TIME: Final = Kind(_integer(-_END_U63, _END_U63))
-FILE_TYPE: Final = Kind(_member(FileType), int)
-STEP_KIND: Final = Kind(_member(StepKind), int)
-
-
-# ---- a record of fields
-
-
-class _Layout:
-    """The fields of one dataclass on the wire."""
-
-    __slots__ = ("build", "checks", "encoders", "get", "kinds", "name")
-
-    def __init__(self, build: type[Any], **kinds: Kind) -> None:
-        assert tuple(field.name for field in fields(build)) == tuple(kinds), (
-            f"{build.__name__}: the fields and their kinds differ"
-        )
-        self.build = build
-        self.name = build.__name__
-        self.kinds = kinds
-        self.checks = tuple(kind.check for kind in kinds.values())
-        self.encoders = tuple((index, kind.encode) for index, kind in enumerate(kinds.values()) if kind.encode is not None)
-        self.get = attrgetter(*kinds) if len(kinds) > 1 else None
-
-    def encode(self, item: Any) -> list[object]:
-        if self.get is not None:
-            values = list(self.get(item))
-        else:
-            values = [getattr(item, name) for name in self.kinds]
-        for index, encode in self.encoders:
-            values[index] = encode(values[index])
-        return values
-
-    def check(self, value: Any) -> Any:
-        if type(value) is not tuple or len(value) != len(self.checks):
-            raise _bad(f"the {len(self.checks)} fields of {self.name}", value)
-        return self.build(*[check(field) for check, field in zip(self.checks, value, strict=True)])
-
-
-_ATTR: Final = _Layout(
-    Attr, ino=U64, type=FILE_TYPE, mode=U32, nlink=U32, uid=U32, gid=U32, size=U63,
+_ATTR: Final = Layout(
+    m.Attr, ino=U64, type=FILE_TYPE, mode=U32, nlink=U32, uid=U32, gid=U32, size=U63,
     atime_ns=TIME, mtime_ns=TIME, ctime_ns=TIME, change=U63, sealed=FLAG,
 )  # fmt: skip
 ATTR: Final = Kind(_ATTR.check, _ATTR.encode)
-_ENTRY: Final = _Layout(DirEntry, name=NAME, cookie=U63, handle=HANDLE, attr=ATTR, record=_optional(RECORD))
-_STEP: Final = _Layout(Step, kind=STEP_KIND, handle=HANDLE, pos=U63, length=U63, record=RECORD)
+_ENTRY: Final = Layout(m.DirEntry, name=NAME, cookie=U63, handle=HANDLE, attr=ATTR, record=optional(RECORD))
+_STEP: Final = Layout(m.Step, kind=STEP_KIND, handle=HANDLE, pos=U63, length=U63, record=RECORD)
 
 
 def _check_assert(value: Any) -> tuple[Handle, int]:
     if type(value) is not tuple or len(value) != 2:
-        raise _bad("a handle and its generation", value)
-    return _check_handle(value[0]), U63.check(value[1])
+        raise bad("a handle and its generation", value)
+    return check_handle(value[0]), U63.check(value[1])
 
 
-_REQUESTS: Final[dict[Op, _Layout]] = {
-    Op.PING: _Layout(Ping),
-    Op.MOUNT: _Layout(Mount),
-    Op.LOOKUP: _Layout(Lookup, parent=HANDLE, name=NAME),
-    Op.GETATTR: _Layout(Getattr, handle=HANDLE),
-    Op.SETATTR: _Layout(
-        Setattr, handle=HANDLE, mode=_optional(U32), uid=_optional(U32), gid=_optional(U32),
-        atime_ns=_optional(TIME), mtime_ns=_optional(TIME),
+_REQUESTS: Final[dict[Op, Layout]] = {
+    Op.PING: Layout(m.Ping),
+    Op.MOUNT: Layout(m.Mount),
+    Op.LOOKUP: Layout(m.Lookup, parent=HANDLE, name=NAME),
+    Op.GETATTR: Layout(m.Getattr, handle=HANDLE),
+    Op.SETATTR: Layout(
+        m.Setattr, handle=HANDLE, mode=optional(U32), uid=optional(U32), gid=optional(U32),
+        atime_ns=optional(TIME), mtime_ns=optional(TIME), size=optional(U63),
     ),
-    Op.CREATE: _Layout(Create, parent=HANDLE, name=NAME, mode=U32, exclusive=FLAG),
-    Op.OPEN: _Layout(Open, handle=HANDLE, write=FLAG),
-    Op.READ: _Layout(Read, handle=HANDLE, pos=U63, length=U63),
-    Op.WRITE: _Layout(Write, handle=HANDLE, pos=U63, stable=FLAG),
-    Op.COMMIT: _Layout(Commit, handle=HANDLE),
-    Op.TRUNCATE: _Layout(Truncate, handle=HANDLE, size=U63),
-    Op.MKDIR: _Layout(Mkdir, parent=HANDLE, name=NAME, mode=U32),
-    Op.READDIR: _Layout(Readdir, handle=HANDLE, cookie=U63, count=U32),
-    Op.UNLINK: _Layout(Unlink, parent=HANDLE, name=NAME),
-    Op.RMDIR: _Layout(Rmdir, parent=HANDLE, name=NAME),
-    Op.RENAME: _Layout(Rename, parent=HANDLE, name=NAME, new_parent=HANDLE, new_name=NAME),
-    Op.AUX_READ: _Layout(AuxRead, handle=HANDLE, pos=U63, length=U63),
-    Op.AUX_WRITE: _Layout(AuxWrite, handle=HANDLE, pos=U63),
-    Op.RECORD_GET: _Layout(RecordGet, handle=HANDLE),
-    Op.TRANSACT: _Layout(
-        Transact, asserts=_array(_check_assert, MAX_ASSERTS), verifier=U64, steps=_array(_STEP.check, MAX_STEPS, _STEP.encode)
+    Op.CREATE: Layout(m.Create, parent=HANDLE, name=NAME, mode=U32, exclusive=FLAG),
+    Op.OPEN: Layout(m.Open, handle=HANDLE, write=FLAG),
+    Op.READ: Layout(m.Read, handle=HANDLE, pos=U63, length=U63),
+    Op.WRITE: Layout(m.Write, handle=HANDLE, pos=U63, stable=FLAG),
+    Op.COMMIT: Layout(m.Commit, handle=HANDLE),
+    Op.TRUNCATE: Layout(m.Truncate, handle=HANDLE, size=U63),
+    Op.MKDIR: Layout(m.Mkdir, parent=HANDLE, name=NAME, mode=U32),
+    Op.READDIR: Layout(m.Readdir, handle=HANDLE, cookie=U63, count=U32),
+    Op.UNLINK: Layout(m.Unlink, parent=HANDLE, name=NAME),
+    Op.RMDIR: Layout(m.Rmdir, parent=HANDLE, name=NAME),
+    Op.RENAME: Layout(m.Rename, parent=HANDLE, name=NAME, new_parent=HANDLE, new_name=NAME, flags=RENAME_FLAGS),
+    Op.AUX_READ: Layout(m.AuxRead, handle=HANDLE, pos=U63, length=U63),
+    Op.AUX_WRITE: Layout(m.AuxWrite, handle=HANDLE, pos=U63),
+    Op.RECORD_GET: Layout(m.RecordGet, handle=HANDLE),
+    Op.TRANSACT: Layout(
+        m.Transact, asserts=array(_check_assert, MAX_ASSERTS), verifier=U64, steps=array(_STEP.check, MAX_STEPS, _STEP.encode)
     ),
+    Op.LINK: Layout(m.Link, handle=HANDLE, parent=HANDLE, name=NAME),
+    Op.SYMLINK: Layout(m.Symlink, parent=HANDLE, name=NAME, target=RECORD),
+    Op.READLINK: Layout(m.Readlink, handle=HANDLE),
+    Op.ALLOCATE: Layout(m.Allocate, handle=HANDLE, pos=U63, length=U63, keep_size=FLAG),
+    Op.PUNCH: Layout(m.Punch, handle=HANDLE, pos=U63, length=U63),
+    Op.SEEK: Layout(m.Seek, handle=HANDLE, pos=U63, whence=WHENCE),
+    Op.COPY_RANGE: Layout(m.CopyRange, handle=HANDLE, pos=U63, target=HANDLE, target_pos=U63, length=U63),
+    Op.XATTR_GET: Layout(m.XattrGet, handle=HANDLE, name=NAME),
+    Op.XATTR_SET: Layout(m.XattrSet, handle=HANDLE, name=NAME, value=RECORD, mode=XATTR_MODE),
+    Op.XATTR_LIST: Layout(m.XattrList, handle=HANDLE),
+    Op.XATTR_REMOVE: Layout(m.XattrRemove, handle=HANDLE, name=NAME),
+    Op.STATFS: Layout(m.Statfs, handle=HANDLE),
+    Op.LOCK_TEST: Layout(m.LockTest, handle=HANDLE, owner=U64, kind=LOCK_KIND, pos=U63, length=U63),
+    Op.LOCK: Layout(m.Lock, handle=HANDLE, owner=U64, kind=LOCK_KIND, pos=U63, length=U63, wait=FLAG, reclaim=FLAG),
+    Op.UNLOCK: Layout(m.Unlock, handle=HANDLE, owner=U64, pos=U63, length=U63),
+    Op.LEASE: Layout(m.Lease, handle=HANDLE, kinds=LEASE_KINDS, reclaim=FLAG),
+    Op.LEASE_RETURN: Layout(m.LeaseReturn, handle=HANDLE, kinds=LEASE_KINDS, epoch=U63),
+    Op.CB_RECALL: Layout(m.Recall, handle=HANDLE, kinds=LEASE_KINDS, epoch=U63),
+    Op.CB_REVOKE: Layout(m.Revoke, handle=HANDLE, epoch=U63),
+    Op.CB_LOCK_FREE: Layout(m.LockFree, handle=HANDLE, owner=U64),
 }  # fmt: skip
 
-_ACK: Final = _Layout(Ack)
-_ENTRY_REPLY: Final = _Layout(EntryReply, handle=HANDLE, attr=ATTR)
-_ATTR_REPLY: Final = _Layout(AttrReply, attr=ATTR)
-_READ_REPLY: Final = _Layout(ReadReply, eof=FLAG)
-_WRITE_REPLY: Final = _Layout(WriteReply, count=U63, verifier=Kind(_integer(1, _END_U64)))
-_READDIR_REPLY: Final = _Layout(ReaddirReply, entries=_array(_ENTRY.check, MAX_ENTRIES, _ENTRY.encode), eof=FLAG)
-_RECORD_REPLY: Final = _Layout(RecordReply, record=RECORD, generation=U63)
-_TRANSACT_REPLY: Final = _Layout(TransactReply, generations=_array(U63.check, MAX_ASSERTS))
-_REPLIES: Final[dict[Op, _Layout]] = {
+_ACK: Final = Layout(m.Ack)
+_ENTRY_REPLY: Final = Layout(m.EntryReply, handle=HANDLE, attr=ATTR)
+_ATTR_REPLY: Final = Layout(m.AttrReply, attr=ATTR)
+_READ_REPLY: Final = Layout(m.ReadReply, eof=FLAG)
+_WRITE_REPLY: Final = Layout(m.WriteReply, count=U63, verifier=Kind(integer(1, END_U64)))
+_READDIR_REPLY: Final = Layout(m.ReaddirReply, entries=array(_ENTRY.check, MAX_ENTRIES, _ENTRY.encode), eof=FLAG)
+_RECORD_REPLY: Final = Layout(m.RecordReply, record=RECORD, generation=U63)
+_TRANSACT_REPLY: Final = Layout(m.TransactReply, generations=array(U63.check, MAX_ASSERTS))
+_REPLIES: Final[dict[Op, Layout]] = {
     Op.PING: _ACK,
     Op.MOUNT: _ENTRY_REPLY,
     Op.LOOKUP: _ENTRY_REPLY,
@@ -277,8 +156,85 @@ _REPLIES: Final[dict[Op, _Layout]] = {
     Op.AUX_WRITE: _WRITE_REPLY,
     Op.RECORD_GET: _RECORD_REPLY,
     Op.TRANSACT: _TRANSACT_REPLY,
+    Op.LINK: _ENTRY_REPLY,
+    Op.SYMLINK: _ENTRY_REPLY,
+    Op.READLINK: Layout(m.TargetReply, target=RECORD),
+    Op.ALLOCATE: _ATTR_REPLY,
+    Op.PUNCH: _ATTR_REPLY,
+    Op.SEEK: Layout(m.SeekReply, pos=U63),
+    Op.COPY_RANGE: _WRITE_REPLY,
+    Op.XATTR_GET: Layout(m.XattrReply, value=RECORD),
+    Op.XATTR_SET: _ATTR_REPLY,
+    Op.XATTR_LIST: Layout(m.XattrListReply, names=array(NAME.check, MAX_STEPS, NAME.encode)),
+    Op.XATTR_REMOVE: _ATTR_REPLY,
+    Op.STATFS: Layout(
+        m.StatfsReply,
+        block_size=U32,
+        blocks=U63,
+        free=U63,
+        available=U63,
+        files=U63,
+        files_free=U63,
+        name_max=U32,
+        read_only=FLAG,
+    ),
+    Op.LOCK_TEST: Layout(m.LockReply, kind=optional(LOCK_KIND), pos=U63, length=U63, owner=U64),
+    Op.LOCK: _ACK,
+    Op.UNLOCK: _ACK,
+    Op.LEASE: Layout(m.LeaseReply, kinds=LEASE_KINDS, epoch=U63, change=U63),
+    Op.LEASE_RETURN: _ACK,
+    Op.CB_RECALL: _ACK,
+    Op.CB_REVOKE: _ACK,
+    Op.CB_LOCK_FREE: _ACK,
 }
-_REPLY_OF: Final[dict[type[Any], _Layout]] = {layout.build: layout for layout in _REPLIES.values()}
+
+
+# ---- compounds
+
+
+def _op_of_step(number: Any) -> Op:
+    op = _STEP_OPS.get(number) if type(number) is int else None
+    if op is None:
+        raise bad("the operation of a step", number)
+    return op
+
+
+def _check_compound_step(value: Any) -> m.CompoundStep:
+    if type(value) is not tuple or len(value) != 3:
+        raise bad("operation, length and body of a step", value)
+    op = _op_of_step(value[0])
+    length = U63.check(value[1])
+    if length and op not in m.REQUEST_PAYLOAD:
+        raise ProtocolError(f"bad message: a step {op.name} with payload")
+    return m.CompoundStep(_REQUESTS[op].check(value[2]), length)
+
+
+def _encode_compound_step(step: m.CompoundStep) -> object:
+    op = step.request.op
+    assert op in _STEP_OPS, f"{op.name} cannot be a step"
+    return int(op), step.payload_length, _REQUESTS[op].encode(step.request)
+
+
+def _check_result(value: Any) -> m.Result:
+    if type(value) is not tuple or len(value) != 4:
+        raise bad("operation, status, length and body of a result", value)
+    op = _op_of_step(value[0])
+    status, length = _STATUS(value[1]), U63.check(value[2])
+    if (length and op not in m.REPLY_PAYLOAD) or (status and (length or value[3] is not None)):
+        raise ProtocolError(f"bad message: a result of {op.name} with more than belongs there")
+    return m.Result(op, status, length, None if status else _REPLIES[op].check(value[3]))
+
+
+def _encode_result(result: m.Result) -> object:
+    body = result.body
+    return int(result.op), result.status, result.payload_length, None if body is None else _REPLY_OF[type(body)].encode(body)
+
+
+_STATUS: Final = integer(0, 4096)
+_STEP_OPS: Final = {int(op): op for op in Op if op is not Op.COMPOUND and op not in m.CALLBACKS}
+_REQUESTS[Op.COMPOUND] = Layout(m.Compound, steps=array(_check_compound_step, MAX_COMPOUND, _encode_compound_step))
+_REPLIES[Op.COMPOUND] = Layout(m.CompoundReply, results=array(_check_result, MAX_COMPOUND, _encode_result))
+_REPLY_OF: Final[dict[type[Any], Layout]] = {layout.build: layout for layout in _REPLIES.values()}
 
 _NOT_AT_EOF: Final = _pack((False,))
 _AT_EOF: Final = _pack((True,))
@@ -289,9 +245,9 @@ _AT_EOF: Final = _pack((True,))
 def encode_request(body: Request) -> bytes:
     """Encode a request's body."""
     kind = type(body)
-    if kind is Read or kind is AuxRead:
+    if kind is m.Read or kind is m.AuxRead:
         return _pack((body.handle, body.pos, body.length))  # type: ignore[union-attr]
-    if kind is Write:
+    if kind is m.Write:
         return _pack((body.handle, body.pos, body.stable))  # type: ignore[union-attr]
     return _pack(_REQUESTS[body.op].encode(body))
 
@@ -299,9 +255,9 @@ def encode_request(body: Request) -> bytes:
 def encode_reply(body: Body) -> bytes:
     """Encode a reply's body."""
     kind = type(body)
-    if kind is ReadReply:
+    if kind is m.ReadReply:
         return _AT_EOF if body.eof else _NOT_AT_EOF  # type: ignore[union-attr]
-    if kind is WriteReply:
+    if kind is m.WriteReply:
         return _pack((body.count, body.verifier))  # type: ignore[union-attr]
     return _pack(_REPLY_OF[kind].encode(body))
 
@@ -327,17 +283,17 @@ def decode_request(op: Op, view: memoryview, limits: Limits) -> Request:
         handle, pos, length = values
         if (
             type(handle) is bytes and len(handle) <= MAX_HANDLE
-            and type(pos) is int and 0 <= pos < _END_U63
-            and type(length) is int and 0 <= length < _END_U63
+            and type(pos) is int and 0 <= pos < END_U63
+            and type(length) is int and 0 <= length < END_U63
         ):  # fmt: skip
-            return Read(Handle(handle), pos, length) if op is Op.READ else AuxRead(Handle(handle), pos, length)
+            return m.Read(Handle(handle), pos, length) if op is Op.READ else m.AuxRead(Handle(handle), pos, length)
     elif op is Op.WRITE and type(values) is tuple and len(values) == 3:
         handle, pos, stable = values
         if (
             type(handle) is bytes and len(handle) <= MAX_HANDLE
-            and type(pos) is int and 0 <= pos < _END_U63 and type(stable) is bool
+            and type(pos) is int and 0 <= pos < END_U63 and type(stable) is bool
         ):  # fmt: skip
-            return Write(Handle(handle), pos, stable)
+            return m.Write(Handle(handle), pos, stable)
     request: Request = _REQUESTS[op].check(values)
     return request
 
@@ -349,13 +305,13 @@ def decode_reply(op: Op, view: memoryview, limits: Limits) -> Body:
     """
     if op is Op.READ and len(view) == 2:
         if view == _NOT_AT_EOF:
-            return ReadReply(False)
+            return m.ReadReply(False)
         if view == _AT_EOF:
-            return ReadReply(True)
+            return m.ReadReply(True)
     values = _unpack(view, limits.max_body, MAX_ENTRIES)
     if op is Op.WRITE and type(values) is tuple and len(values) == 2:
         count, verifier = values
-        if type(count) is int and type(verifier) is int and 0 <= count < _END_U63 and 0 < verifier < _END_U64:
-            return WriteReply(count, verifier)
+        if type(count) is int and type(verifier) is int and 0 <= count < END_U63 and 0 < verifier < END_U64:
+            return m.WriteReply(count, verifier)
     reply: Body = _REPLIES[op].check(values)
     return reply

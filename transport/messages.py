@@ -1,101 +1,71 @@
-"""Sans-IO. Opcodes and message bodies: slots dataclasses inside, msgpack arrays on the wire, checked once at the edge.
+"""Sans-IO. Message bodies: slots dataclasses inside, msgpack arrays on the wire, checked once at the edge.
 
 Payload is never inside a body. A request's payload (WRITE, AUX_WRITE, TRANSACT) and a reply's (READ, AUX_READ) follow the body in
-the frame. The codec is `codec.py`. Owns no memory.
+the frame; that of a compound is its steps' payloads, one behind the other. Here are names, data, records and compounds;
+`messages_posix.py`, `messages_sharing.py` and `opcodes.py` have the rest, all of it is imported from here. The codec is
+`codec.py`. Owns no memory.
 """
 
-import enum
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, NewType
+from typing import ClassVar, Final
+
+from transport.messages_posix import (
+    Allocate,
+    CopyRange,
+    Link,
+    Punch,
+    Readlink,
+    Seek,
+    SeekReply,
+    Statfs,
+    StatfsReply,
+    Symlink,
+    TargetReply,
+    XattrGet,
+    XattrList,
+    XattrListReply,
+    XattrRemove,
+    XattrReply,
+    XattrSet,
+)
+from transport.messages_sharing import (
+    Lease,
+    LeaseReply,
+    LeaseReturn,
+    Lock,
+    LockFree,
+    LockReply,
+    LockTest,
+    Recall,
+    Revoke,
+    Unlock,
+)
+from transport.opcodes import (
+    CALLBACKS,
+    IDEMPOTENT,
+    REPLY_PAYLOAD,
+    REQUEST_PAYLOAD,
+    FileType,
+    Handle,
+    LeaseKind,
+    LockKind,
+    Op,
+    RenameFlag,
+    StepKind,
+    Whence,
+    XattrMode,
+)
 
 __all__ = [
-    "IDEMPOTENT",
-    "REPLY_PAYLOAD",
-    "REQUEST_PAYLOAD",
-    "Ack",
-    "Attr",
-    "AttrReply",
-    "AuxRead",
-    "AuxWrite",
-    "Body",
-    "Commit",
-    "Create",
-    "DirEntry",
-    "EntryReply",
-    "FileType",
-    "Getattr",
-    "Handle",
-    "Lookup",
-    "Mkdir",
-    "Mount",
-    "Op",
-    "Open",
-    "Ping",
-    "Read",
-    "ReadReply",
-    "Readdir",
-    "ReaddirReply",
-    "RecordGet",
-    "RecordReply",
-    "Rename",
-    "Request",
-    "Rmdir",
-    "Setattr",
-    "Step",
-    "StepKind",
-    "Transact",
-    "TransactReply",
-    "Truncate",
-    "Unlink",
-    "Write",
-    "WriteReply",
-]
-
-Handle = NewType("Handle", bytes)
-"""A server's name for a file, opaque to clients, at most 64 bytes, stable while the file exists."""
-
-
-class Op(enum.IntEnum):
-    """What a request asks for; the number is the wire value."""
-
-    PING = 0
-    MOUNT = 1
-    LOOKUP = 2
-    GETATTR = 3
-    SETATTR = 4
-    CREATE = 5
-    OPEN = 6
-    READ = 7
-    WRITE = 8
-    COMMIT = 9
-    TRUNCATE = 10
-    MKDIR = 11
-    READDIR = 12
-    UNLINK = 13
-    RMDIR = 14
-    RENAME = 15
-    AUX_READ = 16
-    AUX_WRITE = 17
-    RECORD_GET = 18
-    TRANSACT = 19
-
-
-class FileType(enum.IntEnum):
-    """Kind of a filesystem object."""
-
-    FILE = 1
-    DIRECTORY = 2
-    SYMLINK = 3
-    OTHER = 4
-
-
-class StepKind(enum.IntEnum):
-    """What one step of a transaction does."""
-
-    AUX_WRITE = 1
-    AUX_TRUNCATE = 2
-    RECORD_PUT = 3
-    TRUNCATE = 4
+    "CALLBACKS", "IDEMPOTENT", "NOW_NS", "REPLY_PAYLOAD", "REQUEST_PAYLOAD", "Ack", "Allocate", "Attr", "AttrReply",
+    "AuxRead", "AuxWrite", "Body", "Commit", "Compound", "CompoundReply", "CompoundStep", "CopyRange", "Create", "DirEntry",
+    "EntryReply", "FileType", "Getattr", "Handle", "Lease", "LeaseKind", "LeaseReply", "LeaseReturn", "Link", "Lock",
+    "LockFree", "LockKind", "LockReply", "LockTest", "Lookup", "Mkdir", "Mount", "Op", "Open", "Ping", "Punch", "Read",
+    "ReadReply", "Readdir", "ReaddirReply", "Readlink", "Recall", "RecordGet", "RecordReply", "Rename", "RenameFlag",
+    "Request", "Result", "Revoke", "Rmdir", "Seek", "SeekReply", "Setattr", "Statfs", "StatfsReply", "Step", "StepKind",
+    "Symlink", "TargetReply", "Transact", "TransactReply", "Truncate", "Unlink", "Unlock", "Whence", "Write", "WriteReply",
+    "XattrGet", "XattrList", "XattrListReply", "XattrMode", "XattrRemove", "XattrReply", "XattrSet", "is_idempotent",
+]  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -179,7 +149,7 @@ class Getattr:
 
 @dataclass(slots=True)
 class Setattr:
-    """Change attributes that are not None. Reply: AttrReply."""
+    """Change attributes that are not None. A time of NOW_NS is the server's clock. Reply: AttrReply."""
 
     op: ClassVar[Op] = Op.SETATTR
     handle: Handle
@@ -188,6 +158,7 @@ class Setattr:
     gid: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    size: int | None = None
 
 
 @dataclass(slots=True)
@@ -290,13 +261,14 @@ class Rmdir:
 
 @dataclass(slots=True)
 class Rename:
-    """Give an object another name, replacing what had it as POSIX rename does. Reply: Ack."""
+    """Give an object another name, replacing what had it as POSIX rename does, unless `flags` say otherwise. Reply: Ack."""
 
     op: ClassVar[Op] = Op.RENAME
     parent: Handle
     name: str
     new_parent: Handle
     new_name: str
+    flags: RenameFlag = RenameFlag.NONE
 
 
 @dataclass(slots=True)
@@ -339,6 +311,25 @@ class Transact:
     asserts: list[tuple[Handle, int]]
     verifier: int
     steps: list[Step]
+
+
+@dataclass(slots=True)
+class CompoundStep:
+    """One request of a compound; the next `payload_length` bytes of the compound's payload are its."""
+
+    request: "Request"
+    payload_length: int = 0
+
+
+@dataclass(slots=True)
+class Compound:
+    """Do requests in order until one fails; no compounds. A handle of one byte n is the object that step n named.
+
+    Reply: CompoundReply. The compound itself never fails for a step's failure.
+    """
+
+    op: ClassVar[Op] = Op.COMPOUND
+    steps: list[CompoundStep]
 
 
 @dataclass(slots=True)
@@ -399,18 +390,41 @@ class TransactReply:
     generations: list[int]
 
 
+@dataclass(slots=True)
+class Result:
+    """What became of one step: `body` when `status` is 0. Its payload is the next `payload_length` bytes of the reply's."""
+
+    op: Op
+    status: int
+    payload_length: int = 0
+    body: "Body | None" = None
+
+
+@dataclass(slots=True)
+class CompoundReply:
+    """The results of the steps that were done; only the last can be one that failed."""
+
+    results: list[Result]
+
+
 Request = (
     Ping | Mount | Lookup | Getattr | Setattr | Create | Open | Read | Write | Commit | Truncate | Mkdir | Readdir | Unlink
-    | Rmdir | Rename | AuxRead | AuxWrite | RecordGet | Transact
+    | Rmdir | Rename | AuxRead | AuxWrite | RecordGet | Transact | Link | Symlink | Readlink | Allocate | Punch | Seek | CopyRange
+    | XattrGet | XattrSet | XattrList | XattrRemove | Statfs | LockTest | Lock | Unlock | Lease | LeaseReturn | Compound
+    | Recall | Revoke | LockFree
 )  # fmt: skip
 
-Body = Ack | EntryReply | AttrReply | ReadReply | WriteReply | ReaddirReply | RecordReply | TransactReply
+Body = (
+    Ack | EntryReply | AttrReply | ReadReply | WriteReply | ReaddirReply | RecordReply | TransactReply | TargetReply | SeekReply
+    | XattrReply | XattrListReply | StatfsReply | LockReply | LeaseReply | CompoundReply
+)  # fmt: skip
 
-REQUEST_PAYLOAD: Final = frozenset({Op.WRITE, Op.AUX_WRITE, Op.TRANSACT})
-"""Operations whose request may carry payload."""
+NOW_NS: Final = -(1 << 63)
+"""Instead of a time in a Setattr: the moment at which the server does it."""
 
-REPLY_PAYLOAD: Final = frozenset({Op.READ, Op.AUX_READ})
-"""Operations whose reply may carry payload."""
 
-IDEMPOTENT: Final = frozenset(Op) - {Op.CREATE, Op.MKDIR, Op.UNLINK, Op.RMDIR, Op.RENAME, Op.TRANSACT}
-"""Operations that may be sent again when it is not known whether they happened."""
+def is_idempotent(request: Request) -> bool:
+    """Tell whether a request may be sent again when it is not known whether it happened."""
+    if isinstance(request, Compound):
+        return all(step.request.op in IDEMPOTENT for step in request.steps)
+    return request.op in IDEMPOTENT

@@ -36,7 +36,7 @@ from transport.framing import (
     FrameWriter,
     pack_header,
 )
-from transport.messages import IDEMPOTENT, REQUEST_PAYLOAD, Body, Op, Request
+from transport.messages import REQUEST_PAYLOAD, Body, Op, Request, is_idempotent
 
 __all__ = ["CALL_STATES", "Call", "CallEvent", "CallState", "ClientConnection", "ServerCall", "ServerConnection", "Spawn"]
 
@@ -100,15 +100,16 @@ _ABANDONED: Final = CallState.ABANDONED
 
 
 class Call:
-    """A client's call; `abandon()` is all that its caller uses."""
+    """A client's call; `abandon()` is all that its caller uses. again: it may be made twice."""
 
-    __slots__ = ("_abandon", "_done", "big", "dest", "head", "op", "payload", "payload_length", "reply", "state", "xid")
+    __slots__ = ("_abandon", "_done", "again", "big", "dest", "head", "op", "payload", "payload_length", "reply", "state", "xid")
 
     def __init__(
-        self, op: Op, xid: int, head: bytes, payload: list[memoryview] | None, payload_length: int,
+        self, op: Op, again: bool, xid: int, head: bytes, payload: list[memoryview] | None, payload_length: int,
         dest: IovIter | None, done: Done, abandon: "Callable[[Call], None]",
     ) -> None:  # fmt: skip
         self.op = op
+        self.again = again
         self.xid = xid
         self.head = head
         self.payload = payload
@@ -185,7 +186,7 @@ class ClientConnection:
                 raise ValueError(f"a payload of {len(payload)} segments, at most {self._limits.max_segs} were agreed")
         self._xid = xid = self._new_xid()
         head = pack_header(FrameKind.REQUEST, op, xid, 0, len(body), length) + body
-        call = Call(op, xid, head, payload, length, dest, done, self.abandon)
+        call = Call(op, is_idempotent(request), xid, head, payload, length, dest, done, self.abandon)
         error = self.error
         if error is None and len(body) > self._limits.max_body:
             error = TransportError(errno.EMSGSIZE, f"{op.name} is too long for one message")
@@ -303,7 +304,7 @@ class ClientConnection:
         self._table.clear()
         self._queue.clear()
         for call in calls:
-            retryable = call.state is CallState.QUEUED or call.op in IDEMPOTENT
+            retryable = call.state is CallState.QUEUED or call.again
             outcome: Outcome = (
                 _cancelled() if call.state is CallState.ENDING else TransportError(error.errno, str(error), retryable=retryable)
             )

@@ -19,18 +19,38 @@ from typing import Final
 
 from iov.iov_iter import IovIter
 from transport.base import FileRange, Landing, Release
-from transport.messages import Attr, DirEntry, EntryReply, Handle, Setattr, Step, StepKind
+from transport.messages import (
+    NOW_NS,
+    Attr,
+    DirEntry,
+    EntryReply,
+    Handle,
+    RenameFlag,
+    Setattr,
+    StatfsReply,
+    Step,
+    StepKind,
+    Whence,
+    XattrMode,
+)  # fmt: skip
 
 __all__ = [
-    "NAME_MAX", "PERMISSIONS", "RECORD_MAX", "SIZE_MAX", "Lent", "Store",
-    "check_attributes", "check_name", "check_range", "check_steps", "fail",
+    "NAME_MAX", "PERMISSIONS", "RECORD_MAX", "SIZE_MAX", "TARGET_MAX", "XATTR_MAX", "Lent", "Store",
+    "check_attributes", "check_copy", "check_flags", "check_name", "check_range", "check_space", "check_steps", "check_target",
+    "check_xattr", "fail", "is_own_xattr",
 ]  # fmt: skip
 
 NAME_MAX: Final = 255
 RECORD_MAX: Final = 1 << 16
 SIZE_MAX: Final = (1 << 63) - 1
 """Of a file, in bytes; the largest position of a read."""
+TARGET_MAX: Final = 4095
+"""Bytes of a symlink's target."""
+XATTR_MAX: Final = 1 << 16
+"""Bytes of an extended attribute's value."""
 PERMISSIONS: Final = 0o7777
+_USER: Final = "user."
+_OWN: Final = "user.netfs."
 _ID_MAX: Final = (1 << 32) - 2
 
 
@@ -65,7 +85,7 @@ class Store(ABC):
 
     @abstractmethod
     def setattr(self, change: Setattr) -> Attr:
-        """Change what is not None."""
+        """Change what is not None. Raises: as `truncate` for a size; EOPNOTSUPP for the mode of a symlink."""
 
     @abstractmethod
     def create(self, parent: Handle, name: str, mode: int, *, exclusive: bool) -> EntryReply:
@@ -76,8 +96,8 @@ class Store(ABC):
         """Check that the object is a regular file and allows the access. Raises: EISDIR, EACCES, EROFS, ESTALE."""
 
     @abstractmethod
-    def read_source(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Lent:
-        """Lend up to `length` bytes at `pos` of the data (or aux) stream; holes read as zeros."""
+    def read_source(self, handle: Handle, pos: int, length: int, *, aux: bool = False, ranges: bool = True) -> Lent:
+        """Lend up to `length` bytes at `pos` of the data (or aux) stream; holes read as zeros. ranges: also as a FileRange."""
 
     def try_read_source(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Lent | None:
         """The same if it need not sleep, else None."""
@@ -94,6 +114,13 @@ class Store(ABC):
     def try_write(self, handle: Handle, pos: int, landing: Landing, *, stable: bool, aux: bool = False) -> int | None:
         """The same if it need not sleep, else None with the landing untouched."""
         return None if self.blocking else self.write(handle, pos, landing, stable=stable, aux=aux)
+
+    @abstractmethod
+    def write_from(self, handle: Handle, pos: int, payload: IovIter, *, stable: bool, aux: bool = False) -> int:
+        """Write what landed elsewhere, because its file was not known yet. Returns: bytes written.
+
+        Ownership: `payload` is lent for the call; its cursor is moved.
+        """
 
     @abstractmethod
     def commit(self, handle: Handle) -> None:
@@ -124,11 +151,62 @@ class Store(ABC):
         """Raises: ENOTDIR, ENOTEMPTY, ENOENT."""
 
     @abstractmethod
-    def rename(self, parent: Handle, name: str, new_parent: Handle, new_name: str) -> None:
-        """Rename as POSIX does: a file replaces a file, a directory an empty directory.
+    def rename(self, parent: Handle, name: str, new_parent: Handle, new_name: str, flags: RenameFlag = RenameFlag.NONE) -> None:
+        """Rename as renameat2 does: a file replaces a file, a directory an empty directory; NOREPLACE and EXCHANGE are kept.
 
-        Raises: EISDIR, ENOTDIR, ENOTEMPTY, EINVAL for a directory into itself.
+        Raises: EISDIR, ENOTDIR, ENOTEMPTY, EEXIST for NOREPLACE, EINVAL for a directory into itself.
         """
+
+    @abstractmethod
+    def link(self, handle: Handle, parent: Handle, name: str) -> EntryReply:
+        """Give an object one more name. Raises: EPERM for a directory, EEXIST, ESTALE when it has lost its last one."""
+
+    @abstractmethod
+    def symlink(self, parent: Handle, name: str, target: bytes) -> EntryReply:
+        """Create a symbolic link, which no store follows. Raises: EEXIST, ENOENT for an empty target, ENAMETOOLONG."""
+
+    @abstractmethod
+    def readlink(self, handle: Handle) -> bytes:
+        """Return a symlink's target. Raises: EINVAL for what is none."""
+
+    @abstractmethod
+    def allocate(self, handle: Handle, pos: int, length: int, *, keep_size: bool) -> Attr:
+        """Reserve room for a range and, unless `keep_size`, extend the file to hold it. Raises: EINVAL, EFBIG, ENOSPC."""
+
+    @abstractmethod
+    def punch(self, handle: Handle, pos: int, length: int) -> Attr:
+        """Make a range read as zeros and give back what can be of its room; the size stays."""
+
+    @abstractmethod
+    def seek(self, handle: Handle, pos: int, whence: Whence) -> int:
+        """Find the next data or hole, in the store's own grain. Raises: ENXIO at or behind the end, or for no more data."""
+
+    @abstractmethod
+    def copy_range(self, handle: Handle, pos: int, target: Handle, target_pos: int, length: int) -> int:
+        """Copy from file to file, as much as the store likes at a time; 0 at the end of the source. Returns: bytes copied.
+
+        Raises: EINVAL for ranges of one file that overlap.
+        """
+
+    @abstractmethod
+    def xattr_get(self, handle: Handle, name: str) -> bytes:
+        """Raises: ENODATA; EOPNOTSUPP for what does not begin with `user.`."""
+
+    @abstractmethod
+    def xattr_set(self, handle: Handle, name: str, value: bytes, mode: XattrMode) -> Attr:
+        """Raises: EEXIST, ENODATA, E2BIG, ENOSPC, EPERM for a symlink and for names that are the server's own."""
+
+    @abstractmethod
+    def xattr_list(self, handle: Handle) -> list[str]:
+        """Return the names that clients may know of, sorted."""
+
+    @abstractmethod
+    def xattr_remove(self, handle: Handle, name: str) -> Attr:
+        """Raises: ENODATA, EPERM."""
+
+    @abstractmethod
+    def statfs(self, handle: Handle) -> StatfsReply:
+        """Return the room there is where an object is."""
 
     @abstractmethod
     def record_get(self, handle: Handle) -> tuple[bytes, int]:
@@ -177,8 +255,12 @@ def check_attributes(change: Setattr) -> None:
     """Refuse attributes no file can have. Raises: EINVAL."""
     ids = [number for number in (change.uid, change.gid) if number is not None]
     times = [moment for moment in (change.atime_ns, change.mtime_ns) if moment is not None]
-    if not all(0 <= number <= _ID_MAX for number in ids) or not all(abs(moment) <= SIZE_MAX for moment in times):
+    if not all(0 <= number <= _ID_MAX for number in ids):
         raise fail(errno.EINVAL)
+    if not all(abs(moment) <= SIZE_MAX or moment == NOW_NS for moment in times):
+        raise fail(errno.EINVAL)
+    if change.size is not None:
+        check_range(change.size, 0, write=True)
 
 
 def check_steps(steps: Sequence[Step], payload: IovIter | None) -> None:
@@ -194,3 +276,55 @@ def check_steps(steps: Sequence[Step], payload: IovIter | None) -> None:
             raise fail(errno.EFBIG)
     if wanted != (0 if payload is None else payload.count):
         raise OSError(errno.EINVAL, "the payload is not as long as the steps say")
+
+
+def check_flags(flags: RenameFlag) -> None:
+    """Refuse flags of a rename that exclude each other. Raises: EINVAL."""
+    if flags == RenameFlag.NOREPLACE | RenameFlag.EXCHANGE:
+        raise fail(errno.EINVAL)
+
+
+def check_target(target: bytes) -> None:
+    """Refuse what no symlink can hold. Raises: ENOENT, ENAMETOOLONG, EINVAL."""
+    if not target:
+        raise fail(errno.ENOENT)
+    if len(target) > TARGET_MAX:
+        raise fail(errno.ENAMETOOLONG)
+    if b"\0" in target:
+        raise fail(errno.EINVAL)
+
+
+def check_space(pos: int, length: int) -> None:
+    """Refuse a range that cannot be allocated or punched. Raises: EINVAL, EFBIG."""
+    if length < 1:
+        raise fail(errno.EINVAL)
+    check_range(pos, length, write=True)
+
+
+def check_copy(handle: Handle, pos: int, target: Handle, target_pos: int, length: int) -> None:
+    """Refuse ranges that cannot be copied. Raises: EINVAL, EFBIG."""
+    check_range(pos, 0)
+    check_range(target_pos, 0, write=True)
+    if handle == target and abs(pos - target_pos) < length:
+        raise fail(errno.EINVAL)
+
+
+def check_xattr(name: str, value: bytes = b"") -> None:
+    """Refuse names and values no extended attribute can have. Raises: EOPNOTSUPP, EINVAL, ERANGE, E2BIG."""
+    try:
+        length = len(name.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        raise fail(errno.EINVAL) from None
+    if not length or length > NAME_MAX:
+        raise fail(errno.ERANGE)
+    if not name.startswith(_USER):
+        raise fail(errno.EOPNOTSUPP)
+    if name == _USER or "\0" in name:
+        raise fail(errno.EINVAL)
+    if len(value) > XATTR_MAX:
+        raise fail(errno.E2BIG)
+
+
+def is_own_xattr(name: str) -> bool:
+    """Tell whether a name is one of the server's own attributes, which clients do not see."""
+    return name.startswith(_OWN)

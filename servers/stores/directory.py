@@ -4,87 +4,33 @@ Every call is relative to a descriptor of a directory and names one component; s
 (`handles.py`, `syscalls.py`). Aux streams and records live in `.netfs/` (`sidecar.py`), which clients cannot name.
 On a memory filesystem nothing here sleeps. On a disk the store is `blocking`: workers call it, except for reads of what the
 page cache holds, which RWF_NOWAIT serves at once. Created, renamed and removed names are durable on return, data after a
-commit or a stable write.
-Memory: payload lands in and is sent from a pool of pages; `preadv` and `pwritev` are the only copies.
+commit or a stable write. What is done to one object is in `directory_files.py` and
+`directory_space.py`; here are the names.
 """
 
 import contextlib
 import errno
 import os
-import resource
-import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator
 from typing import Final
 
-from iov.extract import extract_segments
-from iov.iov_iter import Direction, IovIter
-from iov.pool import BufferPool, Lease
-from iov.probe import Probe
-from servers.stores.base import (
-    PERMISSIONS,
-    SIZE_MAX,
-    Lent,
-    Store,
-    check_attributes,
-    check_name,
-    check_range,
-    check_steps,
-    fail,
-)  # fmt: skip
-from servers.stores.descriptors import Descriptor
-from servers.stores.handles import Node, Tree, raw_name
-from servers.stores.journal import Entry, write_all
-from servers.stores.sidecar import SIDECAR_NAME, Sidecar
-from servers.stores.syscalls import Statx, is_memory, list_names, require_linux
-from transport.base import FileRange, Landing
-from transport.messages import Attr, DirEntry, EntryReply, FileType, Handle, Setattr, Step, StepKind
+from servers.stores.base import PERMISSIONS, check_flags, check_name, check_target, fail
+from servers.stores.directory_files import reading
+from servers.stores.directory_space import DirectorySpace
+from servers.stores.handles import Node, anchor, raw_name
+from servers.stores.syscalls import Statx, list_names, rename_beneath
+from transport.messages import DirEntry, EntryReply, FileType, Handle, RenameFlag
 
 __all__ = ["DirectoryStore"]
 
-POOL_SLOT: Final = 1 << 20
-POOL_SLOTS: Final = 64
-MAX_OPEN: Final = 8192
-SENDFILE_MIN: Final = 64 << 10
-"""A read of so many bytes of a file in memory is lent as a range of the file, which the kernel sends without our touching it."""
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(slots=True)
-class _Landing(Landing):
-    lease: Lease = field(kw_only=True)
-
-
-class DirectoryStore(Store):
+class DirectoryStore(DirectorySpace):
     """A folder. max_open: descriptors kept, by default half of what the process may have.
 
     Raises: ENOENT, ENOTDIR, EACCES; EBUSY when another server has the folder; ENOTSUP outside Linux.
     """
-
-    def __init__(
-        self, path: str | os.PathLike[str], probe: Probe, *, read_only: bool = False, max_open: int | None = None
-    ) -> None:
-        require_linux()
-        if max_open is None:
-            max_open = min(MAX_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-        self.read_only = read_only
-        self._probe = probe
-        self._pool = BufferPool(probe, POOL_SLOT, POOL_SLOTS)
-        self._pool_lock = threading.Lock()
-        root_fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.blocking = not is_memory(root_fd)
-        try:
-            self._sidecar = Sidecar(root_fd, read_only=read_only, durable=self.blocking, capacity=max(8, max_open // 4))
-        except BaseException:
-            os.close(root_fd)
-            raise
-        self.verifier = self._sidecar.verifier
-        self._minted = self.verifier << 32
-        self._tree = Tree(root_fd, max_open - max_open // 4, None if read_only else self._mint)
-        self._sidecar.settle(self._cut)
-
-    # ---- objects
 
     def root(self) -> EntryReply:
         return EntryReply(self._tree.root.handle, self.getattr(self._tree.root.handle))
@@ -96,26 +42,6 @@ class DirectoryStore(Store):
             if self._is_ours(node, raw):
                 raise fail(errno.ENOENT, name)
             return self._entry(*self._tree.look(node, fd, raw))
-
-    def getattr(self, handle: Handle) -> Attr:
-        node = self._tree.node(handle)
-        return self._attr(node, self._tree.statx(node))
-
-    def setattr(self, change: Setattr) -> Attr:
-        self._check_writable()
-        check_attributes(change)
-        node = self._tree.node(change.handle)
-        with self._tree.anchored(node) as path:
-            if change.uid is not None or change.gid is not None:
-                os.chown(path, -1 if change.uid is None else change.uid, -1 if change.gid is None else change.gid)
-            if change.mode is not None:  # behind chown, which clears the set-id bits
-                os.chmod(path, change.mode & PERMISSIONS)
-            if change.atime_ns is not None or change.mtime_ns is not None:
-                now = os.stat(path)
-                atime_ns = now.st_atime_ns if change.atime_ns is None else change.atime_ns
-                os.utime(path, ns=(atime_ns, now.st_mtime_ns if change.mtime_ns is None else change.mtime_ns))
-        node.changes += 1
-        return self.getattr(change.handle)
 
     def create(self, parent: Handle, name: str, mode: int, *, exclusive: bool) -> EntryReply:
         self._check_writable()
@@ -146,117 +72,6 @@ class DirectoryStore(Store):
             self._changed(node, fd)
             return self._entry(child, seen)
 
-    def open(self, handle: Handle, *, write: bool) -> Attr:
-        if write:
-            self._check_writable()
-        held = self._tree.file(handle, write=write)
-        self._tree.let_go(held)
-        return self.getattr(handle)
-
-    # ---- data
-
-    def read_source(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Lent:
-        check_range(pos, length)
-        held = self._pin(handle, aux=aux, write=False)
-        if held is None:
-            return Lent(None, 0, eof=True)
-        if length >= SENDFILE_MIN and not self.blocking:
-            left = os.fstat(held.fd).st_size - pos
-            if left >= SENDFILE_MIN:  # the descriptor stays pinned until the range is sent
-                count = min(left, length)
-                return Lent(FileRange(held.fd, pos, count), count, left <= length, partial(self._unpin, held, aux=aux))
-        try:
-            lent = self._read(held.fd, pos, length, 0)
-        finally:
-            self._unpin(held, aux=aux)
-        assert lent is not None
-        return lent
-
-    def try_read_source(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Lent | None:
-        if not self.blocking:
-            return self.read_source(handle, pos, length, aux=aux)
-        check_range(pos, length)
-        held = self._sidecar.opened(handle) if aux else self._tree.opened(handle)
-        if held is None:
-            return None
-        try:
-            return self._read(held.fd, pos, length, os.RWF_NOWAIT)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
-                return None
-            raise
-        finally:
-            self._unpin(held, aux=aux)
-
-    def _read(self, fd: int, pos: int, length: int, flags: int) -> Lent | None:
-        """Read into the pool, one byte more than asked: whether it is there tells the end of the file without another call."""
-        if pos + length >= SIZE_MAX:  # the kernel refuses to ask for what no file can have
-            length = max(SIZE_MAX - 1 - pos, 0)
-        with self._pool_lock:
-            lease = self._pool.get(length)
-        try:
-            got = os.preadv(fd, [lease.view_with_tail(1)], pos, flags) if pos < SIZE_MAX else 0
-        except BaseException:
-            self._put_back(lease)
-            raise
-        if got > length:
-            return Lent(IovIter.ubuf(Direction.SOURCE, lease.view), length, False, partial(self._put_back, lease))
-        if flags and pos + got < os.fstat(fd).st_size:  # the page cache ended, not the file
-            self._put_back(lease)
-            return None
-        if not got:
-            self._put_back(lease)
-            return Lent(None, 0, eof=True)
-        return Lent(IovIter.ubuf(Direction.SOURCE, lease.view[:got]), got, True, partial(self._put_back, lease))
-
-    def write_landing(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Landing:
-        self._check_writable()
-        check_range(pos, length, write=True)
-        self._tree.file_node(handle)
-        with self._pool_lock:
-            lease = self._pool.get(length)
-        return _Landing(IovIter.ubuf(Direction.DEST, lease.view), partial(self._put_back, lease), lease=lease)
-
-    def write(self, handle: Handle, pos: int, landing: Landing, *, stable: bool, aux: bool = False) -> int:
-        assert isinstance(landing, _Landing)
-        try:
-            held = self._pin(handle, aux=aux, write=True)
-            assert held is not None
-            try:
-                count = write_all(held.fd, [landing.lease.view], pos)
-                if stable and self.blocking:
-                    os.fdatasync(held.fd)
-            finally:
-                self._unpin(held, aux=aux)
-            if not aux:
-                self._tree.node(handle).changes += 1
-            return count
-        finally:
-            self._put_back(landing.lease)
-
-    def commit(self, handle: Handle) -> None:
-        for aux in (False, True):
-            held = self._pin(handle, aux=aux, write=False)
-            if held is not None:
-                try:
-                    if self.blocking:
-                        os.fsync(held.fd)
-                finally:
-                    self._unpin(held, aux=aux)
-
-    def truncate(self, handle: Handle, size: int) -> Attr:
-        self._check_writable()
-        check_range(size, 0, write=True)
-        held = self._tree.file(handle, write=True)
-        try:
-            os.ftruncate(held.fd, size)
-        finally:
-            self._tree.let_go(held)
-        self._tree.node(handle).changes += 1
-        return self.getattr(handle)
-
-    # ---- names
-
     def mkdir(self, parent: Handle, name: str, mode: int) -> EntryReply:
         self._check_writable()
         check_name(name)
@@ -267,15 +82,15 @@ class DirectoryStore(Store):
             os.mkdir(raw, mode & PERMISSIONS, dir_fd=fd)
             child, seen = self._tree.look(node, fd, raw)
             if seen.mode & 0o777 != mode & 0o777:
-                with self._tree.anchored(child) as path:
-                    os.chmod(path, seen.mode & ~0o777 | mode & PERMISSIONS)
+                with self._tree.held(child) as made:
+                    os.chmod(anchor(made), seen.mode & ~0o777 | mode & PERMISSIONS)
                 child, seen = self._tree.look(node, fd, raw)
             self._changed(node, fd)
             return self._entry(child, seen)
 
     def readdir(self, handle: Handle, cookie: int, count: int) -> tuple[list[DirEntry], bool]:
         listed: list[DirEntry] = []
-        with self._tree.directory(handle) as (node, fd), _reading(fd) as listing:
+        with self._tree.directory(handle) as (node, fd), reading(fd) as listing:
             for raw, behind in list_names(listing, cookie):
                 if self._is_ours(node, raw):
                     continue
@@ -296,7 +111,7 @@ class DirectoryStore(Store):
                 raise fail(errno.EISDIR, name)
             os.unlink(raw, dir_fd=fd)
             self._changed(node, fd)
-            self._gone(child, seen)
+            self._gone(child, seen, node, raw)
 
     def rmdir(self, parent: Handle, name: str) -> None:
         with self._removing(parent, name) as (node, fd, raw, child, _):
@@ -304,28 +119,78 @@ class DirectoryStore(Store):
             self._changed(node, fd)
             self._tree.forget(child)
 
-    def rename(self, parent: Handle, name: str, new_parent: Handle, new_name: str) -> None:
+    def rename(self, parent: Handle, name: str, new_parent: Handle, new_name: str, flags: RenameFlag = RenameFlag.NONE) -> None:
+        check_flags(flags)
         check_name(new_name)
         raw_new = raw_name(new_name)
         with self._removing(parent, name) as (node, fd, raw, child, seen), self._tree.directory(new_parent) as (target, new_fd):
             if self._is_ours(target, raw_new):
-                raise fail(errno.EACCES, new_name)
+                raise fail(errno.EEXIST if flags else errno.EACCES, new_name)
             try:
                 replaced, replaced_seen = self._tree.look(target, new_fd, raw_new)
             except FileNotFoundError:
                 replaced, replaced_seen = None, seen
-            if replaced is child:
+            if replaced is child and not flags & RenameFlag.NOREPLACE:
                 return
-            os.rename(raw, raw_new, src_dir_fd=fd, dst_dir_fd=new_fd)
+            rename_beneath(fd, raw, new_fd, raw_new, flags)
             self._tree.moved(child, target, raw_new)
             child.changes += 1
             self._changed(target, new_fd)
             if target is not node:
                 self._changed(node, fd)
-            if replaced is not None and replaced.type is FileType.DIRECTORY:
+            if replaced is None:
+                return
+            if flags & RenameFlag.EXCHANGE:
+                self._tree.moved(replaced, node, raw)
+                replaced.changes += 1
+            elif replaced.type is FileType.DIRECTORY:
                 self._tree.forget(replaced)
-            elif replaced is not None:
-                self._gone(replaced, replaced_seen)
+            else:
+                self._gone(replaced, replaced_seen, target, raw_new)
+
+    def link(self, handle: Handle, parent: Handle, name: str) -> EntryReply:
+        self._check_writable()
+        check_name(name)
+        raw = raw_name(name)
+        child = self._tree.node(handle)
+        with self._tree.names, self._tree.directory(parent) as (node, fd):
+            if self._is_ours(node, raw):
+                raise fail(errno.EACCES, name)
+            if child.type is FileType.DIRECTORY:
+                raise fail(errno.EPERM if not self._exists(fd, raw) else errno.EEXIST, name)
+            with self._tree.held(child) as held:
+                # The path leads to this very object, a symlink included, and not on.
+                os.link(anchor(held), raw, dst_dir_fd=fd, follow_symlinks=True)
+            child.changes += 1
+            self._changed(node, fd)
+            return self._entry(*self._tree.look(node, fd, raw))
+
+    def symlink(self, parent: Handle, name: str, target: bytes) -> EntryReply:
+        self._check_writable()
+        check_name(name)
+        check_target(target)
+        raw = raw_name(name)
+        with self._tree.directory(parent) as (node, fd):
+            if self._is_ours(node, raw):
+                raise fail(errno.EACCES, name)
+            os.symlink(target, raw, dir_fd=fd)
+            self._changed(node, fd)
+            return self._entry(*self._tree.look(node, fd, raw))
+
+    def readlink(self, handle: Handle) -> bytes:
+        node = self._tree.node(handle)
+        if node.type is not FileType.SYMLINK:
+            raise fail(errno.EINVAL)
+        with self._tree.held(node) as fd:
+            return os.readlink(b"", dir_fd=fd)
+
+    @staticmethod
+    def _exists(fd: int, raw: bytes) -> bool:
+        try:
+            os.lstat(raw, dir_fd=fd)
+        except FileNotFoundError:
+            return False
+        return True
 
     @contextlib.contextmanager
     def _removing(self, parent: Handle, name: str) -> Iterator[tuple[Node, int, bytes, Node, Statx]]:
@@ -338,145 +203,11 @@ class DirectoryStore(Store):
                 raise fail(errno.ENOENT, name)
             yield node, fd, raw, *self._tree.look(node, fd, raw)
 
-    def _gone(self, child: Node, seen: Statx) -> None:
-        """Forget a file with its last name; with names left, its handle waits for the next look at one of them."""
-        if seen.nlink <= 1:
+    def _gone(self, child: Node, seen: Statx, parent: Node, raw: bytes) -> None:
+        """Forget a file with its last name; with names left it is known by one of them."""
+        if seen.nlink > 1:
+            self._tree.lost_name(child, parent, raw)
+        else:
             self._tree.forget(child)
             if child.type is FileType.FILE:
                 self._sidecar.forget(child.handle)
-
-    # ---- records
-
-    def record_get(self, handle: Handle) -> tuple[bytes, int]:
-        self._tree.file_node(handle)
-        self._sidecar.settle(self._cut)
-        return self._sidecar.record(handle)
-
-    def transact(
-        self, asserts: Sequence[tuple[Handle, int]], verifier: int, steps: Sequence[Step], payload: IovIter | None
-    ) -> list[int]:
-        self._check_writable()
-        if verifier not in (0, self.verifier):
-            raise OSError(errno.ESTALE, "the unstable writes were made in another boot")
-        for handle in [*(handle for handle, _ in asserts), *(step.handle for step in steps)]:
-            self._tree.statx(self._tree.file_node(handle))
-        check_steps(steps, payload)
-        with self._sidecar.lock:
-            self._sidecar.settle(self._cut)
-            generations = {handle: self._sidecar.record(handle)[1] for handle, _ in asserts}
-            if any(generations[handle] != generation for handle, generation in asserts):
-                raise OSError(errno.EAGAIN, "a record has moved")
-            entries = self._plan(steps, payload, generations)
-            if self.blocking:
-                for handle in dict.fromkeys([*generations, *(step.handle for step in steps)]):
-                    self._sync_data(handle)
-            self._sidecar.commit(entries, self._cut, self._reached)
-        return [generations[handle] for handle, _ in asserts]
-
-    def _plan(self, steps: Sequence[Step], payload: IovIter | None, generations: dict[Handle, int]) -> list[Entry]:
-        """Turn steps into entries that say what is to be there; `generations` becomes what they will be."""
-        entries = []
-        for step in steps:
-            if step.kind is StepKind.RECORD_PUT:
-                before = generations[step.handle] if step.handle in generations else self._sidecar.record(step.handle)[1]
-                generations[step.handle] = before + 1
-            elif step.kind is StepKind.TRUNCATE:
-                self._tree.let_go(self._tree.file(step.handle, write=True))
-            views = extract_segments(payload, step.length) if payload is not None and step.length else []
-            path = self._tree.node(step.handle).path() if step.kind is StepKind.TRUNCATE else b""
-            generation = generations.get(step.handle, 0)
-            entries.append(Entry(step.kind, step.handle, step.pos, views, step.record, generation, path))
-        return entries
-
-    def _cut(self, entry: Entry) -> None:
-        """Apply a cut of data; at a start the file is looked up by its path, and left alone when it is no longer there."""
-        try:
-            if not self._tree.knows(entry.handle):
-                self._walk(entry.path)
-            held = self._tree.file(entry.handle, write=True)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
-                return
-            raise
-        try:
-            os.ftruncate(held.fd, entry.pos)
-            if self.blocking:
-                os.fsync(held.fd)
-        finally:
-            self._tree.let_go(held)
-        self._tree.node(entry.handle).changes += 1
-
-    def _walk(self, path: bytes) -> None:
-        parent = self._tree.root.handle
-        for name in path.split(b"/"):
-            with self._tree.directory(parent) as (node, fd):
-                parent = self._tree.look(node, fd, name)[0].handle
-
-    def _sync_data(self, handle: Handle) -> None:
-        held = self._tree.file(handle, write=False)
-        try:
-            os.fdatasync(held.fd)
-        finally:
-            self._tree.let_go(held)
-
-    def close(self) -> None:
-        self._pool.close()
-        self._sidecar.close()
-        self._tree.close()
-
-    # ---- inside
-
-    def _pin(self, handle: Handle, *, aux: bool, write: bool) -> Descriptor | None:
-        if not aux:
-            return self._tree.file(handle, write=write)
-        self._tree.file_node(handle)
-        self._sidecar.settle(self._cut)
-        return self._sidecar.aux(handle, create=write)
-
-    def _unpin(self, held: Descriptor, *, aux: bool) -> None:
-        if aux:
-            self._sidecar.let_go(held)
-        else:
-            self._tree.let_go(held)
-
-    def _put_back(self, lease: Lease) -> None:
-        with self._pool_lock:
-            lease.release()
-
-    def _attr(self, node: Node, seen: Statx) -> Attr:
-        return seen.attr(node.changes, sealed=self._sidecar.is_recorded(node.handle))
-
-    def _entry(self, node: Node, seen: Statx) -> EntryReply:
-        return EntryReply(node.handle, self._attr(node, seen))
-
-    def _is_ours(self, node: Node, raw: bytes) -> bool:
-        return node.parent is None and raw == SIDECAR_NAME
-
-    def _check_writable(self) -> None:
-        if self.read_only:
-            raise fail(errno.EROFS)
-
-    def _changed(self, node: Node, fd: int) -> None:
-        """Note that the names in a directory changed, and make that durable."""
-        node.changes += 1
-        if self.blocking:
-            with _reading(fd) as readable:
-                os.fsync(readable)
-
-    def _mint(self) -> int:
-        with self._pool_lock:
-            self._minted += 1
-            return self._minted
-
-    def _reached(self, step: str) -> None:
-        self._probe.emit("transact", step)
-
-
-@contextlib.contextmanager
-def _reading(fd: int) -> Iterator[int]:
-    """Open for reading the directory an O_PATH descriptor stands for."""
-    readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-    try:
-        yield readable
-    finally:
-        os.close(readable)

@@ -68,6 +68,35 @@ class Extents:
         if size < old:
             self._scrub(size, old)
 
+    def punch(self, start: int, end: int) -> None:
+        """Make [start, end) read as zeros, giving back whole chunks; landings in flight are left alone."""
+        end = min(end, self.size)
+        if start >= end:
+            return
+        held = self._held()
+        first, last = (start + _OFF_MASK) >> SHIFT, end >> SHIFT
+        for index in [i for i in self.chunks if first <= i < last and i not in held]:
+            del self.chunks[index]
+        self._wipe(start, end)
+
+    def data_from(self, pos: int) -> int | None:
+        """Return where the next data is at or behind `pos`, in grains of a chunk; None when there is none."""
+        if pos >= self.size:
+            return None
+        if pos >> SHIFT in self.chunks:
+            return pos
+        index = min((i for i in self.chunks if i > pos >> SHIFT), default=None)
+        return None if index is None or index << SHIFT >= self.size else index << SHIFT
+
+    def hole_from(self, pos: int) -> int | None:
+        """Return where the next hole is at or behind `pos`: at the latest at the end; None when `pos` is not in the file."""
+        if pos >= self.size:
+            return None
+        index = pos >> SHIFT
+        while index in self.chunks:
+            index += 1
+        return min(max(pos, index << SHIFT), self.size)
+
     def _chunk(self, index: int, *, whole: bool) -> memoryview:
         chunk = self.chunks.get(index)
         if chunk is None:
@@ -83,10 +112,19 @@ class Extents:
         if start >= end:
             return
         first = max((self.size + _OFF_MASK) >> SHIFT, start >> SHIFT)  # nothing of this chunk or a later one is content
-        held = {i for span in self.spans for i in range(span[0] >> SHIFT, ((span[1] - 1) >> SHIFT) + 1)}
+        held = self._held()
         last = (end - 1) >> SHIFT
         for index in [i for i in self.chunks if first <= i <= last and i not in held]:
             del self.chunks[index]
+        self._wipe(start, end)
+
+    def _held(self) -> set[int]:
+        """Return the chunks that landings in flight touch."""
+        return {i for span in self.spans for i in range(span[0] >> SHIFT, ((span[1] - 1) >> SHIFT) + 1)}
+
+    def _wipe(self, start: int, end: int) -> None:
+        """Zero what chunks have of [start, end)."""
+        last = (end - 1) >> SHIFT
         for index in sorted(i for i in self.chunks if start >> SHIFT <= i <= last):
             base = index << SHIFT
             for low, high in self._idle(max(start, base), min(end, base + CHUNK)):

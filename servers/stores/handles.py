@@ -27,9 +27,10 @@ from servers.stores.descriptors import Descriptor, Descriptors
 from servers.stores.syscalls import Statx, open_beneath, statx
 from transport.messages import FileType, Handle
 
-__all__ = ["Node", "Tree", "raw_name"]
+__all__ = ["Node", "Tree", "anchor", "raw_name"]
 
 ID_ATTRIBUTE: Final = "user.netfs.id"
+_MAX_PLACES: Final = 8
 _HANDLE: Final = struct.Struct("<QQq")
 _ID: Final = struct.Struct("<q")
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
@@ -46,6 +47,11 @@ def raw_name(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
+def anchor(fd: int) -> str:
+    """Return a path of what a descriptor stands for, for calls that take none; it leads on when that is a symlink."""
+    return f"/proc/self/fd/{fd}"
+
+
 @dataclass(slots=True, eq=False)
 class Node:
     """An object that has a handle. changes: made through this server."""
@@ -55,6 +61,13 @@ class Node:
     parent: "Node | None"
     name: bytes
     changes: int = 0
+    others: "list[tuple[Node, bytes]] | None" = None
+    """More names of a file that has several, the one seen last at the end."""
+
+    def remember(self, parent: "Node", name: bytes) -> None:
+        """Keep a place where the object was seen, for when it loses the one it is known by."""
+        kept = [place for place in self.others or () if place[0] is not parent or place[1] != name]
+        self.others = [*kept[1 - _MAX_PLACES :], (parent, name)]
 
     def path(self) -> bytes:
         """Return the path from the root, for messages and the journal."""
@@ -113,6 +126,8 @@ class Tree:
                 if node is None:
                     node = self._nodes[handle] = Node(handle, found.type, parent, name)
                 elif (node.parent is not parent or node.name != name) and not _is_within(parent, node):
+                    if found.nlink > 1 and node.parent is not None and node.type is not FileType.DIRECTORY:
+                        node.remember(node.parent, node.name)
                     node.parent, node.name = parent, name
                 return node, found
 
@@ -121,6 +136,14 @@ class Tree:
         with self._table:
             self._moves += 1
             node.parent, node.name = parent, name
+
+    def lost_name(self, node: Node, parent: Node, name: bytes) -> None:
+        """Note that an object lost one of its names and has others left, of which we may know some."""
+        with self._table:
+            self._moves += 1
+            node.others = [place for place in node.others or () if place[0] is not parent or place[1] != name]
+            if node.parent is parent and node.name == name and node.others:
+                node.parent, node.name = node.others.pop()
 
     def forget(self, node: Node) -> None:
         """Note that an object is gone."""
@@ -131,6 +154,11 @@ class Tree:
         self._directories.drop(node.handle)
 
     # ---- descriptors
+
+    @property
+    def root_fd(self) -> int:
+        """The export's root, as O_PATH."""
+        return self._root_descriptor.fd
 
     @contextmanager
     def directory(self, handle: Handle) -> Iterator[tuple[Node, int]]:
@@ -173,16 +201,11 @@ class Tree:
         self._files.unpin(descriptor)
 
     @contextmanager
-    def anchored(self, node: Node) -> Iterator[str]:
-        """Yield a path that names this very object, whatever happens to its name, for calls that take no descriptor.
-
-        Raises: ESTALE; ELOOP for a symlink, behind which such calls would go.
-        """
-        if node.type is FileType.SYMLINK:
-            raise fail(errno.ELOOP)
+    def held(self, node: Node) -> Iterator[int]:
+        """Open an object of any kind, without rights to its content, for the length of a block. Raises: ESTALE."""
         fd = os.dup(self._root_descriptor.fd) if node.parent is None else self._settled(lambda: self._open(node, os.O_PATH))
         try:
-            yield f"/proc/self/fd/{fd}"
+            yield fd
         finally:
             os.close(fd)
 
@@ -289,7 +312,7 @@ class Tree:
 
     def _identify(self, fd: int, found: Statx) -> Handle:
         if found.birth_ns is None:
-            found.birth_ns = self._stamp(f"/proc/self/fd/{fd}", found.type)
+            found.birth_ns = self._stamp(anchor(fd), found.type)
         return self._handle(found)
 
     def _stamp(self, path: str, kind: FileType) -> int:

@@ -1,7 +1,7 @@
-"""Trio shell. The Linux calls Python lacks, through ctypes: statx, openat2, getdents64, and the type of a filesystem.
+"""Trio shell. The Linux calls Python lacks, through ctypes: statx, openat2, getdents64, renameat2, fallocate and their like.
 
 Every call raises `OSError`. Names are bytes, one component each. Owns no memory.
-Follows statx(2), openat2(2), getdents(2), statfs(2).
+Follows statx(2), openat2(2), getdents(2), statfs(2), renameat2(2), fallocate(2), utimensat(2), chown(2).
 """
 
 import ctypes
@@ -18,7 +18,10 @@ from typing import Final
 from servers.stores.base import fail
 from transport.messages import Attr, FileType
 
-__all__ = ["Statx", "is_memory", "list_names", "open_beneath", "require_linux", "statx"]
+__all__ = [
+    "FALLOC_KEEP_SIZE", "FALLOC_PUNCH_HOLE", "Statx", "change_owner", "fallocate", "is_memory", "list_names", "open_beneath",
+    "rename_beneath", "require_linux", "set_times", "statx",
+]  # fmt: skip
 
 AT_FDCWD: Final = -100
 AT_EMPTY_PATH: Final = 0x1000
@@ -29,12 +32,17 @@ SYS_OPENAT2: Final = 437  # the same number on every architecture
 RESOLVE_NO_MAGICLINKS: Final = 0x02
 RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
+UTIME_NOW: Final = (1 << 30) - 1
+UTIME_OMIT: Final = (1 << 30) - 2
+FALLOC_KEEP_SIZE: Final = 1
+FALLOC_PUNCH_HOLE: Final = 2
 TMPFS_MAGIC: Final = 0x01021994
 RAMFS_MAGIC: Final = 0x858458F6
 _STATX_SIZE: Final = 256
 # mask blksize attributes nlink uid gid mode - ino size blocks attributes_mask, four times (s, ns, -), rdev, dev
 _STATX: Final = struct.Struct("=2IQ3I2H4Q" + 4 * "qIi" + "4I")
 _OPEN_HOW: Final = struct.Struct("=3Q")
+_TIMES: Final = struct.Struct("@4l")
 _DIRENT: Final = struct.Struct("=QqHB")
 _DIRENT_BUFFER: Final = 1 << 15
 _GIVE_UP_AFTER: Final = 16
@@ -83,6 +91,10 @@ def _libc() -> ctypes.CDLL:
     libc.getdents64.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
     libc.getdents64.restype = ctypes.c_ssize_t
     libc.fstatfs.argtypes = (ctypes.c_int, ctypes.c_char_p)
+    libc.renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    libc.utimensat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int)
+    libc.fchownat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_int)
     return libc
 
 
@@ -154,6 +166,41 @@ def list_names(fd: int, cookie: int) -> Iterator[tuple[bytes, int]]:
             off += record_length
             if name not in (b".", b".."):
                 yield name, behind
+
+
+def rename_beneath(fd: int, name: bytes, new_fd: int, new_name: bytes, flags: int) -> None:
+    """Rename with the flags of renameat2, of which RENAME_NOREPLACE is 1 and RENAME_EXCHANGE 2."""
+    if _libc().renameat2(fd, name, new_fd, new_name, flags):
+        raise fail(ctypes.get_errno())
+
+
+def fallocate(fd: int, mode: int, pos: int, length: int) -> None:
+    """Allocate a range, or with FALLOC_PUNCH_HOLE give it back."""
+    while _libc().fallocate(fd, mode, pos, length):
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise fail(code)
+
+
+def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None, now: int) -> None:
+    """Set times of what a descriptor stands for, an O_PATH one of a symlink included. None: left; `now`: the kernel's clock."""
+    times: list[int] = []
+    for moment in (atime_ns, mtime_ns):
+        if moment is None:
+            times += (0, UTIME_OMIT)
+        elif moment == now:
+            times += (0, UTIME_NOW)
+        else:
+            times += divmod(moment, 1_000_000_000)
+    if _libc().utimensat(fd, b"", _TIMES.pack(*times), AT_EMPTY_PATH):
+        raise fail(ctypes.get_errno())
+
+
+def change_owner(fd: int, uid: int | None, gid: int | None) -> None:
+    """Change the owner of what a descriptor stands for, an O_PATH one of a symlink included. None: left."""
+    nobody = 0xFFFFFFFF
+    if _libc().fchownat(fd, b"", nobody if uid is None else uid, nobody if gid is None else gid, AT_EMPTY_PATH):
+        raise fail(ctypes.get_errno())
 
 
 def is_memory(fd: int) -> bool:

@@ -103,7 +103,7 @@ def opened(kind: str, probe: Probe) -> Iterator[Store]:
     in_memory = kind == "sleeping" and os.access(MEMORY, os.W_OK)
     with tempfile.TemporaryDirectory(dir=MEMORY if in_memory else None) as folder_name:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("servers.stores.directory.is_memory", lambda _: kind == "folder")
+            patch.setattr("servers.stores.directory_files.is_memory", lambda _: kind == "folder")
             store = DirectoryStore(folder_name, probe)
         yield store
         store.close()

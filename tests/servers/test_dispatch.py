@@ -71,7 +71,7 @@ class Broken(MemoryStore):
     def getattr(self, handle: Handle) -> Attr:
         raise KeyError(handle)
 
-    def read_source(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Lent:
+    def read_source(self, handle: Handle, pos: int, length: int, *, aux: bool = False, ranges: bool = True) -> Lent:
         raise ZeroDivisionError
 
     def write_landing(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Landing:

@@ -13,29 +13,46 @@ from tests.conformance.store_words import KINDS, opened
 from transport.base import Reply
 from transport.env import system_env
 from transport.messages import (
+    Allocate,
     AuxRead,
     AuxWrite,
     Commit,
+    Compound,
+    CompoundStep,
+    CopyRange,
     Create,
     Getattr,
     Handle,
+    Link,
     Lookup,
     Mkdir,
     Open,
+    Punch,
     Read,
     Readdir,
+    Readlink,
     RecordGet,
     Rename,
+    RenameFlag,
     Request,
     Rmdir,
+    Seek,
     Setattr,
+    Statfs,
     Step,
     StepKind,
+    Symlink,
     Transact,
     Truncate,
     Unlink,
+    Whence,
     Write,
-)
+    XattrGet,
+    XattrList,
+    XattrMode,
+    XattrRemove,
+    XattrSet,
+)  # fmt: skip
 
 SIZE = st.one_of(st.sampled_from([0, 1, 4095, 4096, 1 << 20, 1 << 32, (1 << 63) - 1]), st.integers(0, (1 << 63) - 1))
 TIME = st.none() | st.integers(-(1 << 63), (1 << 63) - 1)
@@ -48,13 +65,22 @@ HANDLE = st.one_of(st.integers(0, 3), st.binary(max_size=64))
 """A number stands for one of the handles that exist."""
 
 
+XATTR = st.sampled_from(["user.a", "user.netfs.id", "user.", "x", "security.x", "user.\0", "", "user." + "y" * 300])
+
+
 def requests() -> st.SearchStrategy[Request]:
+    single = single_requests()
+    step = st.builds(CompoundStep, single, st.sampled_from([0, 0, 0, 3]))
+    return st.one_of(single, st.builds(Compound, st.lists(step, max_size=6)))
+
+
+def single_requests() -> st.SearchStrategy[Request]:
     handle = HANDLE.map(lambda value: Handle(value if isinstance(value, bytes) else b"#%d" % value))
     step = st.builds(Step, st.sampled_from(StepKind), handle, SIZE, SIZE | st.just(3), st.binary(max_size=9))
     return st.one_of(
         st.builds(Lookup, handle, NAME),
         st.builds(Getattr, handle),
-        st.builds(Setattr, handle, st.none() | U32, st.none() | U32, st.none() | U32, TIME, TIME),
+        st.builds(Setattr, handle, st.none() | U32, st.none() | U32, st.none() | U32, TIME, TIME, st.none() | SIZE),
         st.builds(Create, handle, NAME, U32, st.booleans()),
         st.builds(Open, handle, st.booleans()),
         st.builds(Read, handle, SIZE, SIZE),
@@ -65,7 +91,19 @@ def requests() -> st.SearchStrategy[Request]:
         st.builds(Readdir, handle, SIZE, U32),
         st.builds(Unlink, handle, NAME),
         st.builds(Rmdir, handle, NAME),
-        st.builds(Rename, handle, NAME, handle, NAME),
+        st.builds(Rename, handle, NAME, handle, NAME, st.sampled_from([RenameFlag(number) for number in range(4)])),
+        st.builds(Link, handle, handle, NAME),
+        st.builds(Symlink, handle, NAME, st.binary(max_size=9)),
+        st.builds(Readlink, handle),
+        st.builds(Allocate, handle, st.integers(0, 1 << 20), st.integers(0, 1 << 20) | st.just((1 << 63) - 1), st.booleans()),
+        st.builds(Punch, handle, SIZE, SIZE),
+        st.builds(Seek, handle, SIZE, st.sampled_from(Whence)),
+        st.builds(CopyRange, handle, SIZE, handle, SIZE, SIZE),
+        st.builds(XattrGet, handle, XATTR),
+        st.builds(XattrSet, handle, XATTR, st.binary(max_size=9), st.sampled_from(XattrMode)),
+        st.builds(XattrList, handle),
+        st.builds(XattrRemove, handle, XATTR),
+        st.builds(Statfs, handle),
         st.builds(AuxRead, handle, SIZE, SIZE),
         st.builds(AuxWrite, handle, SIZE),
         st.builds(RecordGet, handle),
@@ -84,13 +122,16 @@ def real(request: Request, handles: list[Handle]) -> Request:
     def known(handle: Handle) -> Handle:
         return handles[int(handle[1:])] if handle[:1] == b"#" and handle[1:].isdigit() and int(handle[1:]) < 4 else handle
 
-    if isinstance(request, Transact):
+    if isinstance(request, Compound):
+        for part in request.steps:
+            real(part.request, handles)
+    elif isinstance(request, Transact):
         request.asserts = [(known(handle), generation) for handle, generation in request.asserts]
         for step in request.steps:
             step.handle = known(step.handle)
     else:
-        for field in ("handle", "parent", "new_parent"):
-            if hasattr(request, field):
+        for field in ("handle", "parent", "new_parent", "target"):
+            if hasattr(request, field) and not (isinstance(request, Symlink) and field == "target"):
                 setattr(request, field, known(getattr(request, field)))
     return request
 

@@ -11,21 +11,41 @@ from transport.base import Landing, Reply
 from transport.messages import (
     AuxRead,
     Commit,
+    Compound,
+    CompoundStep,
     Getattr,
     Handle,
+    Lease,
+    LeaseKind,
+    LeaseReturn,
+    Lock,
+    LockKind,
+    LockTest,
     Lookup,
     Mount,
     Open,
     Ping,
     Read,
     Readdir,
+    Readlink,
     RecordGet,
     Request,
-)
+    Seek,
+    Statfs,
+    Unlink,
+    Unlock,
+    Whence,
+    XattrGet,
+    XattrList,
+)  # fmt: skip
 
 H = Handle(b"h")
 READS: tuple[Request, ...] = (
     Ping(), Mount(), Lookup(H, "n"), Getattr(H), Open(H), Read(H, 0, 1), Readdir(H), AuxRead(H, 0, 1), RecordGet(H), Commit(H),
+    Readlink(H), Seek(H, 0, Whence.DATA), XattrGet(H, "user.a"), XattrList(H), Statfs(H), LockTest(H, 1, LockKind.WRITE, 0, 0),
+    Lock(H, 1, LockKind.READ, 0, 0), Unlock(H, 1, 0, 0), Lease(H, LeaseKind.READ | LeaseKind.HANDLE),
+    LeaseReturn(H, LeaseKind.NONE, 1),
+    Compound([CompoundStep(Lookup(H, "n")), CompoundStep(Getattr(H))]),
 )  # fmt: skip
 
 
@@ -67,7 +87,17 @@ def test_everything_else_is_refused(kind: type[Request]) -> None:
     assert not behind.asked
 
 
-def test_opening_to_write_is_refused() -> None:
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Open(H, write=True),
+        Lock(H, 1, LockKind.WRITE, 0, 0),
+        Lease(H, LeaseKind.READ | LeaseKind.WRITE),
+        Compound([CompoundStep(Getattr(H)), CompoundStep(Unlink(H, "n"))]),
+        Compound([CompoundStep(Open(H, write=True))]),
+    ],
+)
+def test_reading_that_is_to_write_is_refused(request_: Request) -> None:
     behind = Behind()
-    assert ReadOnly(behind).handle(Open(H, write=True), None) == Reply(errno.EROFS)
+    assert ReadOnly(behind).handle(request_, None) == Reply(errno.EROFS)
     assert not behind.asked

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="the directory
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test waits for a disk."""
-    monkeypatch.setattr("servers.stores.directory.is_memory", lambda _: True)
+    monkeypatch.setattr("servers.stores.directory_files.is_memory", lambda _: True)
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def header(
         (header(payload=(1 << 20) + 1, op=Op.WRITE), "a payload of 1048577"),
         (header(body=0xFFFFFFFF), "a body of 4294967295"),
         (header(body=4097), "at most 4096"),
-        (header(op=20), "unknown operation 20"),
+        (header(op=99), "unknown operation 99"),
         (header(op=0xFFFF), "unknown operation 65535"),
         (header(kind=2), "kind 2"),
         (header(kind=0), "kind 0"),

@@ -10,7 +10,7 @@ import trio
 from iov.iov_iter import Direction, IovIter
 from iov.probe import Probe
 from transport.base import FileRange, Handler, Landing, Limits, Reply
-from transport.codec import MAX_ASSERTS, MAX_ENTRIES, MAX_HANDLE, MAX_STEPS
+from transport.codec import MAX_ASSERTS, MAX_COMPOUND, MAX_ENTRIES, MAX_HANDLE, MAX_STEPS
 from transport.env import system_env
 from transport.framing import CHECK, HEADER
 from transport.hello import encode_hello
@@ -83,6 +83,6 @@ def test_the_hello_is_of_the_default_limits() -> None:
 def test_the_tables_name_every_operation_and_limit() -> None:
     rows = re.findall(r"^\| (\d+) ([A-Z_]+) \|", TEXT, re.MULTILINE)
     assert rows == [(str(int(op)), op.name) for op in Op]
-    for number in (MAX_HANDLE, MAX_ASSERTS, MAX_STEPS, MAX_ENTRIES):
+    for number in (MAX_HANDLE, MAX_ASSERTS, MAX_COMPOUND, MAX_STEPS, MAX_ENTRIES):
         assert f"at most {number:,}" in TEXT
     assert hex(CHECK) in TEXT and f"header of {HEADER.size} bytes" in TEXT

@@ -35,7 +35,7 @@ from transport.codec import decode_reply, encode_request
 from transport.env import Env
 from transport.errors import ProtocolError, TransportError
 from transport.framing import FrameKind
-from transport.messages import IDEMPOTENT, REQUEST_PAYLOAD, Op, Request
+from transport.messages import REQUEST_PAYLOAD, Request, is_idempotent
 from transport.rdma.device import Device
 from transport.rdma.enums import Access, Opcode, SendFlag
 from transport.rdma.mr import MR
@@ -59,14 +59,15 @@ class _Call:
     """One call; `open` counts what is missing until it is done: its SEND, its reply, its fence."""
 
     __slots__ = (
-        "abandoned", "body", "bounced", "dest", "dest_views", "done", "end", "lent", "mrs", "op", "open", "outcome", "pins",
-        "posted", "source", "source_views", "xid",
+        "abandoned", "again", "body", "bounced", "dest", "dest_views", "done", "end", "lent", "mrs", "op", "open", "outcome",
+        "pins", "posted", "source", "source_views", "xid",
     )  # fmt: skip
 
-    def __init__(self, end: "ClientEnd", op: Op, body: bytes, done: Done, source: IovIter | None, dest: IovIter | None) -> None:
+    def __init__(self, end: "ClientEnd", request: Request, done: Done, source: IovIter | None, dest: IovIter | None) -> None:
         self.end = end
-        self.op = op
-        self.body = body
+        self.op = request.op
+        self.again = is_idempotent(request)
+        self.body = encode_request(request)
         self.done = done
         self.source = source if source is not None and source.count else None
         self.dest = dest if dest is not None and dest.count else None
@@ -325,7 +326,7 @@ class ClientEnd(End):
             if call.abandoned:
                 call.finish(TransportError(errno.ECANCELED, "the call was abandoned"))
             else:
-                call.finish(TransportError(error.errno, str(error), retryable=not call.posted or call.op in IDEMPOTENT))
+                call.finish(TransportError(error.errno, str(error), retryable=not call.posted or call.again))
 
     def deadline(self) -> float | None:
         """See `End`."""
@@ -354,7 +355,7 @@ class RdmaTransport(Transport):
 
     def submit(self, request: Request, done: Done, source: IovIter | None = None, dest: IovIter | None = None) -> _Call:
         """See `Transport`."""
-        call = _Call(self.end, request.op, encode_request(request), done, source, dest)
+        call = _Call(self.end, request, done, source, dest)
         self.end.submit(call)
         return call
 

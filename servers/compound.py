@@ -1,0 +1,204 @@
+"""Sans-IO. A compound request on a store: its steps in order until one fails, their results, and their payload as one.
+
+A step may name what an earlier step found: a handle of one byte n is the object of step n (the entry a LOOKUP, CREATE or their
+like gave, else the handle the step was about). So a walk and an open, or create, write and commit, are one round trip.
+The bodies of all results fit into one message: a step for which there is no more room is not done, and its status is EMSGSIZE.
+Memory: payload of the request is lent by the caller until the last step; what reads lend is released by the reply.
+"""
+
+import errno
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, Final
+
+from iov.extract import extract_segments
+from iov.iov_iter import Direction, IovIter
+from servers.stores.base import Lent, Store, fail
+from transport.base import FileRange, Limits, Reply
+from transport.messages import (
+    AuxRead,
+    AuxWrite,
+    Body,
+    Compound,
+    CompoundReply,
+    DirEntry,
+    EntryReply,
+    Handle,
+    Read,
+    Readdir,
+    ReaddirReply,
+    ReadReply,
+    RecordReply,
+    Request,
+    Result,
+    TargetReply,
+    Transact,
+    TransactReply,
+    Write,
+    WriteReply,
+    XattrListReply,
+    XattrReply,
+)
+
+__all__ = ["ENTRY_BYTES", "CompoundRun", "entry_bytes"]
+
+ENTRY_BYTES: Final = 144
+"""Most an encoded directory entry takes besides name, handle and record."""
+
+_RESULT_BYTES: Final = 256
+"""Most an encoded result takes besides what `_encoded_bytes` counts."""
+
+_HANDLES: Final[dict[type[Any], tuple[str, ...]]] = {}
+Work = Callable[[Any], Body]
+
+
+def _handle_fields(kind: type[Any]) -> tuple[str, ...]:
+    found = _HANDLES.get(kind)
+    if found is None:
+        found = _HANDLES[kind] = tuple(field.name for field in fields(kind) if field.type is Handle)
+    return found
+
+
+def entry_bytes(entry: DirEntry) -> int:
+    """Return an upper bound of what a directory entry takes, encoded."""
+    name = entry.name
+    length = len(name) if name.isascii() else len(name.encode("utf-8", "surrogateescape"))
+    return ENTRY_BYTES + length + len(entry.handle) + len(entry.record or b"")
+
+
+def _encoded_bytes(body: Body) -> int:
+    """Return an upper bound of what the variable parts of a body take, encoded."""
+    match body:
+        case ReaddirReply(entries=entries):
+            return sum(entry_bytes(entry) for entry in entries)
+        case RecordReply(record=record):
+            return len(record)
+        case XattrReply(value=value):
+            return len(value)
+        case TargetReply(target=target):
+            return len(target)
+        case XattrListReply(names=names):
+            return sum(8 + 3 * len(name) for name in names)
+        case TransactReply(generations=generations):
+            return 9 * len(generations)
+        case _:
+            return 0
+
+
+class CompoundRun:
+    """One compound being done. works: what does the steps without payload; payload: of the whole request; room: for bodies.
+
+    readdir: lists with a bound of bytes.
+    """
+
+    def __init__(
+        self, store: Store, request: Compound, payload: IovIter | None, limits: Limits, works: dict[type[Any], Work],
+        readdir: Callable[[Readdir, int], ReaddirReply], status_of: Callable[[Exception, Request], int],
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._steps = request.steps
+        self._payload = payload
+        self._works = works
+        self._readdir = readdir
+        self._status_of = status_of
+        self._room = limits.max_body - 16
+        self._left = limits.max_payload
+        self._named: list[Handle] = []
+        self._lent: list[Lent] = []
+        self._reads = sum(type(step.request) in (Read, AuxRead) for step in request.steps)
+        self.results: list[Result] = []
+
+    def run(self) -> Reply:
+        """Do the steps that are left. Returns: the reply, which owns what was lent."""
+        for step in self._steps[len(self.results) :]:
+            request = step.request
+            payload = None
+            if step.payload_length and self._payload is not None:
+                payload = IovIter.kvec(Direction.SOURCE, extract_segments(self._payload, step.payload_length))
+            try:
+                self._resolve(request)
+                result = self._do(request, payload)
+            except Exception as error:  # noqa: BLE001 (one bad step does not end the connection)
+                self.results.append(Result(request.op, self._status_of(error, request)))
+                break
+            self.results.append(result)
+        return self._reply()
+
+    def drop(self) -> None:
+        """Give back what was lent, when no reply is wanted any more."""
+        for lent in self._lent:
+            if lent.release is not None:
+                lent.release()
+        self._lent.clear()
+
+    def _do(self, request: Request, payload: IovIter | None) -> Result:
+        room = self._room - _RESULT_BYTES
+        if room < 0:
+            raise fail(errno.EMSGSIZE)
+        store = self._store
+        length = 0
+        body: Body
+        match request:
+            case Read(handle=handle, pos=pos, length=wanted) | AuxRead(handle=handle, pos=pos, length=wanted):
+                aux = type(request) is AuxRead
+                lent = store.read_source(handle, pos, min(wanted, self._left), aux=aux, ranges=self._reads == 1)
+                self._lent.append(lent)
+                length, body = lent.length, ReadReply(lent.eof)
+                self._left -= length
+            case Write(handle=handle, pos=pos, stable=stable):
+                count = 0 if payload is None else store.write_from(handle, pos, payload, stable=stable)
+                body = WriteReply(count, store.verifier)
+            case AuxWrite(handle=handle, pos=pos):
+                count = 0 if payload is None else store.write_from(handle, pos, payload, stable=False, aux=True)
+                body = WriteReply(count, store.verifier)
+            case Transact():
+                body = TransactReply(store.transact(request.asserts, request.verifier, request.steps, payload))
+            case Readdir():
+                body = self._readdir(request, room)
+            case _:
+                work = self._works.get(type(request))
+                if work is None:
+                    raise fail(errno.EOPNOTSUPP)
+                body = work(request)
+        self._room = room - _encoded_bytes(body)
+        if self._room < 0:  # nothing that changes anything has a long answer
+            raise fail(errno.EMSGSIZE)
+        self._named.append(body.handle if isinstance(body, EntryReply) else self._about(request))
+        return Result(request.op, 0, length, body)
+
+    def _about(self, request: Request) -> Handle:
+        names = _handle_fields(type(request))
+        return getattr(request, names[0]) if names else Handle(b"")
+
+    def _resolve(self, request: Request) -> None:
+        """Put handles in the place of references. Raises: EINVAL for one to a step that is not behind us."""
+        for name in _handle_fields(type(request)):
+            handle: Handle = getattr(request, name)
+            if len(handle) == 1:
+                setattr(request, name, self._referred(handle))
+        if isinstance(request, Transact):
+            request.asserts = [(self._referred(handle), generation) for handle, generation in request.asserts]
+            for step in request.steps:
+                step.handle = self._referred(step.handle)
+
+    def _referred(self, handle: Handle) -> Handle:
+        if len(handle) != 1:
+            return handle
+        if handle[0] >= len(self._named):
+            raise fail(errno.EINVAL)
+        return self._named[handle[0]]
+
+    def _reply(self) -> Reply:
+        body = CompoundReply(self.results)
+        full = [lent for lent in self._lent if lent.source is not None]
+        if not full:
+            return Reply(0, body)
+        if len(full) == 1:
+            source = full[0].source
+        else:
+            views: list[memoryview] = []
+            for lent in full:
+                assert lent.source is not None and not isinstance(lent.source, FileRange)
+                views += extract_segments(lent.source.copy(), lent.length)
+            source = IovIter.kvec(Direction.SOURCE, views)
+        return Reply(0, body, source, self.drop)
