@@ -19,6 +19,7 @@ from netfs.cache.waiters import WakeList
 
 if TYPE_CHECKING:
     from netfs.cache.pagecache import Mapping
+    from netfs.cache.slab import Place
 
 __all__ = ["Folio"]
 
@@ -28,14 +29,16 @@ class Folio:
     """`size` bytes of a file at `pos`. Offsets of ranges count from `pos`; a range that ends where it begins is empty.
 
     locked: being filled. writeback: being sent, to the server, a local cache or both. to_cache: it was read from the server and
-    the local cache is to have it. pins: readers or writers that wait for it and will look at it again. verifier: of
-    the boot that took the unstable bytes.
+    the local cache is to have it. uses: since it came, or since its second chance. unsent: counted as dirty and not on its way.
+    dropped: it is the file's no longer. pins: readers or writers that wait for it and will look at it again. place: of its
+    memory. verifier: of the boot that took the unstable bytes.
     """
 
     mapping: "Mapping"
     pos: int
     memory: memoryview
     size: int
+    place: "Place"
     valid_from: int = 0
     valid_to: int = 0
     dirty_from: int = 0
@@ -46,6 +49,9 @@ class Folio:
     locked: bool = False
     writeback: bool = False
     to_cache: bool = False
+    unsent: bool = False
+    dropped: bool = False
+    uses: int = 0
     pins: int = 0
     waiters: WakeList = field(default_factory=WakeList)
 

@@ -1,108 +1,173 @@
 """Sans-IO. The page cache: folios of all files of a client within one budget of bytes.
 
-Clean folios go in the order of their last use when room is needed; dirty ones, those on their way to the server and those not
-yet committed stay, and are counted as *held*: a writer that finds more than `dirty_limit` held has to write back first. Memory of
-folios is kept for the next folio of its size. The cache owns the memory; a folio lends it to a request while `locked` or
-`writeback`.
+Folios have the size their use asks for: small ones for reads and writes here and there, larger ones the further a sequential
+reader or writer has come, so that neither costs memory or time it has no use for. A large folio stands at each of its units in
+the file's index.
+
+Clean folios go when room is needed, the oldest first, except that one that was used again since it came has a second chance.
+Dirty ones, those on their way and those not yet committed stay, and are counted as *held*: a writer that finds more than
+`dirty_limit` held has to write back first. The memory is the slabs'; a folio lends it to a request while `locked` or
+`writeback`. After mm/filemap.c of Linux and its multi-index entries.
 """
 
-import mmap
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from iov.bvec import PAGE_SIZE
 from netfs.cache.folio import Folio
+from netfs.cache.slab import Place, Slabs
 
 if TYPE_CHECKING:
     from netfs.engine.inode import NetfsInode
 
-__all__ = ["Mapping", "PageCache", "folio_size_for"]
+__all__ = ["Mapping", "PageCache", "folio_sizes_for"]
 
-MAX_FOLIO_SIZE = 1 << 16
+MAX_FOLIO_SIZE = 1 << 20
+MIN_FOLIO_SIZE = 1 << 14
 MIN_FOLIOS = 16
+MAX_FOLIOS = 1 << 16
+SECOND_CHANCE = 2
+"""Uses since a folio came that keep it once more."""
 
 
-def folio_size_for(budget: int) -> int:
-    """Return the folio size of a cache: large enough for few segments a request, small enough for many folios a budget."""
-    size = MAX_FOLIO_SIZE
-    while size > PAGE_SIZE and budget // size < 4 * MIN_FOLIOS:
-        size //= 2
-    return size
+def folio_sizes_for(budget: int) -> tuple[int, int]:
+    """Return the smallest and the largest folio of a cache.
+
+    The largest leaves many to a budget; the smallest keeps the objects few that describe them.
+    """
+    largest = MAX_FOLIO_SIZE
+    while largest > PAGE_SIZE and budget // largest < 4 * MIN_FOLIOS:
+        largest //= 2
+    smallest = min(MIN_FOLIO_SIZE, largest)
+    while smallest < largest and budget // smallest > MAX_FOLIOS:
+        smallest *= 2
+    return smallest, largest
 
 
 @dataclass(slots=True, eq=False)
 class Mapping:
-    """The folios of one file: by index (pos // folio_size), and those that are dirty or on their way.
+    """The folios of one file: by unit (pos // unit; a large one at each of its units), and by position those that are dirty or
+    on their way, and those not committed.
 
-    writeback: how many are on their way.
+    unit: the smallest folio, in bytes; largest: the largest. writeback: how many are on their way.
     """
 
     cache: "PageCache"
     host: "NetfsInode"
-    folio_size: int
+    unit: int
+    largest: int
     folios: dict[int, Folio] = field(default_factory=dict)
     dirty: dict[int, Folio] = field(default_factory=dict)
     unstable: dict[int, Folio] = field(default_factory=dict)
+    unsent_bytes: int = 0
     writeback: int = 0
+
+    def begin_writeback(self, folio: Folio) -> None:
+        """The folio is on its way from here on; nobody changes it meanwhile."""
+        folio.writeback = True
+        self.writeback += 1
+        self.cache.update(folio)
+
+    def end_writeback(self, folio: Folio) -> None:
+        """The folio is on its way no longer: clean, or still dirty if nothing came of it."""
+        folio.writeback = False
+        self.writeback -= 1
+        self.cache.update(folio)
+        folio.waiters.wake_all()
 
     def holds(self, folio: Folio) -> bool:
         """The folio is one of the file's; it was not dropped."""
-        return self.folios.get(folio.pos // self.folio_size) is folio
+        return self.folios.get(folio.pos // self.unit) is folio
+
+    def every(self) -> list[Folio]:
+        """Return all folios, each once."""
+        unit = self.unit
+        return [folio for index, folio in self.folios.items() if index * unit == folio.pos]
 
     def range(self, start: int, end: int) -> list[Folio]:
         """Return the folios that overlap [start, end), in file order."""
         if not self.folios or end <= start:
             return []
-        first, last = start // self.folio_size, (end - 1) // self.folio_size
-        if last - first >= len(self.folios):
-            return [self.folios[index] for index in sorted(self.folios) if first <= index <= last]
+        unit, folios = self.unit, self.folios
+        first, last = start // unit, (end - 1) // unit
+        if last - first >= len(folios):
+            found = [folio for folio in self.every() if folio.pos < end and folio.pos + folio.size > start]
+            found.sort(key=lambda folio: folio.pos)
+            return found
+        # A folio is seen at the first of its units in the range.
+        return [f for index in range(first, last + 1) if (f := folios.get(index)) and max(f.pos // unit, first) == index]
+
+    def fit(self, pos: int, want: int) -> int:
+        """Return the size of a folio at `pos`, a unit's boundary that is free: at most `want`, but a unit at least."""
+        size = unit = self.unit
+        index = pos // unit
         folios = self.folios
-        return [folios[index] for index in range(first, last + 1) if index in folios]
+        while size * 2 <= want and size * 2 <= self.largest and pos % (size * 2) == 0:
+            if any(index + step in folios for step in range(size // unit, size * 2 // unit)):
+                break
+            size *= 2
+        return size
 
 
 class PageCache:
     """A budget of bytes shared by the files of a client.
 
-    Args: budget: bytes; at least MIN_FOLIOS folios are allowed. folio_size: bytes, a power of two from a page up; files with
-    larger blocks get folios of a block.
+    Args: budget: bytes; at least MIN_FOLIOS of the largest folios are allowed. folio_size: bytes, a power of two, of all folios;
+    None for sizes by use. Files with larger blocks get folios of a block at least.
     """
 
-    __slots__ = ("_free", "_lru", "budget", "dirty_limit", "folio_size", "held_bytes", "holders", "used_bytes")
+    __slots__ = ("_lru", "_slabs", "dirty_limit", "held_bytes", "holders", "largest", "smallest", "used_bytes")
 
     def __init__(self, budget: int, folio_size: int | None = None) -> None:
-        self.folio_size = folio_size or folio_size_for(budget)
-        self.budget = max(budget, MIN_FOLIOS * self.folio_size)
-        self.dirty_limit = self.budget // 2
+        self.smallest, self.largest = folio_sizes_for(budget) if folio_size is None else (folio_size, folio_size)
+        budget = max(budget, MIN_FOLIOS * self.largest)
+        self.dirty_limit = budget // 2
         self.used_bytes = 0
         self.held_bytes = 0
         self.holders: dict[Mapping, None] = {}
         self._lru: OrderedDict[Folio, None] = OrderedDict()
-        self._free: dict[int, list[memoryview]] = {}
+        self._slabs = Slabs(budget, self.largest)
+
+    @property
+    def budget(self) -> int:
+        """Bytes the folios may have in all."""
+        return self._slabs.budget
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes that are mapped."""
+        return self._slabs.held_bytes
 
     def mapping(self, host: "NetfsInode", block_size: int) -> Mapping:
         """Make the empty mapping of a file whose blocks are never split between folios."""
-        size = max(self.folio_size, block_size)
-        self.budget = max(self.budget, MIN_FOLIOS * size)
-        self.dirty_limit = max(self.dirty_limit, self.budget // 2)
-        return Mapping(self, host, size)
+        unit = max(self.smallest, block_size)
+        largest = max(self.largest, unit)
+        if largest > self._slabs.slab_size:
+            # The first file with blocks larger than a slab; what is cached goes with the slabs it is in.
+            budget = max(self.budget, MIN_FOLIOS * largest) - self._slabs.held_bytes
+            self._slabs = Slabs(max(budget, MIN_FOLIOS * largest), largest)
+            self.dirty_limit = max(self.dirty_limit, self.budget // 2)
+        return Mapping(self, host, unit, largest)
 
-    def touch(self, folio: Folio) -> None:
-        """Note that a folio was used."""
-        self._lru.move_to_end(folio)
+    def add(self, mapping: Mapping, pos: int, want: int = 0) -> Folio | None:
+        """Make a folio at `pos`, a unit's boundary where none is, evicting clean ones for it; nothing in it is valid.
 
-    def add(self, mapping: Mapping, index: int) -> Folio | None:
-        """Make the folio at `index`, which is not there, evicting clean ones for it; nothing in it is valid.
-
+        Args: want: bytes it should have; it has a unit at least, and not more than is free.
         Returns: None when nothing can be evicted now.
         """
-        size = mapping.folio_size
-        if not self._make_room(size):
-            return None
-        free = self._free.get(size)
-        memory = free.pop() if free else memoryview(mmap.mmap(-1, size))
-        folio = Folio(mapping, index * size, memory, size)
-        mapping.folios[index] = folio
+        size = mapping.fit(pos, want)
+        place = self._slabs.get(size)
+        if place is None:
+            place = self._evict_for(size)
+            if place is None:
+                return None
+        folio = Folio(mapping, pos, place.memory, size, place)
+        first = pos // mapping.unit
+        if size == mapping.unit:
+            mapping.folios[first] = folio
+        else:
+            mapping.folios.update(dict.fromkeys(range(first, first + size // mapping.unit), folio))
         self._lru[folio] = None
         self.used_bytes += size
         return folio
@@ -111,37 +176,48 @@ class PageCache:
         """Forget a folio that nobody is at work on, dirty or not."""
         assert not (folio.locked or folio.writeback), "a folio in use is not dropped"
         mapping = folio.mapping
-        index = folio.pos // mapping.folio_size
         sink = mapping.host.probe.sink
         if sink is not None:
-            sink("netfs_folio", (mapping.host.debug_id, index, "inval-all", folio.size))
-        del mapping.folios[index]
+            sink("netfs_folio", (mapping.host.debug_id, folio.pos // mapping.unit, "inval-all", folio.size))
+        first = folio.pos // mapping.unit
+        for index in range(first, first + folio.size // mapping.unit):
+            del mapping.folios[index]
         del self._lru[folio]
         if folio.dirty or folio.unstable:
             folio.cleaned()
             folio.committed()
             self.update(folio)
         self.used_bytes -= folio.size
-        if not folio.pins:
-            # One who waits for it may still look at the memory once; it is then left to the garbage collector.
-            self._free.setdefault(folio.size, []).append(folio.memory)
         folio.valid_from = folio.valid_to = 0
+        folio.dropped = True
+        if not folio.pins:
+            folio.place.release()
         folio.waiters.wake_all()
+
+    def unpin(self, folio: Folio) -> None:
+        """End one look at a folio; the memory of one that was dropped meanwhile is free with the last."""
+        folio.pins -= 1
+        if folio.dropped and not folio.pins:
+            folio.place.release()
 
     def update(self, folio: Folio) -> None:
         """Bring the books up to date after a folio's dirty, writeback or unstable state has changed."""
         mapping = folio.mapping
-        index = folio.pos // mapping.folio_size
-        was = index in mapping.dirty or index in mapping.unstable
+        pos = folio.pos
+        was = pos in mapping.dirty or pos in mapping.unstable
         if folio.dirty or folio.writeback:
-            mapping.dirty[index] = folio
+            mapping.dirty[pos] = folio
         else:
-            mapping.dirty.pop(index, None)
+            mapping.dirty.pop(pos, None)
+        unsent = folio.dirty and not folio.writeback
+        if unsent != folio.unsent:
+            folio.unsent = unsent
+            mapping.unsent_bytes += folio.size if unsent else -folio.size
         if folio.unstable:
-            mapping.unstable[index] = folio
+            mapping.unstable[pos] = folio
         else:
-            mapping.unstable.pop(index, None)
-        held = index in mapping.dirty or index in mapping.unstable
+            mapping.unstable.pop(pos, None)
+        held = pos in mapping.dirty or pos in mapping.unstable
         if held == was:
             return
         self.held_bytes += folio.size if held else -folio.size
@@ -154,15 +230,20 @@ class PageCache:
         """Return a folio that is being filled, which one who needs room can wait for."""
         return next((folio for folio in self._lru if folio.locked), None)
 
-    def _make_room(self, size: int) -> bool:
-        if self.used_bytes + size <= self.budget:
-            return True
-        kept = 0
-        while self.used_bytes + size > self.budget and kept < len(self._lru):
-            oldest = next(iter(self._lru))
-            if oldest.evictable:
-                self.drop(oldest)
-            else:
-                self._lru.move_to_end(oldest)
-                kept += 1
-        return self.used_bytes + size <= self.budget
+    def _evict_for(self, size: int) -> Place | None:
+        """Drop clean folios, the oldest first, until there is room for one of `size`."""
+        lru = self._lru
+        left = 2 * len(lru)  # a second chance is given once
+        while lru and left:
+            left -= 1
+            oldest = next(iter(lru))
+            if not oldest.evictable or oldest.uses >= SECOND_CHANCE:
+                if oldest.evictable:
+                    oldest.uses = 0
+                lru.move_to_end(oldest)
+                continue
+            self.drop(oldest)
+            place = self._slabs.get(size)
+            if place is not None:
+                return place
+        return None

@@ -30,14 +30,14 @@ __all__ = ["buffered_read", "cached_view", "fill_gaps"]
 def cached_view(inode: NetfsInode, pos: int, length: int) -> memoryview | None:
     """Return the bytes at `pos`, clipped to the file, if one folio holds them all. The view is good until the next checkpoint."""
     mapping = inode.mapping
-    folio = mapping.folios.get(pos // mapping.folio_size)
+    folio = mapping.folios.get(pos // mapping.unit)
     if folio is None or folio.locked:
         return None
     off = pos - folio.pos
     end = off + min(length, inode.sizes.i_size - pos)
     if not (off < end and folio.valid_from <= off and end <= folio.valid_to):
         return None
-    inode.cache.touch(folio)
+    folio.uses += 1
     return folio.memory[off:end]
 
 
@@ -55,12 +55,13 @@ async def buffered_read(inode: NetfsInode, it: IovIter, pos: int, ahead: Readahe
             end = min(pos + it.count, inode.sizes.i_size)
             if end <= pos:
                 break
-            folio = mapping.folios.get(pos // mapping.folio_size)
+            folio = mapping.folios.get(pos // mapping.unit)
             if folio is not None and not folio.locked:
                 off = pos - folio.pos
                 upto = min(folio.size, end - folio.pos)
                 if folio.holds(off, upto):
-                    inode.cache.touch(folio)
+                    if pos != ahead.next_pos or not off:
+                        folio.uses += 1  # going on in the folio one is in is not another use
                     inode.probe.copied(copy_to_iter(folio.memory[off:upto], it))
                     pos = folio.pos + upto
                     continue
@@ -91,8 +92,8 @@ async def fill_gaps(inode: NetfsInode, folio: Folio) -> None:
         folio.filled()
         trace_folio(inode, folio, "filled-gaps")
     finally:
-        folio.pins -= 1
         folio.unlock()
+        inode.cache.unpin(folio)
 
 
 async def _read_gap(inode: NetfsInode, folio: Folio, off: int, end: int) -> None:
@@ -116,7 +117,7 @@ async def _fill(inode: NetfsInode, folio: Folio | None, pos: int, end: int, ahea
         folio = first
         if folio.locked:
             await wait_for_folio(folio)
-        if folio.valid_to or folio.locked or _gone(inode, folio):
+        if folio.valid_to or folio.locked or folio.dropped:
             return
     if folio.locked:
         await wait_for_folio(folio)
@@ -127,32 +128,29 @@ async def _fill(inode: NetfsInode, folio: Folio | None, pos: int, end: int, ahea
         await fill_gaps(inode, folio)
 
 
-def _gone(inode: NetfsInode, folio: Folio) -> bool:
-    return inode.mapping.folios.get(folio.pos // folio.size) is not folio
-
-
 async def _read_ahead(inode: NetfsInode, pos: int, end: int, ahead: Readahead) -> Folio | None:
     """Start filling the folios from `pos` on that are not there, up to `end`, the first that is there or the end of the file.
 
     Returns: the first folio, None when there was no room for any.
     """
     mapping = inode.mapping
-    size = mapping.folio_size
-    index = pos // size
-    last = (min(end, inode.sizes.i_size) - 1) // size
+    unit = mapping.unit
+    start = pos - pos % unit
+    at = start
+    end = min(end, inode.sizes.i_size)
     folios: list[Folio] = []
-    while index <= last and index not in mapping.folios:
-        folio = inode.cache.add(mapping, index)
+    while at < end and at // unit not in mapping.folios:
+        folio = inode.cache.add(mapping, at, ahead.folio_size(at, end - at))
         if folio is None:
             break
         folio.locked = True
         trace_folio(inode, folio, "read")
         folios.append(folio)
-        index += 1
-    ahead.reached(index * size)
+        at += folio.size
+    ahead.reached(at)
     if not folios:
         return None
-    it = IovIter.bvec(Direction.DEST, [BioVec(folio.memory, 0, size) for folio in folios])
+    it = IovIter.bvec(Direction.DEST, [BioVec(folio.memory, 0, folio.size) for folio in folios])
     rreq = IoRequest(Origin.READAHEAD, inode, folios[0].pos, it.count, it, inode.sizes.i_size, read_terminated, _folios_filled)
     rreq.folios = list(folios)
     if inode.cookie is not None and not inode.ops.seals:
@@ -168,7 +166,7 @@ async def _read_ahead(inode: NetfsInode, pos: int, end: int, ahead: Readahead) -
     else:
         advance(rreq)
     finally:
-        folios[0].pins -= 1
+        inode.cache.unpin(folios[0])
     return folios[0]
 
 

@@ -53,44 +53,51 @@ async def buffered_write(inode: NetfsInode, it: IovIter, pos: int, *, append: bo
             if pos == start:
                 raise
         mapping = inode.mapping
-        unsent = (len(mapping.dirty) - mapping.writeback) * mapping.folio_size
-        if unsent >= min(WRITEBACK_BATCH, inode.cache.dirty_limit // 4):
-            if inode.wb_lock:
-                inode.probe.emit("netfs_wb_lock", inode.debug_id, "skip")
-            else:
-                # The folio a sequential writer is in goes with the next batch.
-                await start_writeback(inode, 0, pos - pos % mapping.folio_size)
+        if mapping.unsent_bytes >= min(WRITEBACK_BATCH, inode.cache.dirty_limit // 4):
+            await _start_batch(inode, pos)
     finally:
         inode.lock.release_exclusive()
     return pos - start
 
 
+async def _start_batch(inode: NetfsInode, pos: int) -> None:
+    """Send what fills a batch; the folio a sequential writer is in goes with the next one."""
+    mapping = inode.mapping
+    if inode.wb_lock:
+        inode.probe.emit("netfs_wb_lock", inode.debug_id, "skip")
+        return
+    current = mapping.folios.get(pos // mapping.unit)
+    await start_writeback(inode, 0, current.pos if current is not None else pos)
+
+
 async def _write_folio(inode: NetfsInode, it: IovIter, pos: int) -> int:
-    size = inode.mapping.folio_size
-    index, off = divmod(pos, size)
-    end = min(off + it.count, size)
-    folio = await _folio_for_write(inode, index, off, end)
+    folio = await _folio_for_write(inode, pos, it.count)
+    off = pos - folio.pos
+    end = min(off + it.count, folio.size)
     copied = copy_from_iter(folio.memory[off:end], it)
     assert copied == end - off
     inode.probe.copied(copied)
     folio.wrote(off, end)
     inode.cache.update(folio)
-    inode.cache.touch(folio)
+    if not off:
+        folio.uses += 1
     inode.modified += 1
     inode.sizes.wrote_cache(pos + copied)
     return copied
 
 
-async def _folio_for_write(inode: NetfsInode, index: int, off: int, end: int) -> Folio:
-    """Return the folio, ready for the bytes [off, end) to be copied in without a further wait."""
+async def _folio_for_write(inode: NetfsInode, pos: int, count: int) -> Folio:
+    """Return the folio at `pos`, ready for as much of `count` bytes as fits to be copied in without a further wait."""
     mapping = inode.mapping
     while True:
-        folio = mapping.folios.get(index)
+        folio = mapping.folios.get(pos // mapping.unit)
         if folio is None:
-            folio = inode.cache.add(mapping, index)
+            folio = inode.cache.add(mapping, pos - pos % mapping.unit, _size_for_write(inode, pos, count))
             if folio is None:
                 await make_room(inode.cache)
                 continue
+        off = pos - folio.pos
+        end = min(off + count, folio.size)
         if folio.locked or folio.writeback:
             await wait_for_folio(folio)
         elif folio.uptodate or (off == 0 and end == folio.size):
@@ -105,3 +112,12 @@ async def _folio_for_write(inode: NetfsInode, index: int, off: int, end: int) ->
             return folio
         else:
             await fill_gaps(inode, folio)
+
+
+def _size_for_write(inode: NetfsInode, pos: int, count: int) -> int:
+    """Return the size of a new folio: what the write fills, or twice that of the folio a sequential writer has just filled."""
+    mapping = inode.mapping
+    before = mapping.folios.get(pos // mapping.unit - 1)
+    if before is not None and before.dirty_to == before.size and before.pos + before.size == pos:
+        return max(count, 2 * before.size)
+    return count

@@ -133,7 +133,7 @@ def trace_folio(inode: NetfsInode, folio: Folio, what: str) -> None:
     """Tell what happens to a folio."""
     sink = inode.probe.sink
     if sink is not None:
-        sink("netfs_folio", (inode.debug_id, folio.pos // folio.size, what, folio.size))
+        sink("netfs_folio", (inode.debug_id, folio.pos // folio.mapping.unit, what, folio.size))
 
 
 def request_flags(rreq: IoRequest) -> int:

@@ -15,6 +15,8 @@ __all__ = ["INITIAL_WINDOW", "MAX_WINDOW", "Readahead"]
 
 INITIAL_WINDOW = 1 << 18
 MAX_WINDOW = 1 << 22
+FOLIOS_A_WINDOW = 4
+"""So that the first part of a window can be used while the rest is on its way."""
 
 
 @dataclass(slots=True)
@@ -44,6 +46,15 @@ class Readahead:
         self.window = min(2 * self.window, self.limit)
         self.marker = self.ahead_to
         return self.ahead_to + self.window
+
+    def folio_size(self, pos: int, left: int) -> int:
+        """Return the size to ask for of a folio at `pos` with `left` bytes to read: what is left, or in a window a part of it."""
+        size = 1
+        while size < left:
+            size *= 2
+        if pos + left > self.next_pos and self.window > INITIAL_WINDOW:
+            return max(1, min(size, self.window // FOLIOS_A_WINDOW))
+        return min(size, INITIAL_WINDOW // FOLIOS_A_WINDOW)
 
     def reached(self, pos: int) -> None:
         """Reading ahead got as far as `pos`, perhaps less than was wanted."""

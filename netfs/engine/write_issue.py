@@ -26,18 +26,16 @@ async def send_dirty(inode: NetfsInode, start: int, end: int) -> None:
     mapping = inode.mapping
     if len(mapping.dirty) == mapping.writeback:
         return
-    size = mapping.folio_size
     run: list[Folio] = []
-    for index in sorted(index for index in mapping.dirty if index * size < end and (index + 1) * size > start):
-        folio = mapping.dirty.get(index)
+    for pos in sorted(pos for pos, folio in mapping.dirty.items() if pos < end and pos + folio.size > start):
+        folio = mapping.dirty.get(pos)
         if folio is None or folio.writeback:
             continue
         if run and not _continues(run[-1], folio):
             await _send_run(inode, run)
             run = []
         # Marked at once: the next init_request may wait, and nobody may change the folio from here on.
-        folio.writeback = True
-        mapping.writeback += 1
+        mapping.begin_writeback(folio)
         trace_folio(inode, folio, "store+" if run else "store")
         run.append(folio)
     if run:
@@ -72,7 +70,7 @@ async def _send_run(inode: NetfsInode, run: list[Folio]) -> None:
         return
     except BaseException:
         for folio in run:
-            _end_writeback(folio)
+            folio.mapping.end_writeback(folio)
         raise
     _go(wreq, _cache_pieces(inode, run))
 
@@ -92,9 +90,7 @@ def copy_to_cache(inode: NetfsInode, folios: list[Folio]) -> None:
         # Readers come first: a cache that does not keep up gets less.
         return
     for folio in run:
-        folio.writeback = True
-        mapping.writeback += 1
-        inode.cache.update(folio)
+        mapping.begin_writeback(folio)
         trace_folio(inode, folio, "store-copy")
     first, last = run[0], run[-1]
     wreq = IoRequest(
@@ -161,7 +157,7 @@ def _folios_written(wreq: IoRequest, front: IoSubrequest) -> None:
         folio.cleaned()
         trace_folio(inode, folio, "clear")
         inode.sizes.wrote_server(end)
-        _end_writeback(folio)
+        folio.mapping.end_writeback(folio)
 
 
 def _run_ended(wreq: IoRequest) -> None:
@@ -174,7 +170,7 @@ def _run_ended(wreq: IoRequest) -> None:
     for folio in wreq.folios:
         trace_folio(wreq.inode, folio, "kill")
         folio.cleaned()
-        _end_writeback(folio)
+        folio.mapping.end_writeback(folio)
         wreq.inode.cache.drop(folio)
 
 
@@ -185,17 +181,10 @@ def _folios_copied(wreq: IoRequest, front: IoSubrequest) -> None:
     while wreq.folios and wreq.folios[0].pos + wreq.folios[0].size <= wreq.cache.done_to:
         folio = wreq.folios.pop(0)
         trace_folio(wreq.inode, folio, "clear-cc")
-        _end_writeback(folio)
+        folio.mapping.end_writeback(folio)
 
 
 def _copy_ended(wreq: IoRequest) -> None:
     for folio in wreq.folios:
-        _end_writeback(folio)
+        folio.mapping.end_writeback(folio)
     wreq.folios.clear()
-
-
-def _end_writeback(folio: Folio) -> None:
-    folio.writeback = False
-    folio.mapping.writeback -= 1
-    folio.mapping.cache.update(folio)
-    folio.waiters.wake_all()

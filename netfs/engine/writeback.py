@@ -36,7 +36,7 @@ async def wait_for_folio(folio: Folio) -> None:
     try:
         await park(folio.waiters)
     finally:
-        folio.pins -= 1
+        folio.mapping.cache.unpin(folio)
 
 
 async def start_writeback(inode: NetfsInode, start: int, end: int) -> None:
@@ -62,7 +62,7 @@ async def drop_range(inode: NetfsInode, start: int, end: int) -> None:
     for folio in inode.mapping.range(start, end):
         while folio.locked or folio.writeback:
             await wait_for_folio(folio)
-        if inode.mapping.folios.get(folio.pos // folio.size) is folio and not folio.dirty:
+        if not (folio.dropped or folio.dirty):
             if folio.unstable:
                 # No longer kept, so a restart of the server is an error from now on, as it is for a direct write.
                 inode.wrote_direct(folio.verifier)
@@ -133,7 +133,7 @@ async def _cut_folios(inode: NetfsInode, size: int) -> None:
     for folio in inode.mapping.range(size, END_OF_TIME):
         while folio.locked:
             await wait_for_folio(folio)
-        if inode.mapping.folios.get(folio.pos // folio.size) is not folio:
+        if folio.dropped:
             continue
         if folio.pos >= size:
             inode.cache.drop(folio)

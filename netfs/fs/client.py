@@ -290,7 +290,7 @@ class Client:
         """Forget every clean folio and every name, as far as nobody is at work on them."""
         self._dentries.clear()
         for inode in self._inodes.values():
-            for folio in tuple(inode.mapping.folios.values()):
+            for folio in inode.mapping.every():
                 if folio.evictable:
                     self._cache.drop(folio)
 
@@ -332,10 +332,10 @@ class Client:
         inode.file_ops.idle()
         if len(self._idle) > MAX_IDLE_INODES:
             handle, oldest = next(iter(self._idle.items()))
-            if oldest.uncommitted or not all(folio.evictable for folio in oldest.mapping.folios.values()):
+            if oldest.uncommitted or not all(folio.evictable for folio in oldest.mapping.every()):
                 self._idle.move_to_end(handle)  # busy still: its turn comes again
                 return
-            for folio in tuple(oldest.mapping.folios.values()):
+            for folio in oldest.mapping.every():
                 self._cache.drop(folio)
             del self._idle[handle], self._inodes[handle]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from iov.pool import BufferPool
 from iov.probe import Probe
 from netfs.cache.folio import Folio
-from netfs.cache.pagecache import Mapping, PageCache, folio_size_for
+from netfs.cache.pagecache import Mapping, PageCache, folio_sizes_for
 from netfs.engine.inode import ErrorSequence, NetfsInode
 from netfs.engine.readahead import INITIAL_WINDOW, Readahead
 from netfs.engine.sizes import FileSizes
@@ -90,14 +90,14 @@ def test_the_cache_keeps_its_budget_and_its_books(seed: int, indexes: list[int])
         mapping = rng.choice(mappings)
         folio = mapping.folios.get(index)
         if folio is None:
-            folio = cache.add(mapping, index)
+            folio = cache.add(mapping, index * 512)
             if folio is None:
                 # Everything is held: the oldest files would be written back.
                 for held in [f for m in mappings for f in m.folios.values() if f.dirty]:
                     held.cleaned()
                     cache.update(held)
                 continue
-        cache.touch(folio)
+        folio.uses += 1
         if rng.random() < 0.4:
             folio.wrote(0, 512)
         cache.update(folio)
@@ -106,18 +106,19 @@ def test_the_cache_keeps_its_budget_and_its_books(seed: int, indexes: list[int])
         assert cache.held_bytes == 512 * sum(f.dirty for f in folios)
         assert {id(m) for m in cache.holders} == {id(m) for m in mappings if m.dirty}
         for m in mappings:
-            assert set(m.dirty) == {i for i, f in m.folios.items() if f.dirty}
+            assert m.unsent_bytes == 512 * sum(f.dirty for f in m.folios.values())
+            assert set(m.dirty) == {f.pos for i, f in m.folios.items() if f.dirty}
 
 
 def test_the_oldest_clean_folio_goes_first() -> None:
     cache = PageCache(16 * 512, 512)
     mapping = mapping_of(cache)
-    folios = [cache.add(mapping, n) for n in range(16)]
+    folios = [cache.add(mapping, n * 512) for n in range(16)]
     first = folios[0]
     assert first is not None
-    cache.touch(first)
+    first.uses = 2
     first.locked = True
-    assert cache.add(mapping, 16) is not None
+    assert cache.add(mapping, 16 * 512) is not None
     assert sorted(mapping.folios) == [0, *range(2, 17)]
 
 
@@ -128,22 +129,60 @@ def test_memory_of_a_dropped_folio_that_somebody_waits_for_is_not_reused() -> No
     assert folio is not None
     folio.pins = 1
     cache.drop(folio)
-    other = cache.add(mapping, 1)
+    other = cache.add(mapping, 512)
     assert other is not None and other.memory is not folio.memory
 
 
-@pytest.mark.parametrize("budget", [0, 1 << 12, 1 << 16, 1 << 20, 1 << 22, 1 << 26, 1 << 30])
+@pytest.mark.parametrize("budget", [0, 1 << 12, 1 << 16, 1 << 20, 1 << 22, 1 << 26, 1 << 30, 1 << 34])
 def test_folio_sizes(budget: int) -> None:
-    size = folio_size_for(budget)
-    assert size in {4096, 8192, 16384, 32768, 65536}
-    assert PageCache(budget).budget >= 16 * size
+    smallest, largest = folio_sizes_for(budget)
+    assert smallest & (smallest - 1) == largest & (largest - 1) == 0
+    assert 4096 <= smallest <= largest <= 1 << 20
+    assert budget // smallest <= 1 << 16
+    assert PageCache(budget).budget >= 16 * largest
+
+
+@given(st.integers(0, 1000), st.lists(st.tuples(st.integers(0, 63), st.integers(0, 20000)), max_size=100))
+def test_folios_of_mixed_sizes_never_overlap_nor_hold_more_than_the_budget(seed: int, asks: list[tuple[int, int]]) -> None:
+    rng = random.Random(seed)
+    cache = PageCache(1 << 17)
+    cache.smallest, cache.largest = 512, 8192
+    mapping = mapping_of(cache)
+    for index, want in asks:
+        if index in mapping.folios:
+            mapping.folios[index].uses += rng.randrange(3)
+            continue
+        folio = cache.add(mapping, index * 512, want)
+        assert folio is not None and len(folio.memory) == folio.size and folio.pos % folio.size == 0
+        assert 512 <= folio.size <= max(512, want)
+        every = mapping.every()
+        assert sum(f.size for f in every) == 512 * len(mapping.folios) == cache.used_bytes <= cache.resident_bytes <= cache.budget
+        for number, f in mapping.folios.items():
+            assert f.pos <= number * 512 < f.pos + f.size
+        start, end = sorted((rng.randrange(70) * 500, rng.randrange(70) * 500))
+        want_found = sorted(f.pos for f in every if f.pos < end and f.pos + f.size > start and start < end)
+        assert [f.pos for f in mapping.range(start, end)] == want_found
+    memories = [f.place for f in mapping.every()]
+    assert len({(id(p.slab), p.off) for p in memories}) == len(memories)
+
+
+def test_a_folio_used_again_has_a_second_chance() -> None:
+    cache = PageCache(16 * 512, 512)
+    mapping = mapping_of(cache)
+    for n in range(16):
+        folio = cache.add(mapping, n * 512)
+        assert folio is not None
+        folio.uses = 2 if n in {0, 2} else 1
+    for n in (20, 21, 22):
+        assert cache.add(mapping, n * 512) is not None
+    assert sorted(mapping.folios) == [0, 2, *range(5, 16), 20, 21, 22]
 
 
 def test_range_of_folios() -> None:
     cache = PageCache(64 * 512, 512)
     mapping = mapping_of(cache)
     for index in (5, 1, 9, 2):
-        cache.add(mapping, index)
+        cache.add(mapping, index * 512)
     for start, end, found in [
         (0, 512, []),
         (511, 513, [1]),
