@@ -113,14 +113,16 @@ class Mapping:
 class PageCache:
     """A budget of bytes shared by the files of a client.
 
-    Args: budget: bytes; at least MIN_FOLIOS of the largest folios are allowed. folio_size: bytes, a power of two, of all folios;
-    None for sizes by use. Files with larger blocks get folios of a block at least.
+    Args: budget: bytes; at least MIN_FOLIOS of the largest folios are allowed. folio_size: bytes, a power of two, of all folios,
+    or of the smallest and the largest; None for what suits the budget. Files with larger blocks get folios of a block at least.
     """
 
     __slots__ = ("_lru", "_slabs", "dirty_limit", "held_bytes", "holders", "largest", "smallest", "used_bytes")
 
-    def __init__(self, budget: int, folio_size: int | None = None) -> None:
-        self.smallest, self.largest = folio_sizes_for(budget) if folio_size is None else (folio_size, folio_size)
+    def __init__(self, budget: int, folio_size: int | tuple[int, int] | None = None) -> None:
+        if isinstance(folio_size, int):
+            folio_size = folio_size, folio_size
+        self.smallest, self.largest = folio_size or folio_sizes_for(budget)
         budget = max(budget, MIN_FOLIOS * self.largest)
         self.dirty_limit = budget // 2
         self.used_bytes = 0

@@ -31,7 +31,7 @@ class Setup:
     rsize: int
     wsize: int
     max_segs: int = 1024
-    folio: int = 4096
+    folio: int | tuple[int, int] = 4096
     folios: int = 16
     block: int = 1
     short: float = 0.0
@@ -43,6 +43,9 @@ SETUPS = {
     "few-segs": Setup(8192, 8192, max_segs=1, folio=1024),
     "short": Setup(4096, 4096, short=0.3),
     "small-folio": Setup(5000, 3000, folio=512, folios=16),
+    "mixed-folios": Setup(5000, 3000, folio=(512, 8192)),
+    "mixed-short": Setup(1 << 20, 1 << 20, folio=(512, 4096), short=0.2),
+    "mixed-blocks": Setup(8192, 4096, folio=(512, 8192), block=2048),
     "blocks": Setup(4096, 4096, block=1024),
     "block-is-rsize": Setup(1024, 1024, block=1024, folio=2048),
     "odd-parts-blocks": Setup(5000, 3000, block=1024),
@@ -152,7 +155,7 @@ def make(setup: Setup, seed: int) -> tuple[MemoryStore, Callable[[], Client], Lo
         volume = BlockVolume(transport, setup.rsize, setup.wsize, setup.block)
 
     def client() -> Client:
-        cache = PageCache(setup.folios * setup.folio, setup.folio)
+        cache = PageCache(setup.folios * (setup.folio if isinstance(setup.folio, int) else setup.folio[1]), setup.folio)
         return Client(transport, volume, system_env(), Probe(), cache)
 
     return store, client, transport
