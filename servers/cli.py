@@ -1,7 +1,8 @@
 """Trio shell. `netfs serve`: a folder, or memory, for other programs on this machine. Owns no memory."""
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -10,6 +11,7 @@ from transport.user_files import user_file
 if TYPE_CHECKING:
     from iov.probe import Probe
     from servers.stores.base import Store
+    from transport.rdma.capture import Capture
 
 __all__ = ["register"]
 
@@ -52,6 +54,7 @@ def register(host: Host) -> None:
         identity: Path | None = None,
         authorized_keys: Path | None = None,
         insecure: bool = False,
+        capture: Path | None = None,
         verbose: bool = False,
     ) -> None:
         """Serve a folder until interrupted.
@@ -72,6 +75,7 @@ def register(host: Host) -> None:
             authorized_keys: the keys of clients, a line for each: its fingerprint, a name, and ro for one that may only read.
                 Read again for each connection. ~/.config/netfs/authorized_keys when only --identity is given.
             insecure: allow an address that other machines can reach without TLS and keys.
+            capture: record what passes over every connection, above TLS, in a file for Wireshark: *.pcapng.
             verbose: log every connection.
         """
         if memory == (folder is not None):
@@ -84,8 +88,9 @@ def register(host: Host) -> None:
         if identity is not None or authorized_keys is not None:
             files = (identity or user_file("identity"), authorized_keys or user_file("authorized_keys"))
         await _serve(
-            host, folder, listen, rdma, files, rdma_crc=rdma_crc, read_only=read_only, insecure=insecure, verbose=verbose
-        )
+            host, folder, listen, rdma, files,
+            rdma_crc=rdma_crc, read_only=read_only, insecure=insecure, capture=capture, verbose=verbose,
+        )  # fmt: skip
 
     host.command(
         serve,
@@ -96,7 +101,7 @@ def register(host: Host) -> None:
             "netfs serve ~/data --listen unix:/run/user/1000/netfs.sock --read-only",
             "netfs serve ~/data --listen 0.0.0.0:2050 --identity server.id --authorized-keys team.keys",
             "netfs serve --memory --listen 127.0.0.1:0",
-            "netfs serve ~/data --rdma 127.0.0.1:2051",
+            "netfs serve ~/data --rdma 127.0.0.1:2051 --capture session.pcapng",
         ),
     )
 
@@ -111,6 +116,7 @@ async def _serve(
     rdma_crc: bool,
     read_only: bool,
     insecure: bool,
+    capture: Path | None,
     verbose: bool,
 ) -> None:
     # What only a server needs is loaded by the command, not by the program.
@@ -138,9 +144,9 @@ async def _serve(
         try:
             listen = listen or f"127.0.0.1:{DEFAULT_PORT}"
             identity, keys = files or (None, None)
-            async with serve(
+            async with captured(capture) as told_to, serve(
                 store, listen, env=env, probe=probe, insecure=insecure, rdma=rdma, rdma_crc=rdma_crc,
-                identity=identity, authorized_keys=keys,
+                identity=identity, authorized_keys=keys, capture=told_to,
             ) as serving:  # fmt: skip
                 what = "memory" if folder is None else f"{folder}{' read-only' if read_only else ''}"
                 told = {"url": serving.url, "folder": None if folder is None else str(folder), "read_only": read_only}
@@ -161,6 +167,17 @@ async def _serve(
             host.fail(_LOCAL, f"{error.filename}: {error.strerror}" if error.filename else str(error))
         finally:
             store.close()
+
+
+@contextlib.asynccontextmanager
+async def captured(path: Path | None) -> AsyncIterator["Capture | None"]:
+    if path is None:
+        yield None
+        return
+    from transport.rdma.capture_file import open_capture  # noqa: PLC0415 - loaded by those who capture
+
+    with open_capture(path) as capture:
+        yield capture
 
 
 def _open_store(folder: Path | None, probe: "Probe", *, read_only: bool) -> "Store":

@@ -31,6 +31,7 @@ from transport.stream import serve_stream
 
 if TYPE_CHECKING:
     from servers.gate import Gate
+    from transport.rdma.capture import Capture
     from transport.trust import Grant
 
 __all__ = ["Server", "Serving", "serve"]
@@ -55,6 +56,7 @@ class Server:
         max_connections: int = MAX_CONNECTIONS,
         gate: "Gate | None" = None,
         rdma_crc: bool = False,
+        capture: "Capture | None" = None,
     ) -> None:
         self.connections = 0
         self._store = store
@@ -64,6 +66,7 @@ class Server:
         self._max_connections = max_connections
         self._gate = gate
         self._rdma_crc = rdma_crc
+        self._capture = capture
 
     def handler(self, peer: str, limits: Limits) -> Dispatcher:
         """Return the handler of one connection; transports take this as their handler factory."""
@@ -91,6 +94,10 @@ class Server:
             grant = None if self._gate is None else await self._gate.admit(stream, self._env)
             if grant is not None:
                 factory = partial(self._handler_for, grant)
+            if self._capture is not None:
+                from transport.rdma.capture_stream import CapturedStream  # noqa: PLC0415 - loaded by those who capture
+
+                stream = CapturedStream(stream, self._capture, active=False)
             if rdma:
                 from transport.rdma.stream_endpoint import serve_rdma_stream  # noqa: PLC0415 - the verbs device is large
 
@@ -174,17 +181,19 @@ async def serve(
     insecure: bool = False,
     rdma: str | None = None,
     rdma_crc: bool = False,
+    capture: "Capture | None" = None,
 ) -> AsyncIterator[Serving]:
     """Serve a store for the length of a block; port 0 takes a free one.
 
     Args: identity, authorized_keys: files, both or none; with them TCP is TLS, for clients whose keys are listed, each as its
     line says. Without, it is plain, for loopback or whoever says `insecure`.
-    rdma: where to listen for iWARP as well, which is always plain; rdma_crc: with checksums.
+    rdma: where to listen for iWARP as well, which is always plain; rdma_crc: with checksums. capture: takes what
+    passes over every connection, above TLS.
     Raises: ValueError for no address or half a pair of files; OSError as `open_listener`, and for the files.
     Ownership: the store stays the caller's, who closes it after the block; connections are dropped at the block's end.
     """
     gate = _gate(identity, authorized_keys)
-    server = Server(store, env or system_env(), probe or Probe(), limits, gate=gate, rdma_crc=rdma_crc)
+    server = Server(store, env or system_env(), probe or Probe(), limits, gate=gate, rdma_crc=rdma_crc, capture=capture)
     listener = open_listener(parse_address(listen), insecure=insecure or gate is not None)
     listeners = [listener]
     try:

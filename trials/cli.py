@@ -3,7 +3,7 @@
 Owns no memory.
 """
 
-from netfs.cli.dialing import KeyFile, TracePath, open_trace_file
+from netfs.cli.dialing import CapturePath, KeyFile, TracePath, open_capture_file, open_trace_file
 from netfs.cli.host import Host
 
 __all__ = ["register"]
@@ -18,7 +18,9 @@ def register(host: Host) -> None:
 def register_demo(host: Host) -> None:
     """Add `netfs demo`."""
 
-    async def demo(*, file: str | None = None, key_file: KeyFile = None, trace: TracePath = None) -> int:
+    async def demo(
+        *, file: str | None = None, key_file: KeyFile = None, trace: TracePath = None, capture: CapturePath = None
+    ) -> int:
         """Send a real file through every path, verify each byte, and look for it in the server's store.
 
         Args:
@@ -26,8 +28,8 @@ def register_demo(host: Host) -> None:
         """
         from trials.demo import demo as run  # noqa: PLC0415 - client, server and both transports take a while to load
 
-        async with open_trace_file(trace) as traced:
-            return await run(host, file, key_file, traced)
+        async with open_trace_file(trace) as traced, open_capture_file(capture) as captured:
+            return await run(host, file, key_file, traced, captured)
 
     host.command(demo, name="demo", examples=["netfs demo", "netfs demo --file video.mp4 --json"])
 

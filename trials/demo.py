@@ -30,6 +30,7 @@ from servers.stores.base import Store
 from transport.base import FileRange
 from transport.env import system_env
 from transport.messages import EntryReply, FileType, Handle, Lookup, Mount, Read
+from transport.rdma.capture import Capture
 from trials.demo_table import Row, header, line, title
 from trials.pairs import TRANSPORTS, TWO_PROCESSES, Pair, pair
 from trials.plaintext import Search, pick_windows
@@ -80,7 +81,9 @@ def plan() -> list[Row]:
     ]
 
 
-async def run_row(row: Row, sample: Sample, key: VolumeKey, buffer: memoryview, trace: TraceFile | None = None) -> Row:
+async def run_row(
+    row: Row, sample: Sample, key: VolumeKey, buffer: memoryview, trace: TraceFile | None = None, capture: Capture | None = None
+) -> Row:
     """Write the sample, read it back, look into the store. Returns: the row filled; an operating error is told in it."""
     try:
         with tempfile.TemporaryDirectory(prefix="netfs-demo-") as folder:
@@ -94,6 +97,7 @@ async def run_row(row: Row, sample: Sample, key: VolumeKey, buffer: memoryview, 
                 cache_bytes=CACHE_BYTES,
                 processes=row.processes,
                 world=RealWorld(trace, label),
+                capture=capture,
             ) as p:
                 filled = await write_and_read(row, sample, p, buffer)
                 search = Search(sample.windows)
@@ -259,7 +263,9 @@ class Show:
         self._console.print(f"found in\n{found[False]} plain rows and in {found[True]} encrypted ones")
 
 
-async def demo(host: Host, file: str | None, key_file: str | None, trace: TraceFile | None = None) -> int:
+async def demo(
+    host: Host, file: str | None, key_file: str | None, trace: TraceFile | None = None, capture: Capture | None = None
+) -> int:
     """Run all rows and show them as they come. Returns: the exit code, 1 when a row is not as it should be."""
     sample = load_sample(Path(file) if file is not None else default_file())
     key = read_key(key_file) if key_file is not None else VolumeKey(system_env().nonces(32))
@@ -270,7 +276,7 @@ async def demo(host: Host, file: str | None, key_file: str | None, trace: TraceF
     rows: list[Row] = []
     for row in plan():
         with show.running(row):
-            rows.append(await run_row(row, sample, key, buffer, trace))
+            rows.append(await run_row(row, sample, key, buffer, trace, capture))
         show.row(rows[-1])
     show.summary(rows)
     host.emit({"file": str(sample.path), "bytes": len(sample.content), "rows": [row.as_json() for row in rows]})

@@ -30,6 +30,9 @@ from servers.stores.base import Store
 from servers.stores.directory import DirectoryStore
 from servers.stores.memory import MemoryStore
 from transport.base import Limits, Transport
+from transport.link import ByteStream
+from transport.rdma.capture import Capture
+from transport.rdma.capture_stream import CapturedStream
 from transport.rdma.endpoint import rdma_memory_connection
 from transport.rdma.profiles import RXE, DeviceProfile
 from transport.rdma.stream_endpoint import connect_rdma_stream
@@ -95,6 +98,7 @@ async def pair(
     world: World | None = None,
     processes: int | None = None,
     state: str | os.PathLike[str] | None = None,
+    capture: Capture | None = None,
 ) -> AsyncIterator[Pair]:
     """Run a server and its clients for the length of a block.
 
@@ -104,6 +108,7 @@ async def pair(
     store: `memory`, a folder, or a store, which stays the caller's. cache_bytes: of each client; rsize, wsize: most bytes
     of one read or write; block_size: of encrypted files. world: where time, randomness and links come from; the real one by
     default. state: a folder in which what was seen of the volume is remembered; without, for the length of the block.
+    capture: takes what passes between client and server as packets (`open_capture`, in transport/rdma/capture_file.py).
     Raises: OSError when the server cannot be started or reached.
     Cancellation: dirty data of files that were not closed is lost; nothing keeps running.
     """
@@ -126,7 +131,7 @@ async def pair(
             process = await stack.enter_async_context(served)
             found.url = process.url
             for index in range(clients):
-                client = open_one(process.url, env=world.env(f"client{index}"), probe=probes[index])
+                client = open_one(process.url, env=world.env(f"client{index}"), probe=probes[index], capture=capture)
                 found.clients.append(await stack.enter_async_context(client))
             yield found
             return
@@ -144,11 +149,13 @@ async def pair(
         for index in range(clients):
             node = f"client{index}"
             if nursery is None:
-                connection = rdma_memory_connection(server.handler, world.env(node), probes[index], env, probe, limits, profile)
+                connection = rdma_memory_connection(
+                    server.handler, world.env(node), probes[index], env, probe, limits, profile, capture=capture
+                )
                 wire = await stack.enter_async_context(connection)
                 client = open_one(wire, env=world.env(node), probe=probes[index])
             else:
-                ours, theirs = world.link(node, "server")
+                ours, theirs = _seen(world.link(node, "server"), capture)
                 rdma = transport == "rdma-stream"
                 nursery.start_soon(server.serve_connection, theirs, rdma)
                 connect = connect_rdma_stream if rdma else connect_stream
@@ -156,6 +163,12 @@ async def pair(
                 client = open_one(opened, env=world.env(node), probe=probes[index])
             found.clients.append(await stack.enter_async_context(client))
         yield found
+
+
+def _seen(link: tuple[ByteStream, ByteStream], capture: Capture | None) -> tuple[ByteStream, ByteStream]:
+    """Have a capture see what passes over a link, if there is one."""
+    ours, theirs = link
+    return ours if capture is None else CapturedStream(ours, capture, active=True), theirs
 
 
 @asynccontextmanager

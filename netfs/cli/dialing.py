@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from crypto.keys import VolumeKey
     from netfs.fs.client import Client
     from netfs.tracing import TraceFile
+    from transport.rdma.capture import Capture
 
 __all__ = [
-    "ANYBODY", "Access", "KeyFile", "TracePath", "connected", "open_trace_file", "own_identity", "place_of", "read_key",
-    "remote_place", "tracing",
+    "ANYBODY", "Access", "CapturePath", "KeyFile", "TracePath", "connected", "open_capture_file", "open_trace_file",
+    "own_identity", "place_of", "read_key", "remote_place", "tracing",
 ]  # fmt: skip
 
 SECURE = "netfs://"
@@ -60,6 +61,10 @@ VolumeFingerprint = Annotated[
     str | None,
     Parameter(name="--fingerprint", help="the volume must have this one; else the one of ~/.config/netfs/known_volumes."),
 ]
+CapturePath = Annotated[
+    str | None,
+    Parameter(name="--capture", help="record what passes over the wire in a file for Wireshark: *.pcapng."),
+]
 TracePath = Annotated[
     str | None, Parameter(name="--trace", help="record what happens in a file: *.txt, or *.pftrace for ui.perfetto.dev.")
 ]
@@ -70,7 +75,8 @@ TracePath = Annotated[
 class Access:
     """The options of every command that connects: key files, and how a volume is opened.
 
-    read: what was read for them, so that a descriptor is read once and a person asked once. traced: the trace, opened.
+    read: what was read for them, so that a descriptor is read once and a person asked once. traced, captured: the trace and the
+    capture, opened.
     """
 
     key_file: KeyFile = None
@@ -80,8 +86,10 @@ class Access:
     passphrase_fd: PassphraseFd = None
     fingerprint: VolumeFingerprint = None
     trace: TracePath = None
+    capture: CapturePath = None
     read: Annotated[list[object], Parameter(parse=False)] = field(default_factory=list, repr=False)
     traced: Annotated[object, Parameter(parse=False)] = None
+    captured: Annotated[object, Parameter(parse=False)] = None
 
 
 ANYBODY = Access()
@@ -149,19 +157,39 @@ async def open_trace_file(path: str | None) -> AsyncIterator["TraceFile | None"]
 
 
 @asynccontextmanager
+async def open_capture_file(path: str | None) -> AsyncIterator["Capture | None"]:
+    """Open a capture for the length of a block, if there is a path; what is wrong with the file ends the command."""
+    if path is None:
+        yield None
+        return
+    from transport.rdma.capture_file import open_capture  # noqa: PLC0415 - loaded by those who capture
+
+    with ExitStack() as stack:
+        try:
+            capture = stack.enter_context(open_capture(path))
+        except ValueError as error:
+            raise CommandError(Exit.USAGE, str(error)) from None
+        except OSError as error:
+            raise CommandError(Exit.LOCAL, describe(error, path)) from error
+        yield capture
+        with failing(Exit.LOCAL, path):
+            stack.close()
+
+
+@asynccontextmanager
 async def tracing(access: Access) -> AsyncIterator[Access]:
-    """Open the trace of a command that connects more than once; what this gives goes to each `connected`."""
-    if access.trace is None:
+    """Open trace and capture of a command that connects more than once; what this gives goes to each `connected`."""
+    if access.trace is None and access.capture is None:
         yield access
         return
-    async with open_trace_file(access.trace) as trace:
-        yield replace(access, trace=None, traced=trace)
+    async with open_trace_file(access.trace) as trace, open_capture_file(access.capture) as capture:
+        yield replace(access, trace=None, traced=trace or access.traced, capture=None, captured=capture or access.captured)
 
 
 @asynccontextmanager
 async def connected(place: Place, access: Access, *others: Place) -> AsyncIterator["Client"]:
     """Connect to the server of `place`; a failure to do so names the endpoint, as the trace does. `others`: used there too."""
-    if access.trace is not None:
+    if access.trace is not None or access.capture is not None:
         async with tracing(access) as traced, connected(place, traced, *others) as client:
             yield client
         return
@@ -171,8 +199,9 @@ async def connected(place: Place, access: Access, *others: Place) -> AsyncIterat
 
     assert place.endpoint is not None
     identity = own_identity(access) if place.endpoint.startswith(SECURE) else None
+    capture: Capture | None = access.captured  # type: ignore[assignment]
     probe = Probe(access.traced.sink(place.endpoint)) if isinstance(access.traced, TraceFile) else None
-    open_one = netfs.open_client(place.endpoint, identity=identity, known_hosts=access.known_hosts, probe=probe)
+    open_one = netfs.open_client(place.endpoint, identity=identity, known_hosts=access.known_hosts, probe=probe, capture=capture)
     async with AsyncExitStack() as stack:
         if access.key_file is None and access.passphrase_fd is None and not access.passphrase:
             secret = None

@@ -63,6 +63,7 @@ def register(host: Host) -> None:
             "netfs cp report.pdf netfs://127.0.0.1:7777/",
             "netfs cp -r photos netfs://127.0.0.1:7777/backup",
             "netfs cp -r netfs://127.0.0.1:7777/backup/photos .",
+            "netfs cp --capture cp.pcapng report.pdf netfs+rdma://127.0.0.1:7778/",
             "netfs cp --key-file my.key secret.txt netfs://127.0.0.1:7777/vault/",
         ],
     )

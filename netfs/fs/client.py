@@ -57,6 +57,7 @@ from transport.user_files import user_state
 
 if TYPE_CHECKING:
     from crypto.keys import VolumeKey
+    from transport.rdma.capture import Capture
 
 __all__ = ["Client", "Entry", "Level", "StateFolder", "open_client"]
 
@@ -432,6 +433,7 @@ async def open_client(
     block_size: int = DEFAULT_BLOCK_SIZE,
     freshness: Level = "local",
     state: StateFolder = None,
+    capture: "Capture | None" = None,
 ) -> AsyncIterator[Client]:
     """Mount an export.
 
@@ -442,6 +444,7 @@ async def open_client(
     block_size: of encrypted files created here, in bytes: 16 KiB, or 64 KiB for files that are mostly read and written in order.
     freshness: `local` remembers what was seen of an encrypted volume from one mount to the next, in the folder `state` (by
     default ~/.local/state/netfs/volumes), so that a server cannot go back behind it; `session` does so for this mount only.
+    capture: takes what passes over the connection to a URL, as `open_capture` of transport/rdma/capture_file.py makes them.
     Raises: OSError when the server cannot be reached or is none; ESTALE when it has gone back before and nobody accepted that.
     Cancellation: not mounted; inside the block, dirty data of files that were not closed is lost.
     """
@@ -453,7 +456,7 @@ async def open_client(
             url = parse_url(target)
             top = names_of(url.path)
             credentials = None if identity is None else Credentials(identity, known_hosts)
-            transport = await stack.enter_async_context(connect(url, env, probe, credentials))
+            transport = await stack.enter_async_context(connect(url, env, probe, credentials, capture))
         else:
             transport = target
         volume = _volume(transport, keys, env, probe, rsize, wsize, block_size, freshness, state)

@@ -26,6 +26,7 @@ from transport.user_files import user_file
 
 if TYPE_CHECKING:
     from transport.link import ByteStream
+    from transport.rdma.capture import Capture
     from transport.tls import TlsStream
     from transport.trust import Fingerprint
 
@@ -43,8 +44,10 @@ class Credentials:
 
 
 @asynccontextmanager
-async def connect(url: Url, env: Env, probe: Probe, credentials: Credentials | None = None) -> AsyncIterator[Transport]:
-    """Connect and agree on limits, for the length of a block.
+async def connect(
+    url: Url, env: Env, probe: Probe, credentials: Credentials | None = None, capture: "Capture | None" = None
+) -> AsyncIterator[Transport]:
+    """Connect and agree on limits, for the length of a block. capture: takes what passes, above TLS.
 
     Raises: NotReachable with the peer in one line, also for a server whose key is not the one known; OSError with the path for a
     file of the credentials. Cancellation: nothing is left open.
@@ -66,6 +69,10 @@ async def connect(url: Url, env: Env, probe: Probe, credentials: Credentials | N
                     raise _not_reachable(error, url) from error
             else:
                 stream = secure = await _known_server(url, env, probe, credentials)
+            if capture is not None:
+                from transport.rdma.capture_stream import CapturedStream  # noqa: PLC0415 - loaded by those who capture
+
+                stream = CapturedStream(stream, capture, active=True)
             if url.rdma:
                 from transport.rdma.stream_endpoint import connect_rdma_stream  # noqa: PLC0415 - the verbs device is large
 

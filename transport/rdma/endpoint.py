@@ -14,6 +14,8 @@ from iov.probe import Probe
 from transport.base import HandlerFactory, Limits
 from transport.env import Env
 from transport.errors import TransportError
+from transport.rdma.capture import Capture
+from transport.rdma.capture_fabric import capture_fabric
 from transport.rdma.client import ClientEnd, RdmaTransport
 from transport.rdma.enums import Access
 from transport.rdma.memory_fabric import MemoryFabric, connect_pair
@@ -36,14 +38,18 @@ async def rdma_memory_connection(
     limits: Limits = DEFAULT_LIMITS,
     profile: DeviceProfile = RXE,
     peers: Collection[str] = (),
+    capture: Capture | None = None,
 ) -> AsyncIterator[RdmaTransport]:
-    """Connect a client to a handler. Args: peers: the devices whose memory the client's adapter may address.
+    """Connect a client to a handler. Args: peers: the devices whose memory the client's adapter may address. capture: shows what
+    passes as packets.
 
     Cancellation: the connection is broken, memory is fenced and given back. Leaving the block closes the connection; handlers
     that still run are cancelled.
     """
     handler = handler_factory("rdma-memory", limits)
     fabric = MemoryFabric(client_env.now())
+    if capture is not None:
+        capture_fabric(fabric, capture)
     server = ServerEnd(fabric.add_device("server", profile), server_env, server_probe, limits, handler)
     client = ClientEnd(fabric.add_device("client", profile), client_env, client_probe, limits, peers)
     connect_pair(client.qp, server.qp, CLIENT_ACCESS, 0, rd_atomic=min(16, profile.max_rd_atom))

@@ -17,14 +17,15 @@ from transport.rdma.qp import QP, QPAttr
 
 if TYPE_CHECKING:
     from transport.rdma.requester import Requester
+    from transport.rdma.wr import SendWR
 
 __all__ = ["MemoryFabric", "connect_pair"]
 
 
 class MemoryFabric:
-    """Devices of one process and their timers."""
+    """Devices of one process and their timers. handlers: what carries requests out, if it is not what does so by itself."""
 
-    __slots__ = ("by_gid", "by_lid", "devices", "listeners", "now", "serial", "timers")
+    __slots__ = ("by_gid", "by_lid", "devices", "handlers", "listeners", "now", "serial", "timers")
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now
@@ -34,6 +35,7 @@ class MemoryFabric:
         self.timers: list[tuple[float, int, Requester, bool]] = []
         self.serial = 0
         self.listeners: list[Callable[[], None]] = []
+        self.handlers: dict[int, Callable[[Requester, SendWR], int]] | None = None
 
     def add_device(self, name: str, profile: DeviceProfile = RXE) -> Device:
         """Plug a device in."""

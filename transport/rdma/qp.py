@@ -23,6 +23,7 @@ from transport.rdma.wr import WC, RecvWR, SendWR
 
 if TYPE_CHECKING:
     from transport.rdma.cq import CQ
+    from transport.rdma.device import Device
     from transport.rdma.pd import PD
     from transport.rdma.srq import SRQ
 
@@ -132,7 +133,7 @@ class QP:
         _check_init(pd, init)
         pd.count_child("qp", profile.max_qp)
         self.pd = pd
-        self.device = pd.device
+        self.device: Device = pd.device
         self.send_cq = init.send_cq
         self.recv_cq = init.recv_cq
         self.cap = replace(cap)

@@ -60,7 +60,7 @@ class Requester:
         self.qp = qp
         self.iwarp = iwarp
         self.max_msg = max_msg
-        self.handlers = HANDLERS
+        self.handlers = qp.device.fabric.handlers or HANDLERS
         self.todo: deque[SendWR] = deque()
         self.flying: deque[Flight] = deque()
         self.running = False

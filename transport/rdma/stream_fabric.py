@@ -19,6 +19,7 @@ from iov.probe import Probe
 from transport.env import Env
 from transport.link import ByteStream
 from transport.pump import error_of, send_all
+from transport.rdma.capture_stream import CapturedStream
 from transport.rdma.iwarp.engine import Engine
 from transport.rdma.iwarp.mpa import MpaError, Settled, StartFrame, StartReader, find_crc
 from transport.rdma.iwarp.operations import attach
@@ -92,6 +93,8 @@ class StreamLink:
         self.over = Wake()
         self.drained = Wake()
         self.engine = Engine(qp, crc, settled.ird, is_server, self._on_wake)
+        if isinstance(stream, CapturedStream):
+            self.engine.watch = stream
         attach(qp, self.engine, settled, access)
 
     def _on_wake(self) -> None:

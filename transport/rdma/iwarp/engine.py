@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from transport.rdma.enums import Access, EventType, MrState, Opcode, QPState, SendFlag, WcFlag, WcOpcode, WcStatus
 from transport.rdma.iwarp.ddp import MAX_ULPDU, MSN_MASK, cut
@@ -35,7 +35,7 @@ from transport.rdma.wr import RecvWR, SendWR
 if TYPE_CHECKING:
     from transport.rdma.qp import QP
 
-__all__ = ["Engine", "Outstanding"]
+__all__ = ["Engine", "Outstanding", "Watch"]
 
 REMOTE_WRITE, REMOTE_READ, REMOTE_ATOMIC = int(Access.REMOTE_WRITE), int(Access.REMOTE_READ), int(Access.REMOTE_ATOMIC)
 LOCAL_WRITE: Final = int(Access.LOCAL_WRITE)
@@ -68,16 +68,27 @@ class _Message:
     placed: int = 0
 
 
+class Watch(Protocol):
+    """Who wants to know which message belongs to which work request."""
+
+    def posted(self, wr: SendWR) -> None:
+        """Take note of a request whose messages are sent behind those of the ones before it."""
+
+    def took(self, recv: RecvWR) -> None:
+        """Take note of the receive that a message of the peer has taken."""
+
+
 class Engine:
     """The protocol of one connection; it is the `link` of its queue pair.
 
     wake: called when there is something to send. on_end: called once, with the reason in words, before the queue pair is flushed.
-    terminated: the Terminate sent or received, if there was one; refused: it is ours. clean: the peer left between two messages.
+    watch: is told of requests and receives, if set. terminated: the Terminate sent or received, if there was one; refused: it is
+    ours. clean: the peer left between two messages.
     """
 
     __slots__ = (
         "atomics", "clean", "expected", "ird", "is_server", "message", "on_end", "orq", "over", "qp", "receiver", "refused",
-        "sender", "serving", "terminated", "write_over", "written",
+        "sender", "serving", "terminated", "watch", "write_over", "written",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +113,7 @@ class Engine:
         self.clean = False
         self.refused = False
         self.on_end: Callable[[str], None] | None = None
+        self.watch: Watch | None = None
 
     # ---- the stream's side
 
@@ -313,6 +325,8 @@ class Engine:
         recv = self.qp.take_recv()
         if recv is None:
             raise Refused(Cause.UNTAGGED_NO_BUFFER, event=EventType.QP_REQ_ERR)
+        if self.watch is not None:
+            self.watch.took(recv)
         return recv
 
     def _failed_recv(self, status: int, cause: Cause) -> Refused:

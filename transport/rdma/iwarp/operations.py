@@ -91,6 +91,8 @@ def _payload(requester: "Requester", wr: SendWR) -> tuple[list[memoryview], int]
 def _hold(engine: Engine, requester: "Requester", wr: SendWR, length: int) -> tuple[SendWR, Callable[[], None]]:
     """Keep a request open; return its private copy and what completes it."""
     requester.moved = length
+    if engine.watch is not None:
+        engine.watch.posted(wr)
     wr = requester.hold(wr)
     return wr, partial(engine.answered, requester.flying[-1], length)
 
