@@ -14,7 +14,10 @@ ENOKEY: int = getattr(errno, "ENOKEY", errno.EACCES)
 
 
 class CryptoError(Exception):
-    """Base of this package's errors."""
+    """Base of this package's errors. file_id, block_no: what it speaks of, empty and -1 when that is not known."""
+
+    file_id: bytes = b""
+    block_no: int = -1
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -38,8 +41,9 @@ class IntegrityError(CryptoError):
 class Rollback(CryptoError):
     """The server returned a state of the file older than one this client has already seen."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, file_id: bytes = b"") -> None:
         super().__init__(errno.ESTALE, text)
+        self.file_id = file_id
 
 
 class WrongKey(CryptoError):

@@ -111,7 +111,8 @@ class Marks:
                 what = "an older state of a file" if generation < highest else "another state of a file"
                 raise Rollback(
                     f"the server returned {what} than it did before (file id {file_id.hex()}, "
-                    f"generation {generation}, seen {highest})"
+                    f"generation {generation}, seen {highest})",
+                    file_id=file_id,
                 )
         self._move(file_id, mark)
         return True

@@ -28,6 +28,7 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "netfs_call": ("request", "index", "op", "xid"),
     "crypto_seal": ("request", "index", "first_block", "blocks", "block_size"),
     "crypto_open": ("request", "index", "first_block", "blocks", "block_size"),
+    "audit": ("path", "file_id", "block", "error", "reason"),
     # transport
     "connection": ("what", "transport", "error"),
     "call_sent": ("xid", "op", "body", "payload"),

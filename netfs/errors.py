@@ -8,6 +8,7 @@ import errno
 import os
 from typing import Final
 
+from iov.probe import Probe
 from transport.errors import TransportError
 
 __all__ = ["NotReachable", "status_error", "translate"]
@@ -28,8 +29,8 @@ def status_error(status: int) -> OSError:
     return OSError(status, os.strerror(status))
 
 
-def translate(error: Exception, path: str | None) -> Exception:
-    """Return the error to raise to the user for one from below.
+def translate(error: Exception, path: str | None, probe: Probe | None = None) -> Exception:
+    """Return the error to raise to the user for one from below; what the server is to blame for is told to the probe as `audit`.
 
     An `OSError` keeps its errno, and with it its subclass (FileNotFoundError and so on). A transport error is a `NotReachable`,
     which is a ConnectionError; anything else that carries an errno (a failed verification: EBADMSG) an OSError with that errno
@@ -42,6 +43,10 @@ def translate(error: Exception, path: str | None) -> Exception:
         return error
     if isinstance(error, TransportError):
         return NotReachable(code, str(error).removeprefix(f"{path}: "), path)
+    if probe is not None and probe.sink is not None:
+        file_id = getattr(error, "file_id", None)
+        if isinstance(file_id, bytes):
+            probe.sink("audit", (path or "", file_id.hex(), getattr(error, "block_no", -1), code, str(error)))
     code = EDGE_ERRNO.get(code, code)
     if isinstance(error, OSError):
         return OSError(code, error.strerror or os.strerror(code), path if path is not None else error.filename)

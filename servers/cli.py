@@ -11,12 +11,24 @@ from transport.user_files import user_file
 if TYPE_CHECKING:
     from iov.probe import Probe
     from servers.stores.base import Store
+    from transport.base import Handler
     from transport.rdma.capture import Capture
 
 __all__ = ["register"]
 
 _LOCAL = 4
 _USAGE = 2
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Tampering(Protocol):
+    """A server that lies on purpose, for tests of clients; `trials` registers it in the entry-point group `netfs.tampers`."""
+
+    def around(self, store: "Store") -> "Store":
+        """Return a store that lies."""
+
+    def handler(self, inner: "Handler") -> "Handler":
+        """Return a handler that lies."""
 
 
 class Host(Protocol):
@@ -56,6 +68,7 @@ def register(host: Host) -> None:
         insecure: bool = False,
         capture: Path | None = None,
         verbose: bool = False,
+        tamper: str | None = None,
     ) -> None:
         """Serve a folder until interrupted.
 
@@ -77,19 +90,17 @@ def register(host: Host) -> None:
             insecure: allow an address that other machines can reach without TLS and keys.
             capture: record what passes over every connection, above TLS, in a file for Wireshark: *.pcapng.
             verbose: log every connection.
+            tamper: lie to clients, on this machine alone: an attack as A04 or A04:block+page; a wrong one lists them.
         """
         if memory == (folder is not None):
             host.fail(_USAGE, "give either a folder or --memory")
-        if memory and read_only:
-            host.fail(_USAGE, "an empty store in memory that is read-only serves nobody")
-        if rdma_crc and rdma is None:
-            host.fail(_USAGE, "--rdma-crc goes with --rdma")
+        _check_options(host, rdma, memory=memory, read_only=read_only, rdma_crc=rdma_crc)
         files = None
         if identity is not None or authorized_keys is not None:
             files = (identity or user_file("identity"), authorized_keys or user_file("authorized_keys"))
         await _serve(
-            host, folder, listen, rdma, files,
-            rdma_crc=rdma_crc, read_only=read_only, insecure=insecure, capture=capture, verbose=verbose,
+            host, folder, listen, rdma, files, rdma_crc=rdma_crc, read_only=read_only, insecure=insecure, capture=capture,
+            verbose=verbose, tampering=None if tamper is None else _tampering(host, tamper, listen, rdma, insecure=insecure),
         )  # fmt: skip
 
     host.command(
@@ -106,6 +117,13 @@ def register(host: Host) -> None:
     )
 
 
+def _check_options(host: Host, rdma: str | None, *, memory: bool, read_only: bool, rdma_crc: bool) -> None:
+    if memory and read_only:
+        host.fail(_USAGE, "an empty store in memory that is read-only serves nobody")
+    if rdma_crc and rdma is None:
+        host.fail(_USAGE, "--rdma-crc goes with --rdma")
+
+
 async def _serve(
     host: Host,
     folder: Path | None,
@@ -118,6 +136,7 @@ async def _serve(
     insecure: bool,
     capture: Path | None,
     verbose: bool,
+    tampering: Tampering | None,
 ) -> None:
     # What only a server needs is loaded by the command, not by the program.
     import logging  # noqa: PLC0415
@@ -138,15 +157,18 @@ async def _serve(
     env, probe = system_env(), Probe()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         try:
-            store = _open_store(folder, probe, read_only=read_only)
+            store = opened = _open_store(folder, probe, read_only=read_only)
         except OSError as error:
             host.fail(_LOCAL, f"{folder}: {error.strerror}")
         try:
             listen = listen or f"127.0.0.1:{DEFAULT_PORT}"
             identity, keys = files or (None, None)
+            if tampering is not None:
+                store = tampering.around(opened)
             async with captured(capture) as told_to, serve(
                 store, listen, env=env, probe=probe, insecure=insecure, rdma=rdma, rdma_crc=rdma_crc,
                 identity=identity, authorized_keys=keys, capture=told_to,
+                around=None if tampering is None else tampering.handler,
             ) as serving:  # fmt: skip
                 what = "memory" if folder is None else f"{folder}{' read-only' if read_only else ''}"
                 told = {"url": serving.url, "folder": None if folder is None else str(folder), "read_only": read_only}
@@ -166,7 +188,29 @@ async def _serve(
         except OSError as error:
             host.fail(_LOCAL, f"{error.filename}: {error.strerror}" if error.filename else str(error))
         finally:
-            store.close()
+            opened.close()
+
+
+def _tampering(host: Host, words: str, listen: str | None, rdma: str | None, *, insecure: bool) -> Tampering:
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
+    from transport.address import parse_address  # noqa: PLC0415
+
+    for where in (listen, rdma):
+        try:
+            address = parse_address(where) if where is not None else None
+        except ValueError as error:
+            host.fail(_USAGE, str(error))
+        if insecure or (address is not None and not address.socket and address.host not in _LOOPBACK):
+            host.fail(_USAGE, f"a server that lies is for this machine alone: listen on one of {', '.join(_LOOPBACK)}")
+    found = next(iter(entry_points(group="netfs.tampers")), None)
+    if found is None:
+        host.fail(_USAGE, "--tamper needs the package trials")
+    try:
+        tampering: Tampering = found.load()(words)
+    except ValueError as error:
+        host.fail(_USAGE, str(error))
+    return tampering
 
 
 @contextlib.asynccontextmanager

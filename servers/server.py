@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Server", "Serving", "serve"]
 
 log: Final = logging.getLogger(__name__)
+Around = Callable[[Handler], Handler]
 MAX_CONNECTIONS: Final = 1024
 _LIMITS: Final = Limits()
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -44,7 +45,11 @@ _BREATH_S: Final = 0.1
 
 
 class Server:
-    """Serve one store. max_connections: further clients are turned away. gate: lets in clients on TCP; None: plain, for all."""
+    """Serve one store.
+
+    max_connections: further clients are turned away. gate: lets in clients on TCP; None: plain, for all. around: wraps what
+    answers the requests of each connection.
+    """
 
     def __init__(
         self,
@@ -57,8 +62,10 @@ class Server:
         gate: "Gate | None" = None,
         rdma_crc: bool = False,
         capture: "Capture | None" = None,
+        around: Around | None = None,
     ) -> None:
         self.connections = 0
+        self._around = around
         self._store = store
         self._env = env
         self._probe = probe
@@ -68,10 +75,11 @@ class Server:
         self._rdma_crc = rdma_crc
         self._capture = capture
 
-    def handler(self, peer: str, limits: Limits) -> Dispatcher:
+    def handler(self, peer: str, limits: Limits) -> Handler:
         """Return the handler of one connection; transports take this as their handler factory."""
         log.info("connected peer=%s", peer)
-        return Dispatcher(self._store, self._env, self._probe, limits)
+        handler = Dispatcher(self._store, self._env, self._probe, limits)
+        return handler if self._around is None else self._around(handler)
 
     def _handler_for(self, grant: "Grant", peer: str, limits: Limits) -> Handler:
         handler = self.handler(f"{peer} name={grant.name}", limits)
@@ -182,18 +190,21 @@ async def serve(
     rdma: str | None = None,
     rdma_crc: bool = False,
     capture: "Capture | None" = None,
+    around: Around | None = None,
 ) -> AsyncIterator[Serving]:
     """Serve a store for the length of a block; port 0 takes a free one.
 
     Args: identity, authorized_keys: files, both or none; with them TCP is TLS, for clients whose keys are listed, each as its
     line says. Without, it is plain, for loopback or whoever says `insecure`.
     rdma: where to listen for iWARP as well, which is always plain; rdma_crc: with checksums. capture: takes what
-    passes over every connection, above TLS.
+    passes over every connection, above TLS. around: wraps what answers requests.
     Raises: ValueError for no address or half a pair of files; OSError as `open_listener`, and for the files.
     Ownership: the store stays the caller's, who closes it after the block; connections are dropped at the block's end.
     """
     gate = _gate(identity, authorized_keys)
-    server = Server(store, env or system_env(), probe or Probe(), limits, gate=gate, rdma_crc=rdma_crc, capture=capture)
+    server = Server(
+        store, env or system_env(), probe or Probe(), limits, gate=gate, rdma_crc=rdma_crc, capture=capture, around=around
+    )
     listener = open_listener(parse_address(listen), insecure=insecure or gate is not None)
     listeners = [listener]
     try:

@@ -37,6 +37,7 @@ from transport.rdma.endpoint import rdma_memory_connection
 from transport.rdma.profiles import RXE, DeviceProfile
 from transport.rdma.stream_endpoint import connect_rdma_stream
 from transport.stream import connect_stream
+from trials.faults.tamper import Tamper
 from trials.keyring import Keyring, keyring
 from trials.world import RealWorld, World
 
@@ -99,6 +100,7 @@ async def pair(
     processes: int | None = None,
     state: str | os.PathLike[str] | None = None,
     capture: Capture | None = None,
+    tamper: Tamper | None = None,
 ) -> AsyncIterator[Pair]:
     """Run a server and its clients for the length of a block.
 
@@ -109,6 +111,7 @@ async def pair(
     of one read or write; block_size: of encrypted files. world: where time, randomness and links come from; the real one by
     default. state: a folder in which what was seen of the volume is remembered; without, for the length of the block.
     capture: takes what passes between client and server as packets (`open_capture`, in transport/rdma/capture_file.py).
+    tamper: an attack, for servers of this process.
     Raises: OSError when the server cannot be started or reached.
     Cancellation: dirty data of files that were not closed is lost; nothing keeps running.
     """
@@ -121,8 +124,8 @@ async def pair(
         probes = [world.probe(f"client{index}") for index in range(clients)]
         found = Pair([], probes, keys=keys)
         if transport in TWO_PROCESSES and (transport != "rdma-stream" or processes != 1):
-            if isinstance(store, Store):
-                raise ValueError("a store of this process cannot be served by another one")
+            if isinstance(store, Store) or tamper is not None:
+                raise ValueError("a store of this process cannot be served by another one, nor an attack be made there")
             if transport == "tls":
                 found.keyring = ring = stack.enter_context(keyring())
                 open_one = partial(open_one, identity=ring.client.path, known_hosts=ring.known_hosts)
@@ -142,7 +145,7 @@ async def pair(
         else:
             found.store = MemoryStore(probe, env.wall_ns) if store == "memory" else DirectoryStore(store, probe)
             stack.callback(found.store.close)
-        server = Server(found.store, env, probe, limits)
+        server = Server(found.store, env, probe, limits) if tamper is None else tamper.server(found.store, env, probe, limits)
         nursery = None
         if transport != "rdma-memory":
             nursery = await stack.enter_async_context(_quiet_nursery())

@@ -138,7 +138,7 @@ class Client:
                 self.put_inode(inode)
                 raise
         except Exception as error:
-            raise translate(error, path) from error
+            raise translate(error, path, self.probe) from error
         return File(self, inode, path, how, direct=direct)
 
     async def stat(self, path: str) -> Attr:
@@ -179,7 +179,7 @@ class Client:
             try:
                 page = await ask(self.transport, Readdir(handle, cookie), ReaddirReply)
             except Exception as error:
-                raise translate(error, path) from error
+                raise translate(error, path, self.probe) from error
             eof = page.eof or not page.entries
             for entry in page.entries:
                 # What a listing names becomes paths, here and on the local disk of who copies it: a server is not believed.
@@ -192,7 +192,7 @@ class Client:
                     try:
                         entry.attr.size = self._volume.entry_size(entry, asked)
                     except Exception as error:
-                        raise translate(error, child(path, entry.name)) from error
+                        raise translate(error, child(path, entry.name), self.probe) from error
                 yield Entry(entry.name, child(path, entry.name), entry.attr)
 
     async def listdir(self, path: str = "/") -> list[str]:
@@ -314,7 +314,7 @@ class Client:
                 except Exception as error:  # noqa: BLE001 (the other files are still to be sent)
                     inode.wb_error.record(error)
                 late, _ = inode.wb_error.check(mark)
-                failed = failed or (late and translate(late, inode.path))
+                failed = failed or (late and translate(late, inode.path, self.probe))
         finally:
             with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
                 await self.transport.aclose()
@@ -400,7 +400,7 @@ class Client:
         try:
             return await self._walked(action)
         except Exception as error:
-            raise translate(error, path) from error
+            raise translate(error, path, self.probe) from error
 
 
 def _volume(

@@ -186,7 +186,7 @@ class File:
                 return await direct_read(self._inode, it, pos)
             return await buffered_read(self._inode, it, pos, self._ahead)
         except Exception as error:
-            raise translate(error, self.path) from error
+            raise translate(error, self.path, self._inode.probe) from error
 
     async def write_iter(self, it: IovIter, pos: int) -> int:
         """Write an iterator at `pos`, at the end in append mode; it is moved by what was written.
@@ -208,7 +208,7 @@ class File:
             self._raise_late_error()
             return await buffered_write(self._inode, it, pos, append=append)
         except Exception as error:
-            raise translate(error, self.path) from error
+            raise translate(error, self.path, self._inode.probe) from error
 
     async def fsync(self) -> None:
         """Make everything written to the file durable on the server.
@@ -222,7 +222,7 @@ class File:
             await fsync(self._inode)
             self._raise_late_error()
         except Exception as error:
-            raise translate(error, self.path) from error
+            raise translate(error, self.path, self._inode.probe) from error
 
     async def truncate(self, size: int | None = None) -> int:
         """Cut or extend the file to `size` bytes, by default to the position. Returns: the size. Cancellation: may have
@@ -238,7 +238,7 @@ class File:
             finally:
                 self._inode.lock.release_exclusive()
         except Exception as error:
-            raise translate(error, self.path) from error
+            raise translate(error, self.path, self._inode.probe) from error
         return size
 
     async def stat(self) -> Attr:
@@ -247,7 +247,7 @@ class File:
         try:
             attr = (await ask(self._client.transport, Getattr(self._inode.handle), AttrReply)).attr
         except Exception as error:
-            raise translate(error, self.path) from error
+            raise translate(error, self.path, self._inode.probe) from error
         attr.size = self.size
         return attr
 
@@ -257,7 +257,7 @@ class File:
         try:
             await ask(self._client.transport, Setattr(self._inode.handle, mtime_ns=mtime_ns), AttrReply)
         except Exception as error:
-            raise translate(error, self.path) from error
+            raise translate(error, self.path, self._inode.probe) from error
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Set the position. Returns: the new one. Raises: OSError(EINVAL) for one before the start."""

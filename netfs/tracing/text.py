@@ -32,6 +32,7 @@ LINES: Final[dict[str, str]] = {
     "netfs_call": "R={:08x}[{:x}] {} x={:08x}",
     "crypto_seal": "R={:08x}[{:x}] b={:x} n={} bs={:x}",
     "crypto_open": "R={:08x}[{:x}] b={:x} n={} bs={:x}",
+    "audit": "{} file={} block={} e={} {}",
     "connection": "{} {} e={}",
     "call_sent": "x={:08x} {} body={:x} l={:x}",
     "reply_received": "x={:08x} {} st={} l={:x}",
