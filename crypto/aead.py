@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESOCB3, ChaCha20Poly1305
 
-__all__ = ["KEY_SIZE", "NONCE_SIZE", "TAG_SIZE", "XAES_NONCE_SIZE", "Aead", "BadTag", "Suite", "XaesGcm", "wipe"]
+__all__ = ["KEY_SIZE", "NONCE_SIZE", "TAG_SIZE", "XAES_NONCE_SIZE", "Aead", "BadTag", "InvalidTag", "Suite", "XaesGcm", "wipe"]
 
 KEY_SIZE: Final = 32
 NONCE_SIZE: Final = 12
@@ -61,16 +61,17 @@ def wipe(view: bytearray | memoryview) -> None:
 class Aead:
     """One key of one suite; immutable, and safe to use from several threads at once.
 
-    encrypt_into(nonce, data, aad, out): `out` takes exactly len(data) + 16 bytes, the tag last.
+    encrypt_into(nonce, data, aad, out): `out` takes exactly len(data) + 16 bytes, the tag last. decrypt_unwiped: as
+    `decrypt_into`, but raises InvalidTag with plaintext of a changed block in `out`, which the caller has to wipe.
     """
 
     encrypt_into: Callable[[Bytes, Bytes, Bytes, memoryview], int]
-    _decrypt_into: Callable[[Bytes, Bytes, Bytes, memoryview], int]
+    decrypt_unwiped: Callable[[Bytes, Bytes, Bytes, memoryview], int]
 
     def __init__(self, suite: Suite, key: bytes) -> None:
         one_shot = SUITES[suite](key)
         self.encrypt_into = one_shot.encrypt_into
-        self._decrypt_into = one_shot.decrypt_into
+        self.decrypt_unwiped = one_shot.decrypt_into
 
     def decrypt_into(self, nonce: Bytes, data: Bytes, aad: Bytes, out: memoryview) -> None:
         """Verify `data` (tag last) and decrypt it into `out`, exactly 16 bytes shorter.
@@ -78,7 +79,7 @@ class Aead:
         Raises: BadTag; `out` is zero then. `data` must be memory that no peer can write meanwhile, or a wrong plaintext may pass.
         """
         try:
-            self._decrypt_into(nonce, data, aad, out)
+            self.decrypt_unwiped(nonce, data, aad, out)
         except InvalidTag:
             wipe(out)
             raise BadTag from None

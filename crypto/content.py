@@ -7,13 +7,17 @@
 A block that lies in one piece of the iterator goes straight from or to it; one in pieces, or wanted only in part, is staged (a
 streaming cipher context over the pieces is slower). Calls on different areas may run in different threads.
 The area must be memory that no peer can write while `open` runs: fence it first. The inner loops are the hot path of the package
-and written for few bytecodes per block. Ownership: iterator memory and area are the caller's; stages are kept here for reuse.
+and run from map to map, so that the interpreter does little between two blocks. Ownership: iterator memory and area are the
+caller's; stages are kept here for reuse.
 """
 
 import struct
+from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
+from struct import unpack_from
 from typing import Final
 
-from crypto.aead import NONCE_SIZE, TAG_SIZE, BadTag, wipe
+from crypto.aead import NONCE_SIZE, TAG_SIZE, InvalidTag, wipe
 from crypto.errors import IntegrityError
 from crypto.keys import FileKey
 from crypto.layout import ENTRY_SIZE, SEGMENT_BLOCKS
@@ -31,9 +35,6 @@ Bytes = bytes | bytearray | memoryview
 
 ENTRY: Final = struct.Struct(f"<{NONCE_SIZE}s{TAG_SIZE}sI")
 AAD: Final = struct.Struct("<16sQIBB2x")
-AAD_INDEX_OFF: Final = 16
-put_index: Final = struct.Struct("<Q").pack_into
-each_nonce: Final = struct.Struct(f"{NONCE_SIZE}s").iter_unpack
 tag_at: Final = struct.Struct(f"{TAG_SIZE}s").unpack_from
 put_tag: Final = struct.Struct(f"{TAG_SIZE}s").pack_into
 
@@ -159,60 +160,81 @@ class ContentCipher:
         while at < run:
             block = first_block + done + at
             n = min(run - at, SEGMENT_BLOCKS - block % SEGMENT_BLOCKS)
-            encrypt = key.subkey(rekey, block).encrypt_into
-            aad = bytearray(AAD.pack(key.file_id, block, rekey, key.suite, key.log2bs))
-            end = (done + at) * size
-            for (nonce,), source, slot in zip(
-                each_nonce(nonces[(done + at) * NONCE_SIZE : (done + at + n) * NONCE_SIZE]),
-                map(seg.__getitem__, self._blocks[at : at + n]),
-                map(area.__getitem__, self._slots[done + at : done + at + n]),
+            slot = done + at
+            fresh = unpack_from(f"{NONCE_SIZE}s" * n, nonces, slot * NONCE_SIZE)
+            # Row by row: a block is encrypted, then its tag is lifted, before the next block overwrites it.
+            rows = zip(
+                map(
+                    key.subkey(rekey, block).encrypt_into,
+                    fresh,
+                    map(seg.__getitem__, self._blocks[at : at + n]),
+                    self._aads(block, n, rekey),
+                    map(area.__getitem__, self._slots[slot : slot + n]),
+                ),
+                map(tag_at, repeat(area), range((slot + 1) * size, (slot + n + 1) * size, size)),
                 strict=True,
-            ):
-                put_index(aad, AAD_INDEX_OFF, block)
-                encrypt(nonce, source, aad, slot)
-                block += 1
-                end += size
-                parts += nonce, tag_at(area, end)[0], state
+            )
+            parts += chain.from_iterable(zip(fresh, [tag for _, (tag,) in rows], repeat(state)))
             at += n
 
     def _open_run(self, area: memoryview, entries: Bytes, first_block: int, done: int, run: int, out: memoryview) -> None:
         """Decrypt `run` blocks from the slots from `done` on to the start of `out`."""
-        size, key = self.block_size, self.key
-        block = first_block + done
-        segment = word = -1
-        decrypt = None
-        aad = bytearray(AAD.size)
-        end = done * size
-        for (nonce, tag, state), slot, dest in zip(
-            ENTRY.iter_unpack(memoryview(entries)[done * ENTRY_SIZE : (done + run) * ENTRY_SIZE]),
-            map(area.__getitem__, self._slots[done : done + run]),
-            map(out.__getitem__, self._blocks[:run]),
-            strict=True,
-        ):
-            end += size
-            if state != word or block // SEGMENT_BLOCKS != segment:
-                if state == HOLE:
-                    wipe(dest)
-                    block += 1
-                    continue
-                kind, rekey = entry_state(state)
-                if kind != DATA:
-                    wipe(dest)
-                    raise IntegrityError("a block is in a state we do not speak", file_id=key.file_id, block_no=block)
-                word, segment = state, block // SEGMENT_BLOCKS
-                decrypt = key.subkey(rekey, block).decrypt_into
-                AAD.pack_into(aad, 0, key.file_id, block, rekey, key.suite, key.log2bs)
-            assert decrypt is not None
-            put_index(aad, AAD_INDEX_OFF, block)
-            (save,) = tag_at(area, end)
-            put_tag(area, end, tag)
-            try:
-                decrypt(nonce, slot, aad, dest)
-            except BadTag:
-                raise IntegrityError("a block is not what was written", file_id=key.file_id, block_no=block) from None
-            finally:
-                put_tag(area, end, save)
-            block += 1
+        size = self.block_size
+        view = memoryview(entries)[done * ENTRY_SIZE : (done + run) * ENTRY_SIZE]
+        nonces, tags, states = zip(*ENTRY.iter_unpack(view), strict=True)
+        at = 0
+        while at < run:
+            block, state = first_block + done + at, states[at]
+            n = min(run - at, SEGMENT_BLOCKS - block % SEGMENT_BLOCKS)
+            if states.count(state) != run:
+                n = next((after for after in range(1, n) if states[at + after] != state), n)
+            if state == HOLE:
+                wipe(out[at * size : (at + n) * size])
+            elif entry_state(state)[0] != DATA:
+                wipe(out[at * size : (at + 1) * size])
+                raise IntegrityError("a block is in a state we do not speak", file_id=self.key.file_id, block_no=block)
+            else:
+                self._open_alike(area, done + at, block, state, nonces[at : at + n], tags[at : at + n], out[at * size :])
+            at += n
+
+    def _open_alike(
+        self, area: memoryview, slot: int, block: int, state: int, nonces: Sequence[bytes], tags: Sequence[bytes], out: memoryview
+    ) -> None:  # fmt: skip
+        """Decrypt blocks of one subkey from the slots from `slot` on to the start of `out`."""
+        size, key, n = self.block_size, self.key, len(nonces)
+        _, rekey = entry_state(state)
+        ends = range((slot + 1) * size, (slot + n + 1) * size, size)
+        saved = [start for (start,) in map(tag_at, repeat(area), ends)]
+        done: list[object] = []
+        try:
+            # Row by row: the tag is laid behind its block, the block is decrypted, what the tag hid is put back.
+            done.extend(
+                zip(
+                    map(put_tag, repeat(area), ends, tags),
+                    map(
+                        key.subkey(rekey, block).decrypt_unwiped,
+                        nonces,
+                        map(area.__getitem__, self._slots[slot : slot + n]),
+                        self._aads(block, n, rekey),
+                        map(out.__getitem__, self._blocks[:n]),
+                    ),
+                    map(put_tag, repeat(area), ends, saved),
+                    strict=True,
+                )
+            )
+        except BaseException as error:
+            at = len(done)
+            wipe(out[at * size : (at + 1) * size])
+            put_tag(area, ends[at], saved[at])
+            if not isinstance(error, InvalidTag):
+                raise
+            raise IntegrityError("a block is not what was written", file_id=key.file_id, block_no=block + at) from None
+
+    def _aads(self, block: int, count: int, rekey: int) -> Iterator[bytes]:
+        """Return the associated data of consecutive blocks."""
+        key = self.key
+        blocks = range(block, block + count)
+        return map(AAD.pack, repeat(key.file_id), blocks, repeat(rekey), repeat(int(key.suite)), repeat(key.log2bs))
 
     def _whole_blocks(self, dest: IovIter, most: int) -> memoryview | None:
         """Return the memory `dest` stands on if whole blocks lie there in one piece."""
