@@ -63,7 +63,7 @@ def entry_bytes(entry: DirEntry) -> int:
     """Return an upper bound of what a directory entry takes, encoded."""
     name = entry.name
     length = len(name) if name.isascii() else len(name.encode("utf-8", "surrogateescape"))
-    return ENTRY_BYTES + length + len(entry.handle) + len(entry.record or b"")
+    return ENTRY_BYTES + length + len(entry.handle) + len(entry.record or b"") + len(entry.certificate)
 
 
 def _encoded_bytes(body: Body) -> int:
@@ -71,16 +71,18 @@ def _encoded_bytes(body: Body) -> int:
     match body:
         case ReaddirReply(entries=entries):
             return sum(entry_bytes(entry) for entry in entries)
-        case RecordReply(record=record):
-            return len(record)
+        case RecordReply(record=record, intents=intents):
+            return len(record) + sum(64 + len(intent.record) for intent in intents)
+        case EntryReply():
+            return len(body.record) + len(body.certificate)
         case XattrReply(value=value):
             return len(value)
         case TargetReply(target=target):
             return len(target)
         case XattrListReply(names=names):
             return sum(8 + 3 * len(name) for name in names)
-        case TransactReply(generations=generations):
-            return 9 * len(generations)
+        case TransactReply(generations=generations, made=made, intents=keys):
+            return 9 * (len(generations) + len(keys)) + sum(256 + _encoded_bytes(entry) for entry in made)
         case _:
             return 0
 
@@ -93,9 +95,10 @@ class CompoundRun:
 
     def __init__(
         self, store: Store, request: Compound, payload: IovIter | None, limits: Limits, works: dict[type[Any], Work],
-        readdir: Callable[[Readdir, int], ReaddirReply], status_of: Callable[[Exception, Request], int],
+        readdir: Callable[[Readdir, int], ReaddirReply], status_of: Callable[[Exception, Request], int], session: int,
     ) -> None:  # fmt: skip
         self._store = store
+        self._session = session
         self._steps = request.steps
         self._payload = payload
         self._works = works
@@ -146,13 +149,15 @@ class CompoundRun:
                 length, body = lent.length, ReadReply(lent.eof)
                 self._left -= length
             case Write(handle=handle, pos=pos, stable=stable):
+                if payload is not None and not store.intents.may_write(handle, pos, payload.count, self._session):
+                    raise fail(errno.EAGAIN)
                 count = 0 if payload is None else store.write_from(handle, pos, payload, stable=stable)
                 body = WriteReply(count, store.verifier)
             case AuxWrite(handle=handle, pos=pos):
                 count = 0 if payload is None else store.write_from(handle, pos, payload, stable=False, aux=True)
                 body = WriteReply(count, store.verifier)
             case Transact():
-                body = TransactReply(store.transact(request.asserts, request.verifier, request.steps, payload))
+                body = store.apply(request.asserts, request.verifier, request.steps, payload, self._session)
             case Readdir():
                 body = self._readdir(request, room)
             case _:
@@ -179,7 +184,7 @@ class CompoundRun:
         if isinstance(request, Transact):
             request.asserts = [(self._referred(handle), generation) for handle, generation in request.asserts]
             for step in request.steps:
-                step.handle = self._referred(step.handle)
+                step.handle, step.other = self._referred(step.handle), self._referred(step.other)
 
     def _referred(self, handle: Handle) -> Handle:
         if len(handle) != 1:

@@ -26,6 +26,7 @@ from transport.messages import (
     AttrReply,
     AuxRead,
     AuxWrite,
+    BlobGet,
     Body,
     Commit,
     Compound,
@@ -56,7 +57,6 @@ from transport.messages import (
     Symlink,
     TargetReply,
     Transact,
-    TransactReply,
     Truncate,
     Unlink,
     Write,
@@ -83,10 +83,17 @@ Answer = Reply | Awaitable[Reply]
 
 
 class Dispatcher:
-    """Do the requests of one connection on a store. limits: what the hello agreed on; longer reads are answered short."""
+    """Do the requests of one connection on a store. limits: what the hello agreed on; longer reads are answered short.
 
-    def __init__(self, store: Store, env: Env, probe: Probe, limits: Limits = _LIMITS) -> None:
+    session: whose write intents are meant, by number; None for a session that ends with the dispatcher.
+    """
+
+    def __init__(
+        self, store: Store, env: Env, probe: Probe, limits: Limits = _LIMITS, session: int | None = None
+    ) -> None:  # fmt: skip
         self._store = store
+        self._own_session = session is None
+        self._session = store.intents.new_session() if session is None else session
         self._env = env
         self._probe = probe
         self._limits = limits
@@ -114,7 +121,8 @@ class Dispatcher:
             Unlink: lambda r: _ack(store.unlink(r.parent, r.name)),
             Rmdir: lambda r: _ack(store.rmdir(r.parent, r.name)),
             Rename: lambda r: _ack(store.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags)),
-            RecordGet: lambda r: RecordReply(*store.record_get(r.handle)),
+            RecordGet: lambda r: RecordReply(*store.record_get(r.handle), store.intents.rows(r.handle, self._session)),
+            BlobGet: lambda r: XattrReply(store.blob_get(r.handle, r.slot)),
             Link: lambda r: store.link(r.handle, r.parent, r.name),
             Symlink: lambda r: store.symlink(r.parent, r.name, r.target),
             Readlink: lambda r: TargetReply(store.readlink(r.handle)),
@@ -134,6 +142,8 @@ class Dispatcher:
         try:
             match request:
                 case Write(handle=handle, pos=pos):
+                    if not self._store.intents.may_write(handle, pos, length, self._session):
+                        return errno.EAGAIN
                     return self._store.write_landing(handle, pos, length)
                 case AuxWrite(handle=handle, pos=pos):
                     return self._store.write_landing(handle, pos, length, aux=True)
@@ -181,6 +191,8 @@ class Dispatcher:
     def closed(self) -> None:
         """Give the staging memory back; asserts that all of it came home."""
         self._staging.close()
+        if self._own_session:
+            self._store.intents.end_session(self._session)
 
     # ---- payload
 
@@ -237,7 +249,7 @@ class Dispatcher:
         payload = None
         if landing is not None and landing.iter.mem is not None:
             payload = IovIter.ubuf(Direction.SOURCE, landing.iter.mem)
-        return TransactReply(self._store.transact(request.asserts, request.verifier, request.steps, payload))
+        return self._store.apply(request.asserts, request.verifier, request.steps, payload, self._session)
 
     def _compound(self, request: Compound, landing: Landing | None) -> Answer:
         if landing is None and any(step.payload_length for step in request.steps):
@@ -245,7 +257,9 @@ class Dispatcher:
         payload = None
         if landing is not None and landing.iter.mem is not None:
             payload = IovIter.ubuf(Direction.SOURCE, landing.iter.mem)
-        run = CompoundRun(self._store, request, payload, self._limits, self._works, self._list, _status)
+        run = CompoundRun(
+            self._store, request, payload, self._limits, self._works, self._list, _status, self._session
+        )  # fmt: skip
         if self._store.blocking:
             return self._transact_slowly(run.run, landing)
         reply = run.run()

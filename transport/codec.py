@@ -69,8 +69,11 @@ _ATTR: Final = Layout(
     atime_ns=TIME, mtime_ns=TIME, ctime_ns=TIME, change=U63, sealed=FLAG,
 )  # fmt: skip
 ATTR: Final = Kind(_ATTR.check, _ATTR.encode)
-_ENTRY: Final = Layout(m.DirEntry, name=NAME, cookie=U63, handle=HANDLE, attr=ATTR, record=optional(RECORD))
-_STEP: Final = Layout(m.Step, kind=STEP_KIND, handle=HANDLE, pos=U63, length=U63, record=RECORD)
+_ENTRY: Final = Layout(m.DirEntry, name=NAME, cookie=U63, handle=HANDLE, attr=ATTR, record=optional(RECORD), certificate=RECORD)
+_STEP: Final = Layout(
+    m.Step, kind=STEP_KIND, handle=HANDLE, pos=U63, length=U63, record=RECORD, name=NAME, other=HANDLE, new_name=NAME
+)  # fmt: skip
+_INTENT: Final = Layout(m.IntentRow, key=U63, pos=U63, length=U63, live=FLAG, mine=FLAG, record=RECORD)
 
 
 def _check_assert(value: Any) -> tuple[Handle, int]:
@@ -125,16 +128,24 @@ _REQUESTS: Final[dict[Op, Layout]] = {
     Op.CB_RECALL: Layout(m.Recall, handle=HANDLE, kinds=LEASE_KINDS, epoch=U63),
     Op.CB_REVOKE: Layout(m.Revoke, handle=HANDLE, epoch=U63),
     Op.CB_LOCK_FREE: Layout(m.LockFree, handle=HANDLE, owner=U64),
+    Op.BLOB_GET: Layout(m.BlobGet, handle=HANDLE, slot=U32),
 }  # fmt: skip
 
 _ACK: Final = Layout(m.Ack)
-_ENTRY_REPLY: Final = Layout(m.EntryReply, handle=HANDLE, attr=ATTR)
+_ENTRY_REPLY: Final = Layout(m.EntryReply, handle=HANDLE, attr=ATTR, record=RECORD, generation=U63, certificate=RECORD)
 _ATTR_REPLY: Final = Layout(m.AttrReply, attr=ATTR)
 _READ_REPLY: Final = Layout(m.ReadReply, eof=FLAG)
 _WRITE_REPLY: Final = Layout(m.WriteReply, count=U63, verifier=Kind(integer(1, END_U64)))
 _READDIR_REPLY: Final = Layout(m.ReaddirReply, entries=array(_ENTRY.check, MAX_ENTRIES, _ENTRY.encode), eof=FLAG)
-_RECORD_REPLY: Final = Layout(m.RecordReply, record=RECORD, generation=U63)
-_TRANSACT_REPLY: Final = Layout(m.TransactReply, generations=array(U63.check, MAX_ASSERTS))
+_RECORD_REPLY: Final = Layout(
+    m.RecordReply, record=RECORD, generation=U63, intents=array(_INTENT.check, MAX_STEPS, _INTENT.encode)
+)  # fmt: skip
+_TRANSACT_REPLY: Final = Layout(
+    m.TransactReply,
+    generations=array(U63.check, MAX_ASSERTS),
+    made=array(_ENTRY_REPLY.check, MAX_STEPS, _ENTRY_REPLY.encode),
+    intents=array(U63.check, MAX_STEPS),
+)
 _REPLIES: Final[dict[Op, Layout]] = {
     Op.PING: _ACK,
     Op.MOUNT: _ENTRY_REPLY,
@@ -186,6 +197,7 @@ _REPLIES: Final[dict[Op, Layout]] = {
     Op.CB_RECALL: _ACK,
     Op.CB_REVOKE: _ACK,
     Op.CB_LOCK_FREE: _ACK,
+    Op.BLOB_GET: Layout(m.XattrReply, value=RECORD),
 }
 
 

@@ -57,15 +57,19 @@ from transport.opcodes import (
 )
 
 __all__ = [
-    "CALLBACKS", "IDEMPOTENT", "NOW_NS", "REPLY_PAYLOAD", "REQUEST_PAYLOAD", "Ack", "Allocate", "Attr", "AttrReply",
-    "AuxRead", "AuxWrite", "Body", "Commit", "Compound", "CompoundReply", "CompoundStep", "CopyRange", "Create", "DirEntry",
-    "EntryReply", "FileType", "Getattr", "Handle", "Lease", "LeaseKind", "LeaseReply", "LeaseReturn", "Link", "Lock",
-    "LockFree", "LockKind", "LockReply", "LockTest", "Lookup", "Mkdir", "Mount", "Op", "Open", "Ping", "Punch", "Read",
-    "ReadReply", "Readdir", "ReaddirReply", "Readlink", "Recall", "RecordGet", "RecordReply", "Rename", "RenameFlag",
+    "CALLBACKS", "IDEMPOTENT", "NOW_NS", "NO_HANDLE", "REPLY_PAYLOAD", "REQUEST_PAYLOAD", "Ack", "Allocate", "Attr", "AttrReply",
+    "AuxRead", "AuxWrite", "BlobGet", "Body", "Commit", "Compound", "CompoundReply", "CompoundStep", "CopyRange", "Create",
+    "DirEntry", "EntryReply", "FileType", "Getattr", "Handle", "IntentRow", "Lease", "LeaseKind", "LeaseReply", "LeaseReturn",
+    "Link", "Lock", "LockFree", "LockKind", "LockReply", "LockTest", "Lookup", "Mkdir", "Mount", "Op", "Open", "Ping", "Punch",
+    "Read", "ReadReply", "Readdir", "ReaddirReply", "Readlink", "Recall", "RecordGet", "RecordReply", "Rename", "RenameFlag",
     "Request", "Result", "Revoke", "Rmdir", "Seek", "SeekReply", "Setattr", "Statfs", "StatfsReply", "Step", "StepKind",
     "Symlink", "TargetReply", "Transact", "TransactReply", "Truncate", "Unlink", "Unlock", "Whence", "Write", "WriteReply",
     "XattrGet", "XattrList", "XattrListReply", "XattrMode", "XattrRemove", "XattrReply", "XattrSet", "is_idempotent",
 ]  # fmt: skip
+
+
+NO_HANDLE: Final = Handle(b"")
+"""In a step: the object that was made before; in a field that names none: none."""
 
 
 @dataclass(slots=True)
@@ -92,27 +96,53 @@ class Attr:
 
 @dataclass(slots=True)
 class DirEntry:
-    """One entry of a directory; `cookie` resumes a listing behind it; `record` is the opaque record of a file that has one."""
+    """One entry of a directory; `cookie` resumes a listing behind it; `record` is the opaque record of an object that has one.
+
+    certificate: its blob 0.
+    """
 
     name: str
     cookie: int
     handle: Handle
     attr: Attr
     record: bytes | None = None
+    certificate: bytes = b""
 
 
 @dataclass(slots=True)
 class Step:
-    """One step of a transaction on `handle`.
+    """One step of a transaction on `handle`; an empty handle is the object that CREATE made before.
 
-    AUX_WRITE: the next `length` bytes of the request's payload go to `pos` of the aux stream. AUX_TRUNCATE, TRUNCATE: cut or
-    extend the aux or data stream to `pos` bytes. RECORD_PUT: `record` replaces the record and its generation grows by one.
+    AUX_WRITE, WRITE: the next `length` bytes of the request's payload go to `pos` of the aux or data stream. AUX_TRUNCATE,
+    TRUNCATE: cut or extend the aux or data stream to `pos` bytes. RECORD_PUT: `record` replaces the record and its generation
+    grows by one. BLOB_PUT: `record` becomes blob `pos` (0 or 1) of the object. CREATE: make `name` in the directory, a file or
+    directory (`length`, a FileType) of mode `pos`. REMOVE: take `name` from the directory, if it is `other`. MOVE: rename `name`
+    to `new_name` of the directory `other`, as RENAME does. INTENT_PUT: from now on only this session may write to `length` bytes
+    at `pos` of the data stream; `record` is kept and told to whoever asks. INTENT_DROP: end the intent with key `pos`.
     """
 
     kind: StepKind
     handle: Handle
     pos: int = 0
     length: int = 0
+    record: bytes = b""
+    name: str = ""
+    other: Handle = NO_HANDLE
+    new_name: str = ""
+
+
+@dataclass(slots=True)
+class IntentRow:
+    """A write intent: who may write to a range meanwhile, and what it left word of.
+
+    key: what INTENT_DROP takes. live: its session is there still. mine: it is the asker's own.
+    """
+
+    key: int
+    pos: int
+    length: int
+    live: bool
+    mine: bool
     record: bytes = b""
 
 
@@ -299,6 +329,15 @@ class RecordGet:
 
 
 @dataclass(slots=True)
+class BlobGet:
+    """Get blob `slot` (0 or 1) of an object, empty where none was ever put. Reply: XattrReply."""
+
+    op: ClassVar[Op] = Op.BLOB_GET
+    handle: Handle
+    slot: int
+
+
+@dataclass(slots=True)
 class Transact:
     """Apply all steps or none, durable in the order data, tags, record; refused when an assertion does not hold.
 
@@ -339,10 +378,13 @@ class Ack:
 
 @dataclass(slots=True)
 class EntryReply:
-    """A name resolved."""
+    """A name resolved. record, generation, certificate: of an object that has a record; the certificate is blob 0."""
 
     handle: Handle
     attr: Attr
+    record: bytes = b""
+    generation: int = 0
+    certificate: bytes = b""
 
 
 @dataclass(slots=True)
@@ -377,17 +419,20 @@ class ReaddirReply:
 
 @dataclass(slots=True)
 class RecordReply:
-    """A record and its generation."""
+    """A record, its generation, and the write intents on the file."""
 
     record: bytes
     generation: int
+    intents: list[IntentRow] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class TransactReply:
-    """The new generation of each asserted handle, in the order of the assertions."""
+    """The new generation of each asserted handle; what CREATE made; the keys of intents; each in the order of the request."""
 
     generations: list[int]
+    made: list[EntryReply] = field(default_factory=list)
+    intents: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -411,7 +456,7 @@ Request = (
     Ping | Mount | Lookup | Getattr | Setattr | Create | Open | Read | Write | Commit | Truncate | Mkdir | Readdir | Unlink
     | Rmdir | Rename | AuxRead | AuxWrite | RecordGet | Transact | Link | Symlink | Readlink | Allocate | Punch | Seek | CopyRange
     | XattrGet | XattrSet | XattrList | XattrRemove | Statfs | LockTest | Lock | Unlock | Lease | LeaseReturn | Compound
-    | Recall | Revoke | LockFree
+    | Recall | Revoke | LockFree | BlobGet
 )  # fmt: skip
 
 Body = (

@@ -70,6 +70,7 @@ class Op(enum.IntEnum):
     LEASE = 35
     LEASE_RETURN = 36
     COMPOUND = 37
+    BLOB_GET = 38
     CB_RECALL = 240
     CB_REVOKE = 241
     CB_LOCK_FREE = 242
@@ -91,6 +92,13 @@ class StepKind(enum.IntEnum):
     AUX_TRUNCATE = 2
     RECORD_PUT = 3
     TRUNCATE = 4
+    CREATE = 5
+    REMOVE = 6
+    MOVE = 7
+    BLOB_PUT = 8
+    WRITE = 9
+    INTENT_PUT = 10
+    INTENT_DROP = 11
 
 
 class RenameFlag(enum.IntFlag):

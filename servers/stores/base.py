@@ -18,24 +18,27 @@ from dataclasses import dataclass
 from typing import Final
 
 from iov.iov_iter import IovIter
+from servers.stores.intents import Intents
 from transport.base import FileRange, Landing, Release
 from transport.messages import (
     NOW_NS,
     Attr,
     DirEntry,
     EntryReply,
+    FileType,
     Handle,
     RenameFlag,
     Setattr,
     StatfsReply,
     Step,
     StepKind,
+    TransactReply,
     Whence,
     XattrMode,
 )  # fmt: skip
 
 __all__ = [
-    "NAME_MAX", "PERMISSIONS", "RECORD_MAX", "SIZE_MAX", "TARGET_MAX", "XATTR_MAX", "Lent", "Store",
+    "BLOB_SLOTS", "NAME_MAX", "NAME_STEPS", "PERMISSIONS", "RECORD_MAX", "SIZE_MAX", "TARGET_MAX", "XATTR_MAX", "Lent", "Store",
     "check_attributes", "check_copy", "check_flags", "check_name", "check_range", "check_space", "check_steps", "check_target",
     "check_xattr", "fail", "is_own_xattr",
 ]  # fmt: skip
@@ -49,6 +52,11 @@ TARGET_MAX: Final = 4095
 XATTR_MAX: Final = 1 << 16
 """Bytes of an extended attribute's value."""
 PERMISSIONS: Final = 0o7777
+BLOB_SLOTS: Final = (0, 1)
+"""Of the opaque bytes beside a record: an entry's certificate, and one more."""
+PAYLOAD_STEPS: Final = frozenset({StepKind.AUX_WRITE, StepKind.WRITE})
+LENGTH_STEPS: Final = frozenset({StepKind.CREATE, StepKind.INTENT_PUT})
+NAME_STEPS: Final = frozenset({StepKind.CREATE, StepKind.REMOVE, StepKind.MOVE})
 _USER: Final = "user."
 _OWN: Final = "user.netfs."
 _ID_MAX: Final = (1 << 32) - 2
@@ -70,6 +78,8 @@ class Store(ABC):
     blocking: bool = False
     verifier: int
     """Boot verifier of unstable writes: another value after a restart that may have lost them; never 0."""
+    intents: Intents
+    """Who may write where; data writes are checked against it by whoever calls the store."""
 
     @abstractmethod
     def root(self) -> EntryReply:
@@ -210,16 +220,28 @@ class Store(ABC):
 
     @abstractmethod
     def record_get(self, handle: Handle) -> tuple[bytes, int]:
-        """Return record and generation; (b"", 0) where none was ever put."""
+        """Return record and generation of a file or directory; (b"", 0) where none was ever put."""
 
     @abstractmethod
+    def blob_get(self, handle: Handle, slot: int) -> bytes:
+        """Return a blob of an object, empty where none was ever put. Raises: ESTALE, EINVAL for a slot there is not."""
+
+    @abstractmethod
+    def apply(
+        self, asserts: Sequence[tuple[Handle, int]], verifier: int, steps: Sequence[Step], payload: IovIter | None, session: int
+    ) -> TransactReply:
+        """Apply all steps or none, durable in the order data, aux, records. session: whose intents are meant.
+
+        Raises: EAGAIN when a generation has moved or another session writes where an intent is wanted, ESTALE when `verifier` is
+        neither 0 nor this boot's or an object is not what a step says; for names as `create`, `unlink`, `rmdir` and `rename`;
+        nothing changed then.
+        """
+
     def transact(
         self, asserts: Sequence[tuple[Handle, int]], verifier: int, steps: Sequence[Step], payload: IovIter | None
     ) -> list[int]:
-        """Apply all steps or none, durable in the order data, aux, records. Returns: the new generations of the asserted.
-
-        Raises: EAGAIN when a generation has moved, ESTALE when `verifier` is neither 0 nor this boot's; nothing changed then.
-        """
+        """As `apply`, for nobody's session. Returns: the new generations of the asserted."""
+        return self.apply(asserts, verifier, steps, payload, 0).generations
 
     @abstractmethod
     def close(self) -> None:
@@ -264,16 +286,30 @@ def check_attributes(change: Setattr) -> None:
 
 
 def check_steps(steps: Sequence[Step], payload: IovIter | None) -> None:
-    """Refuse a transaction that cannot be applied. Raises: EINVAL, EFBIG."""
-    wanted = 0
+    """Refuse a transaction that cannot be applied, whatever the store holds. Raises: EINVAL, EFBIG; as `check_name`."""
+    wanted, made = 0, False
+    names: dict[tuple[Handle, str], None] = {}
     for step in steps:
+        kind = step.kind
         check_range(step.pos, step.length, write=True)
-        if step.kind is StepKind.AUX_WRITE:
+        if kind in PAYLOAD_STEPS:
             wanted += step.length
-        elif step.length:
+        elif step.length and kind not in LENGTH_STEPS:
             raise fail(errno.EINVAL)
         if len(step.record) > RECORD_MAX:
             raise fail(errno.EFBIG)
+        if (kind is StepKind.BLOB_PUT and step.pos not in BLOB_SLOTS) or (not step.handle and not made):
+            raise fail(errno.EINVAL)
+        if kind in NAME_STEPS:
+            for key in ((step.handle, step.name), (step.other, step.new_name))[: 2 if kind is StepKind.MOVE else 1]:
+                check_name(key[1])
+                if key in names or not key[0]:
+                    raise OSError(errno.EINVAL, "a name is in two steps of a transaction, or of no directory", key[1])
+                names[key] = None
+        if kind is StepKind.CREATE:
+            made = True
+            if step.length not in {FileType.FILE, FileType.DIRECTORY}:
+                raise fail(errno.EINVAL)
     if wanted != (0 if payload is None else payload.count):
         raise OSError(errno.EINVAL, "the payload is not as long as the steps say")
 

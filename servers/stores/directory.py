@@ -5,7 +5,7 @@ Every call is relative to a descriptor of a directory and names one component; s
 On a memory filesystem nothing here sleeps. On a disk the store is `blocking`: workers call it, except for reads of what the
 page cache holds, which RWF_NOWAIT serves at once. Created, renamed and removed names are durable on return, data after a
 commit or a stable write. What is done to one object is in `directory_files.py` and
-`directory_space.py`; here are the names.
+`directory_space.py`, transactions in `directory_transact.py`; here are the names.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Final
 
 from servers.stores.base import PERMISSIONS, check_flags, check_name, check_target, fail
 from servers.stores.directory_files import reading
-from servers.stores.directory_space import DirectorySpace
+from servers.stores.directory_transact import DirectoryTransact
 from servers.stores.handles import Node, anchor, raw_name
 from servers.stores.syscalls import Statx, list_names, rename_beneath
 from transport.messages import DirEntry, EntryReply, FileType, Handle, RenameFlag
@@ -26,7 +26,7 @@ __all__ = ["DirectoryStore"]
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class DirectoryStore(DirectorySpace):
+class DirectoryStore(DirectoryTransact):
     """A folder. max_open: descriptors kept, by default half of what the process may have.
 
     Raises: ENOENT, ENOTDIR, EACCES; EBUSY when another server has the folder; ENOTSUP outside Linux.
@@ -100,9 +100,12 @@ class DirectoryStore(DirectorySpace):
                     child, seen = self._tree.look(node, fd, raw)
                 except FileNotFoundError:  # gone between the listing and the look
                     continue
-                record, generation = self._sidecar.record(child.handle)
                 name = raw.decode("utf-8", "surrogateescape")
-                listed.append(DirEntry(name, behind, child.handle, self._attr(child, seen), record if generation else None))
+                entry = DirEntry(name, behind, child.handle, self._attr(child, seen))
+                if self._sidecar.is_recorded(child.handle):
+                    entry.record, _ = self._sidecar.record(child.handle)
+                    entry.certificate = self._sidecar.blob(child.handle, 0)
+                listed.append(entry)
         return listed, True
 
     def unlink(self, parent: Handle, name: str) -> None:
@@ -118,6 +121,7 @@ class DirectoryStore(DirectorySpace):
             os.rmdir(raw, dir_fd=fd)
             self._changed(node, fd)
             self._tree.forget(child)
+            self._sidecar.forget(child.handle)
 
     def rename(self, parent: Handle, name: str, new_parent: Handle, new_name: str, flags: RenameFlag = RenameFlag.NONE) -> None:
         check_flags(flags)
@@ -145,6 +149,7 @@ class DirectoryStore(DirectorySpace):
                 replaced.changes += 1
             elif replaced.type is FileType.DIRECTORY:
                 self._tree.forget(replaced)
+                self._sidecar.forget(replaced.handle)
             else:
                 self._gone(replaced, replaced_seen, target, raw_new)
 
@@ -209,5 +214,6 @@ class DirectoryStore(DirectorySpace):
             self._tree.lost_name(child, parent, raw)
         else:
             self._tree.forget(child)
+            self.intents.forget(child.handle)
             if child.type is FileType.FILE:
                 self._sidecar.forget(child.handle)

@@ -9,6 +9,7 @@ import errno
 import os
 import resource
 import threading
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,11 +26,11 @@ from servers.stores.base import (
     Store,
     check_attributes,
     check_range,
-    check_steps,
     fail,
 )
 from servers.stores.descriptors import Descriptor
 from servers.stores.handles import Node, Tree, anchor
+from servers.stores.intents import Intents
 from servers.stores.journal import Entry, write_all
 from servers.stores.sidecar import SIDECAR_NAME, Sidecar
 from servers.stores.syscalls import (
@@ -47,8 +48,6 @@ from transport.messages import (
     FileType,
     Handle,
     Setattr,
-    Step,
-    StepKind,
 )
 
 __all__ = ["DirectoryFiles", "reading"]
@@ -91,7 +90,11 @@ class DirectoryFiles(Store):
         self.verifier = self._sidecar.verifier
         self._minted = self.verifier << 32
         self._tree = Tree(root_fd, max_open - max_open // 4, None if read_only else self._mint)
-        self._sidecar.settle(self._cut)
+        self.intents = Intents()
+        self._settle()
+        self._sidecar.clear_making()
+        for handle, lasting in self._sidecar.left_behind():
+            self.intents.restore(handle, lasting)
 
     # ---- objects
 
@@ -234,79 +237,15 @@ class DirectoryFiles(Store):
         self._tree.node(handle).changes += 1
         return self.getattr(handle)
 
-    # ---- records
+    @abstractmethod
+    def _redo(self, entry: Entry) -> None:
+        """Do an entry of the journal that is not the sidecar's own, perhaps a second time."""
 
-    def record_get(self, handle: Handle) -> tuple[bytes, int]:
-        self._tree.file_node(handle)
-        self._sidecar.settle(self._cut)
-        return self._sidecar.record(handle)
-
-    def transact(
-        self, asserts: Sequence[tuple[Handle, int]], verifier: int, steps: Sequence[Step], payload: IovIter | None
-    ) -> list[int]:
-        self._check_writable()
-        if verifier not in (0, self.verifier):
-            raise OSError(errno.ESTALE, "the unstable writes were made in another boot")
-        for handle in [*(handle for handle, _ in asserts), *(step.handle for step in steps)]:
-            self._tree.statx(self._tree.file_node(handle))
-        check_steps(steps, payload)
-        with self._sidecar.lock:
-            self._sidecar.settle(self._cut)
-            generations = {handle: self._sidecar.record(handle)[1] for handle, _ in asserts}
-            if any(generations[handle] != generation for handle, generation in asserts):
-                raise OSError(errno.EAGAIN, "a record has moved")
-            entries = self._plan(steps, payload, generations)
-            if self.blocking:
-                for handle in dict.fromkeys([*generations, *(step.handle for step in steps)]):
-                    self._sync_data(handle)
-            self._sidecar.commit(entries, self._cut, self._reached)
-        return [generations[handle] for handle, _ in asserts]
-
-    def _plan(self, steps: Sequence[Step], payload: IovIter | None, generations: dict[Handle, int]) -> list[Entry]:
-        """Turn steps into entries that say what is to be there; `generations` becomes what they will be."""
-        entries = []
-        for step in steps:
-            if step.kind is StepKind.RECORD_PUT:
-                before = generations[step.handle] if step.handle in generations else self._sidecar.record(step.handle)[1]
-                generations[step.handle] = before + 1
-            elif step.kind is StepKind.TRUNCATE:
-                self._tree.let_go(self._tree.file(step.handle, write=True))
-            views = extract_segments(payload, step.length) if payload is not None and step.length else []
-            path = self._tree.node(step.handle).path() if step.kind is StepKind.TRUNCATE else b""
-            generation = generations.get(step.handle, 0)
-            entries.append(Entry(step.kind, step.handle, step.pos, views, step.record, generation, path))
-        return entries
-
-    def _cut(self, entry: Entry) -> None:
-        """Apply a cut of data; at a start the file is looked up by its path, and left alone when it is no longer there."""
-        try:
-            if not self._tree.knows(entry.handle):
-                self._walk(entry.path)
-            held = self._tree.file(entry.handle, write=True)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
-                return
-            raise
-        try:
-            os.ftruncate(held.fd, entry.pos)
-            if self.blocking:
-                os.fsync(held.fd)
-        finally:
-            self._tree.let_go(held)
-        self._tree.node(entry.handle).changes += 1
-
-    def _walk(self, path: bytes) -> None:
-        parent = self._tree.root.handle
-        for name in path.split(b"/"):
-            with self._tree.directory(parent) as (node, fd):
-                parent = self._tree.look(node, fd, name)[0].handle
-
-    def _sync_data(self, handle: Handle) -> None:
-        held = self._tree.file(handle, write=False)
-        try:
-            os.fdatasync(held.fd)
-        finally:
-            self._tree.let_go(held)
+    def _settle(self) -> None:
+        """Finish a transaction that was cut short."""
+        if self._sidecar.is_unfinished:
+            with self._tree.names:
+                self._sidecar.settle(self._redo)
 
     def close(self) -> None:
         self._pool.close()
@@ -319,7 +258,7 @@ class DirectoryFiles(Store):
         if not aux:
             return self._tree.file(handle, write=write)
         self._tree.file_node(handle)
-        self._sidecar.settle(self._cut)
+        self._settle()
         return self._sidecar.aux(handle, create=write)
 
     def _unpin(self, held: Descriptor, *, aux: bool) -> None:
@@ -333,10 +272,13 @@ class DirectoryFiles(Store):
             lease.release()
 
     def _attr(self, node: Node, seen: Statx) -> Attr:
-        return seen.attr(node.changes, sealed=self._sidecar.is_recorded(node.handle))
+        return seen.attr(node.changes, sealed=node.type is FileType.FILE and self._sidecar.is_recorded(node.handle))
 
     def _entry(self, node: Node, seen: Statx) -> EntryReply:
-        return EntryReply(node.handle, self._attr(node, seen))
+        if not self._sidecar.is_recorded(node.handle):
+            return EntryReply(node.handle, self._attr(node, seen))
+        record, generation = self._sidecar.record(node.handle)
+        return EntryReply(node.handle, self._attr(node, seen), record, generation, self._sidecar.blob(node.handle, 0))
 
     def _is_ours(self, node: Node, raw: bytes) -> bool:
         return node.parent is None and raw == SIDECAR_NAME
@@ -356,9 +298,6 @@ class DirectoryFiles(Store):
         with self._pool_lock:
             self._minted += 1
             return self._minted
-
-    def _reached(self, step: str) -> None:
-        self._probe.emit("transact", step)
 
 
 @contextlib.contextmanager

@@ -299,6 +299,10 @@ class Tree:
 
     # ---- identity
 
+    def identify(self, fd: int) -> Handle:
+        """Return the handle of an open object that is in no node yet."""
+        return self._identify(fd, statx(fd))
+
     @staticmethod
     def _handle(found: Statx) -> Handle:
         return Handle(_HANDLE.pack(found.dev, found.ino, found.birth_ns or 0))

@@ -22,7 +22,7 @@ from servers.stores.memory_inode import (
     entry_of,
     is_within,
 )  # fmt: skip
-from transport.messages import DirEntry, EntryReply, Handle, RenameFlag
+from transport.messages import DirEntry, EntryReply, FileType, Handle, RenameFlag, Step, StepKind
 
 __all__ = ["MemoryStore"]
 
@@ -90,8 +90,8 @@ class MemoryStore(MemoryFiles):
         listed = []
         for place, name in rows[:count]:
             child = directory.entries[name][1]
-            record = child.record if isinstance(child, File) and child.generation else None
-            listed.append(DirEntry(name, place, child.handle, attr_of(child), record))
+            record = child.record if child.generation else None
+            listed.append(DirEntry(name, place, child.handle, attr_of(child), record, child.blobs.get(0, b"")))
         return listed, len(rows) <= count
 
     def unlink(self, parent: Handle, name: str) -> None:
@@ -176,6 +176,41 @@ class MemoryStore(MemoryFiles):
             raise fail(errno.EINVAL)
         return inode.target
 
+    # ---- the names of a transaction
+
+    def _check_names(self, step: Step) -> None:
+        directory = self._directory(step.handle)
+        match step.kind:
+            case StepKind.CREATE:
+                if step.name in directory.entries:
+                    raise fail(errno.EEXIST, step.name)
+            case StepKind.REMOVE:
+                child = self._child(directory, step.name)
+                if step.other and step.other != child.handle:
+                    raise fail(errno.ESTALE, step.name)
+                if isinstance(child, Directory) and child.entries:
+                    raise fail(errno.ENOTEMPTY, step.name)
+            case _:
+                moved, target = self._child(directory, step.name), self._directory(step.other)
+                _, replaced = target.entries.get(step.new_name, (0, None))
+                if isinstance(moved, Directory) and is_within(target, moved):
+                    raise OSError(errno.EINVAL, "a directory cannot move into itself", step.name)
+                if replaced is not None and replaced is not moved:
+                    check_replacement(moved, replaced, directory, step.new_name)
+
+    def _do_names(self, step: Step) -> EntryReply | None:
+        match step.kind:
+            case StepKind.CREATE if step.length == FileType.FILE:
+                return self.create(step.handle, step.name, step.pos, exclusive=True)
+            case StepKind.CREATE:
+                return self.mkdir(step.handle, step.name, step.pos)
+            case StepKind.REMOVE:
+                directory = self._directory(step.handle)
+                self._remove(directory, step.name, self._child(directory, step.name))
+            case _:
+                self.rename(step.handle, step.name, step.other, step.new_name)
+        return None
+
     def close(self) -> None:
         assert self.lent == 0, f"{self.lent} leases are still out"
         self._files.clear()
@@ -202,6 +237,7 @@ class MemoryStore(MemoryFiles):
         if not inode.nlink or isinstance(inode, Directory):
             self._files.pop(inode.handle, None)
             self._others.pop(inode.handle, None)
+            self.intents.forget(inode.handle)
         else:
             inode.ctime_ns = self._now()
             inode.change += 1

@@ -5,6 +5,7 @@
 
 import errno
 import struct
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,9 @@ from iov.extract import extract_segments
 from iov.iov_iter import Direction, IovIter
 from iov.probe import Probe
 from servers.stores.base import (
+    BLOB_SLOTS,
     NAME_MAX,
+    NAME_STEPS,
     PERMISSIONS,
     Lent,
     Store,
@@ -29,9 +32,23 @@ from servers.stores.base import (
     is_own_xattr,
 )
 from servers.stores.extents import CHUNK, Extents, Span
-from servers.stores.memory_inode import Directory, File, Inode, Symlink, attr_of
+from servers.stores.intents import Intents
+from servers.stores.memory_inode import Directory, File, Inode, Symlink, attr_of, entry_of
 from transport.base import Landing
-from transport.messages import NOW_NS, Attr, FileType, Handle, Setattr, StatfsReply, Step, StepKind, Whence, XattrMode
+from transport.messages import (
+    NOW_NS,
+    Attr,
+    EntryReply,
+    FileType,
+    Handle,
+    Setattr,
+    StatfsReply,
+    Step,
+    StepKind,
+    TransactReply,
+    Whence,
+    XattrMode,
+)
 
 __all__ = ["DEFAULT_CAPACITY", "NOT_A_FILE", "MemoryFiles"]
 
@@ -54,6 +71,7 @@ class MemoryFiles(Store):
     """Inodes and their content. capacity: bytes that STATFS reports as the whole."""
 
     def __init__(self, probe: Probe, now_ns: Callable[[], int] | None, boot: int, uid: int, gid: int, capacity: int) -> None:
+        self.intents = Intents()
         self.verifier = boot
         self.lent = 0
         self._probe = probe
@@ -243,44 +261,87 @@ class MemoryFiles(Store):
     # ---- records
 
     def record_get(self, handle: Handle) -> tuple[bytes, int]:
-        file = self._file(handle)
-        return file.record, file.generation
+        inode = self._recorded(handle)
+        return inode.record, inode.generation
 
-    def transact(
-        self, asserts: Sequence[tuple[Handle, int]], verifier: int, steps: Sequence[Step], payload: IovIter | None
-    ) -> list[int]:
+    def blob_get(self, handle: Handle, slot: int) -> bytes:
+        if slot not in BLOB_SLOTS:
+            raise fail(errno.EINVAL)
+        return self._inode(handle).blobs.get(slot, b"")
+
+    def apply(
+        self, asserts: Sequence[tuple[Handle, int]], verifier: int, steps: Sequence[Step], payload: IovIter | None, session: int
+    ) -> TransactReply:
         if verifier not in (0, self.verifier):
             raise OSError(errno.ESTALE, "the unstable writes were made in another boot")
-        asserted = [(self._file(handle), generation) for handle, generation in asserts]
-        files = [self._file(step.handle) for step in steps]
+        asserted = [(self._recorded(handle), generation) for handle, generation in asserts]
         check_steps(steps, payload)
-        if any(file.generation != generation for file, generation in asserted):
+        for step in steps:
+            if step.kind in NAME_STEPS:
+                self._check_names(step)
+            elif step.handle:
+                self._check_object(step)
+        if any(inode.generation != generation for inode, generation in asserted):
             raise OSError(errno.EAGAIN, "a record has moved")
-        for file, step in zip(files, steps, strict=True):  # nothing below can fail
-            self._apply(file, step, payload)
-        return [file.generation for file, _ in asserted]
+        planned = self.intents.plan(steps, session)
+        made: list[EntryReply] = []
+        for step in steps:  # nothing below can fail
+            if step.kind in NAME_STEPS:
+                entry = self._do_names(step)
+                made += [entry] if entry is not None else []
+            else:
+                self._apply(self._inode(step.handle or made[-1].handle), step, payload)
+        self.intents.done(planned, [entry.handle for entry in made])
+        made = [entry_of(self._inode(entry.handle)) for entry in made]
+        return TransactReply([inode.generation for inode, _ in asserted], made, list(planned.keys))
 
     # ---- inside
 
-    def _apply(self, file: File, step: Step, payload: IovIter | None) -> None:
+    @abstractmethod
+    def _check_names(self, step: Step) -> None:
+        """Refuse a step that changes names and cannot be done. Raises: OSError."""
+
+    @abstractmethod
+    def _do_names(self, step: Step) -> EntryReply | None:
+        """Do a step that changes names. Returns: what it made."""
+
+    def _check_object(self, step: Step) -> None:
+        if step.kind in {StepKind.RECORD_PUT, StepKind.BLOB_PUT}:
+            self._recorded(step.handle)
+        else:
+            self._file(step.handle)
+
+    def _recorded(self, handle: Handle) -> Inode:
+        """Return a file or directory. Raises: ESTALE, ELOOP for a symlink."""
+        inode = self._inode(handle)
+        return self._file(handle) if isinstance(inode, Symlink) else inode
+
+    def _apply(self, inode: Inode, step: Step, payload: IovIter | None) -> None:
         match step.kind:
-            case StepKind.AUX_WRITE:
+            case StepKind.RECORD_PUT:
+                inode.record = step.record
+                inode.generation += 1
+                inode.ctime_ns = self._now()
+                inode.change += 1
+            case StepKind.BLOB_PUT:
+                inode.blobs[step.pos] = step.record
+            case StepKind.AUX_WRITE | StepKind.WRITE if isinstance(inode, File):
+                stream = inode.aux if step.kind is StepKind.AUX_WRITE else inode.data
                 if step.length and payload is not None:
-                    dest, span = file.aux.land(step.pos, step.length)
+                    dest, span = stream.land(step.pos, step.length)
                     for view in extract_segments(dest, step.length):
                         copy_from_iter(view, payload)
                     self._probe.copied(step.length)
-                    file.aux.finish(span)
-            case StepKind.AUX_TRUNCATE:
-                file.aux.resize(step.pos)
-            case StepKind.TRUNCATE:
-                file.data.resize(step.pos)
-                self._touch(file)
-            case StepKind.RECORD_PUT:
-                file.record = step.record
-                file.generation += 1
-                file.ctime_ns = self._now()
-                file.change += 1
+                    stream.finish(span)
+                if step.kind is StepKind.WRITE:
+                    self._touch(inode)
+            case StepKind.AUX_TRUNCATE if isinstance(inode, File):
+                inode.aux.resize(step.pos)
+            case StepKind.TRUNCATE if isinstance(inode, File):
+                inode.data.resize(step.pos)
+                self._touch(inode)
+            case _:
+                assert step.kind in {StepKind.INTENT_PUT, StepKind.INTENT_DROP}, "a step for a file on a directory"
 
     def _give_back(self) -> None:
         self.lent -= 1

@@ -31,6 +31,9 @@ class Inode:
     change: int = 1
     nlink: int = 1
     xattrs: dict[str, bytes] = field(default_factory=dict)
+    record: bytes = b""
+    generation: int = 0
+    blobs: dict[int, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.atime_ns = self.mtime_ns = self.ctime_ns = self.born_ns
@@ -38,13 +41,11 @@ class Inode:
 
 @dataclass(slots=True, eq=False)
 class File(Inode):
-    """Two streams and a record."""
+    """Two streams."""
 
     type: FileType = FileType.FILE
     data: Extents = field(default_factory=Extents)
     aux: Extents = field(default_factory=Extents)
-    record: bytes = b""
-    generation: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -113,7 +114,7 @@ def is_within(directory: Directory | None, ancestor: Directory) -> bool:
 
 def entry_of(inode: Inode) -> EntryReply:
     """Return an object as a name resolved."""
-    return EntryReply(inode.handle, attr_of(inode))
+    return EntryReply(inode.handle, attr_of(inode), inode.record, inode.generation, inode.blobs.get(0, b""))
 
 
 def attr_of(inode: Inode) -> Attr:

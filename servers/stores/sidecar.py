@@ -5,6 +5,10 @@
     .netfs/journal          see journal.py
     .netfs/aux/<handle>     the aux stream
     .netfs/records/<handle> generation and record
+    .netfs/blobs0/<handle>  the certificate of the entry
+    .netfs/blobs1/<handle>  one more opaque blob
+    .netfs/intents/<handle> write intents that are to outlast a crash
+    .netfs/making/<handle>  what a transaction makes, until the journal moves it to its place
 
 Nothing here is reachable by name through the store. A file of a name that no live file has is left by a crash between two
 steps of a removal and harms nobody, because a handle is never given out again. Owns no payload memory.
@@ -15,7 +19,7 @@ import fcntl
 import os
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -25,9 +29,12 @@ from servers.stores.journal import Entry, Journal, write_all
 from servers.stores.syscalls import list_names, open_beneath
 from transport.messages import Handle, StepKind
 
-__all__ = ["SIDECAR_NAME", "Sidecar"]
+__all__ = ["INTENTS", "SIDECAR_NAME", "Sidecar"]
 
 SIDECAR_NAME: Final = b".netfs"
+BLOB_DIRS: Final = (b"blobs0", b"blobs1", b"intents")
+INTENTS: Final = 2
+"""The slot of the blob that has write intents."""
 _GENERATION: Final = struct.Struct("<Q")
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 _KEEP: Final = os.O_RDWR | os.O_CREAT
@@ -60,8 +67,10 @@ class Sidecar:
                 home = self._keep(open_beneath(root_fd, SIDECAR_NAME, _DIRECTORY))
                 self._aux_dir = self._keep(open_beneath(home, b"aux", _DIRECTORY))
                 self._record_dir = self._keep(open_beneath(home, b"records", _DIRECTORY))
+                self._blob_dirs = tuple(self._keep(open_beneath(home, name, _DIRECTORY)) for name in BLOB_DIRS)
             except FileNotFoundError:
                 self._aux_dir = self._record_dir = -1
+                self._blob_dirs = ()
                 return
             journal = Journal(open_beneath(home, b"journal", os.O_RDONLY), durable=False)
             unfinished = journal.read()
@@ -73,6 +82,8 @@ class Sidecar:
             self._take_lock(home)
             self._aux_dir = self._keep(self._make_directory(home, b"aux"))
             self._record_dir = self._keep(self._make_directory(home, b"records"))
+            self._blob_dirs = tuple(self._keep(self._make_directory(home, name)) for name in BLOB_DIRS)
+            self.making = self._keep(self._make_directory(home, b"making"))
             self.verifier = self._count_boot(home)
             self._journal = Journal(open_beneath(home, b"journal", _KEEP, 0o600), durable=self._durable)
             self._unfinished = bool(self._journal.read())
@@ -130,35 +141,75 @@ class Sidecar:
             raise OSError(errno.EIO, "a record is damaged")
         return kept[_GENERATION.size :], _GENERATION.unpack_from(kept)[0]
 
+    def blob(self, handle: Handle, slot: int) -> bytes:
+        """Return a blob, empty where there is none."""
+        if not self._blob_dirs:
+            return b""
+        try:
+            fd = open_beneath(self._blob_dirs[slot], _name(handle), os.O_RDONLY)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.pread(fd, os.fstat(fd).st_size, 0)
+        finally:
+            os.close(fd)
+
+    def left_behind(self) -> Iterator[tuple[Handle, bytes]]:
+        """Yield what was noted of the intents on files."""
+        if self._blob_dirs:
+            for name, _ in list_names(self._blob_dirs[INTENTS], 0):
+                handle = Handle(bytes.fromhex(name.decode()))
+                yield handle, self.blob(handle, INTENTS)
+
+    def clear_making(self) -> None:
+        """Remove what was being made when a crash came."""
+        if self._journal is not None:
+            for name, _ in list(list_names(self.making, 0)):
+                self.unmake(name)
+
+    def unmake(self, name: bytes) -> None:
+        """Remove something that is not going to be moved to its place."""
+        try:
+            os.unlink(name, dir_fd=self.making)
+        except IsADirectoryError:
+            os.rmdir(name, dir_fd=self.making)
+
     # ---- transactions
 
-    def commit(self, entries: list[Entry], cut: Callable[[Entry], None], reached: Callable[[str], None]) -> None:
-        """Apply all entries or, when this raises before the journal is written, none; `lock` is held.
+    @property
+    def is_unfinished(self) -> bool:
+        """Say whether a transaction was cut short."""
+        return self._unfinished
 
-        cut: applies a TRUNCATE of data. reached: told of every step. An error later leaves the transaction to `settle`.
-        """
+    def write_journal(self, entries: list[Entry]) -> None:
+        """Decide to do all entries; `lock` is held. Raises: OSError, after which none is."""
         assert self._journal is not None
         self._journal.write(entries)
         self._unfinished = True
-        reached("journal")
-        self._finish(entries, cut, reached)
 
-    def settle(self, cut: Callable[[Entry], None]) -> None:
+    def settle(self, redo: Callable[[Entry], None]) -> None:
         """Finish a transaction that a crash or a full disk cut short. Raises: what keeps it from being finished."""
         if self._unfinished:
             with self.lock:
                 assert self._journal is not None
-                self._finish(self._journal.read(), cut, lambda _: None)
+                self.finish(self._journal.read(), redo, lambda _: None)
 
-    def _finish(self, entries: list[Entry], cut: Callable[[Entry], None], reached: Callable[[str], None]) -> None:
+    def finish(self, entries: list[Entry], redo: Callable[[Entry], None], reached: Callable[[str], None]) -> None:
+        """Do what was decided; `lock` is held.
+
+        redo: does what concerns data and names. reached: told of every step. An error leaves the transaction to `settle`.
+        """
         assert self._journal is not None
         for entry in entries:
-            if entry.kind is StepKind.TRUNCATE:
-                cut(entry)
-            elif entry.kind is StepKind.RECORD_PUT:
-                self._put_record(entry)
-            else:
-                self._put_aux(entry)
+            match entry.kind:
+                case StepKind.RECORD_PUT:
+                    self._put_record(entry)
+                case StepKind.BLOB_PUT:
+                    self._put_blob(entry)
+                case StepKind.AUX_WRITE | StepKind.AUX_TRUNCATE:
+                    self._put_aux(entry)
+                case _:
+                    redo(entry)
             reached("apply")
         self._journal.clear()
         self._unfinished = False
@@ -179,19 +230,30 @@ class Sidecar:
 
     def _put_record(self, entry: Entry) -> None:
         name = _name(entry.handle)
-        fd = open_beneath(self._record_dir, name, _KEEP, 0o600)
+        self._put(self._record_dir, name, _GENERATION.pack(entry.generation) + entry.record)
+        if name not in self._recorded:
+            self._sync(self._record_dir)
+            self._recorded.add(name)
+
+    def _put_blob(self, entry: Entry) -> None:
+        directory = self._blob_dirs[entry.pos]
+        if entry.record:
+            self._put(directory, _name(entry.handle), entry.record)
+        else:
+            with suppress(FileNotFoundError):
+                os.unlink(_name(entry.handle), dir_fd=directory)
+        self._sync(directory)
+
+    def _put(self, directory: int, name: bytes, content: bytes) -> None:
+        fd = open_beneath(directory, name, _KEEP, 0o600)
         try:
-            kept = [memoryview(_GENERATION.pack(entry.generation)), memoryview(entry.record)]
-            if write_all(fd, kept, 0) != _GENERATION.size + len(entry.record):
+            if write_all(fd, [memoryview(content)], 0) != len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.ftruncate(fd, _GENERATION.size + len(entry.record))
+            os.ftruncate(fd, len(content))
             if self._durable:
                 os.fdatasync(fd)
         finally:
             os.close(fd)
-        if name not in self._recorded:
-            self._sync(self._record_dir)
-            self._recorded.add(name)
 
     # ---- the end of a file, and of the server
 
@@ -200,7 +262,7 @@ class Sidecar:
         self._aux.drop(handle)
         name = _name(handle)
         with self.lock:
-            for directory in (self._aux_dir, self._record_dir):
+            for directory in (self._aux_dir, self._record_dir, *self._blob_dirs):
                 try:
                     os.unlink(name, dir_fd=directory)
                 except FileNotFoundError:

@@ -87,8 +87,6 @@ def check_directory_is_no_file(store: Store) -> None:
         lambda: store.write_landing(directory, 0, 1),
         lambda: store.commit(directory),
         lambda: store.truncate(directory, 0),
-        lambda: store.record_get(directory),
-        lambda: store.transact([(directory, 0)], 0, [], None),
     ):
         with refused(errno.EISDIR):
             call()

@@ -6,11 +6,12 @@ import pytest
 
 from iov.probe import Probe
 from servers.stores.base import Store
-from tests.conformance import store_suite, store_suite_names, store_suite_posix
+from tests.conformance import store_suite, store_suite_names, store_suite_posix, store_suite_transact
 from tests.conformance.store_words import KINDS, opened
 
 Check = Callable[[Store], None]
-FOUND = [*vars(store_suite).items(), *vars(store_suite_names).items(), *vars(store_suite_posix).items()]
+SUITES = (store_suite, store_suite_names, store_suite_posix, store_suite_transact)
+FOUND = [item for suite in SUITES for item in vars(suite).items()]
 CHECKS: tuple[Check, ...] = tuple(check for name, check in FOUND if name.startswith("check_"))
 COPYING = ("transact", "aux_and_record", "write_from", "copy_range")
 """Checks of what a store may copy for."""

@@ -28,6 +28,7 @@ from transport.messages import (
     AttrReply,
     AuxRead,
     AuxWrite,
+    BlobGet,
     Body,
     Commit,
     Compound,
@@ -40,6 +41,7 @@ from transport.messages import (
     FileType,
     Getattr,
     Handle,
+    IntentRow,
     Lease,
     LeaseKind,
     LeaseReply,
@@ -151,6 +153,10 @@ REQUESTS: list[Request] = [
     Revoke(H, 8),
     LockFree(H, 9),
     Compound([]),
+    BlobGet(H, 1),
+    Transact(
+        [], 0, [Step(StepKind.MOVE, H, name=ODD_NAME, other=LONG, new_name="n"), Step(StepKind.CREATE, H, 0o600, 1, name="x")]
+    ),
     Compound([CompoundStep(Lookup(H, ODD_NAME)), CompoundStep(Write(Handle(b"\0"), 0), 1024), CompoundStep(Ping())]),
     Transact([], 0, []),
     Transact(
@@ -178,6 +184,10 @@ REPLIES: list[tuple[Op, Body]] = [
     (Op.READDIR, ReaddirReply([], False)),
     (Op.READDIR, ReaddirReply([DirEntry(ODD_NAME, 1, H, ATTR), DirEntry("b", 2, LONG, ATTR, b"rec")], True)),
     (Op.RECORD_GET, RecordReply(b"", 0)),
+    (Op.RECORD_GET, RecordReply(b"r", 7, [IntentRow(1, 0, TOP, True, False, b"j" * 999)])),
+    (Op.BLOB_GET, XattrReply(b"b" * 99)),
+    (Op.LOOKUP, EntryReply(H, ATTR, b"r" * 448, 3, b"c" * 60)),
+    (Op.TRANSACT, TransactReply([1], [EntryReply(H, ATTR, b"r", 1, b"c")], [TOP, 4])),
     (Op.TRANSACT, TransactReply([1, TOP])),
     (Op.LINK, EntryReply(H, ATTR)),
     (Op.SYMLINK, EntryReply(H, ATTR)),
