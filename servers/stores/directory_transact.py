@@ -78,7 +78,7 @@ class DirectoryTransact(DirectorySpace):
             self._sidecar.finish(entries, self._redo, lambda step: self._probe.emit("transact", step))
             self.intents.done(planned, [handle for handle, _ in made])
             replies = [self.lookup(step.handle, step.name) for _, step in made]
-        return TransactReply([generations[handle] for handle, _ in asserts], replies, list(planned.keys))
+        return TransactReply([generations[handle] for handle, _ in asserts], replies, planned.keys)
 
     @abstractmethod
     def _gone(self, child: Node, seen: Statx, parent: Node, raw: bytes) -> None:

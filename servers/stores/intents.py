@@ -1,4 +1,4 @@
-"""Trio shell. Write intents: ranges of files only one session may write to, and what it left word of for the case that it ends.
+"""Sans-IO. Write intents: ranges of files only one session may write to, and what it left word of for the case that it ends.
 
     live ──its transaction drops it──▶ gone
       │
@@ -10,9 +10,9 @@ What a transaction asks is planned first, so that it is refused as a whole, and 
 
 import errno
 import struct
-import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Final
 
 from transport.messages import Handle, IntentRow, Step, StepKind
@@ -45,17 +45,20 @@ class Planned:
     """What a transaction makes of the intents. keys: of those it takes.
 
     files: all intents on each file it changes those of; a number stands for the file that so many CREATEs before it have made.
+    new, dropped: the changes.
     """
 
-    keys: tuple[int, ...]
-    files: dict[Handle | int, tuple[Intent, ...]]
+    keys: list[int] = field(default_factory=list)
+    files: dict[Handle | int, tuple[Intent, ...]] = field(default_factory=dict)
+    new: list[tuple[Handle | int, Intent]] = field(default_factory=list)
+    dropped: list[tuple[Handle | int, int]] = field(default_factory=list)
 
 
 class Intents:
-    """The intents on the files of a store. Calls may come from several threads."""
+    """The intents on the files of a store. lock: held for each change, where calls come from several threads."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, lock: AbstractContextManager[object] | None = None) -> None:
+        self._lock = lock or nullcontext()
         self._files: dict[Handle, tuple[Intent, ...]] = {}
         self._last_key = 0
         self._last_session = 0
@@ -94,8 +97,8 @@ class Intents:
         Raises: EAGAIN for a range that another session has, or that was left behind; EINVAL for an intent that is not there or
         another session's, ENOLCK for too many.
         """
-        keys: list[int] = []
-        files: dict[Handle | int, tuple[Intent, ...]] = {}
+        planned = Planned()
+        files = planned.files
         made = -1
         with self._lock:
             for step in steps:
@@ -109,20 +112,27 @@ class Intents:
                     if len(now) >= INTENTS_MAX:
                         raise OSError(errno.ENOLCK, "too many write intents on a file")
                     self._last_key += 1
-                    keys.append(self._last_key)
-                    files[file] = (*now, Intent(self._last_key, step.pos, step.length, session, step.record))
+                    intent = Intent(self._last_key, step.pos, step.length, session, step.record)
+                    planned.keys.append(intent.key)
+                    planned.new.append((file, intent))
+                    files[file] = (*now, intent)
                 elif step.kind is StepKind.INTENT_DROP:
                     kept = tuple(intent for intent in now if intent.key != step.pos or intent.session not in {session, NOBODY})
                     if len(kept) == len(now):
                         raise OSError(errno.EINVAL, "no such write intent")
+                    planned.dropped.append((file, step.pos))
                     files[file] = kept
-        return Planned(tuple(keys), files)
+        return planned
 
     def done(self, planned: Planned, made: Sequence[Handle]) -> None:
         """The transaction was done, and has made these."""
         with self._lock:
-            for file, intents in planned.files.items():
-                self._set(made[file] if isinstance(file, int) else file, intents)
+            for file, intent in planned.new:
+                handle = made[file] if isinstance(file, int) else file
+                self._files[handle] = (*self._files.get(handle, ()), intent)
+            for file, key in planned.dropped:
+                handle = made[file] if isinstance(file, int) else file
+                self._set(handle, tuple(intent for intent in self._files.get(handle, ()) if intent.key != key))
 
     def forget(self, handle: Handle) -> None:
         """A file is gone."""

@@ -293,7 +293,7 @@ class MemoryFiles(Store):
                 self._apply(self._inode(step.handle or made[-1].handle), step, payload)
         self.intents.done(planned, [entry.handle for entry in made])
         made = [entry_of(self._inode(entry.handle)) for entry in made]
-        return TransactReply([inode.generation for inode, _ in asserted], made, list(planned.keys))
+        return TransactReply([inode.generation for inode, _ in asserted], made, planned.keys)
 
     # ---- inside
 
