@@ -9,13 +9,16 @@ if TYPE_CHECKING:
     from netfs.fs.client import Client, Entry, open_client
     from netfs.fs.file import File
     from netfs.fs.url import Url, parse_url
+    from netfs.fscache import CacheLimits, LocalCache
 else:
     __getattr__ = on_demand(
         __name__,
         {
+            "CacheLimits": "netfs.fscache.limits",
             "Client": "netfs.fs.client",
             "Entry": "netfs.fs.client",
             "File": "netfs.fs.file",
+            "LocalCache": "netfs.fscache.service",
             "NotReachable": "netfs.errors",
             "Url": "netfs.fs.url",
             "open_client": "netfs.fs.client",
@@ -23,4 +26,4 @@ else:
         },
     )
 
-__all__ = ["Client", "Entry", "File", "NotReachable", "Url", "open_client", "parse_url"]
+__all__ = ["CacheLimits", "Client", "Entry", "File", "LocalCache", "NotReachable", "Url", "open_client", "parse_url"]

@@ -8,11 +8,12 @@ before the call returns, and from then on the memory is the caller's again.
     read   subrequest of source READ  ──▶ cookie.read  ──▶ done(n, error)    an error or a short read is downloaded instead
     write  stream 1 of a write request ─▶ cookie.write ──▶ done(n, error)    an error stops the caching, never the request
 
-Who keeps what true. The library writes only what the server has or is being sent in the same request, and calls `invalidate`
-when the server did not take it, when data goes past the cache (direct writes) or when another client has changed the file. The
-cookie forgets results of reads and writes that an invalidation overtook: a read then ends with ESTALE, a write is dropped in
-silence. A cookie that has failed, was culled or is still looked up is not `usable`, and may become so at any time in either
-direction; its methods may still be called. After `netfs_cache_ops` and the cookie API of fscache. Owns no memory.
+Who keeps what true. The library writes only what the server has or is being sent in the same request. It calls `forget` for
+what it changes, before and, where the data goes past the page cache, after; and `invalidate` when the server did not take what
+the cache was given, or when another client has changed the file. The cookie forgets results of reads and writes that an
+invalidation overtook: a read then ends with ESTALE, a write is dropped in silence. A cookie that has failed, was culled or is
+still looked up is not `usable`, and may become so at any time in either direction; its methods may still be called. After
+`netfs_cache_ops` and the cookie API of fscache. Owns no memory.
 """
 
 import enum
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from iov.iov_iter import IovIter
 from transport.base import Abandonable
 
-__all__ = ["CacheDone", "Cookie", "Extent", "ExtentKind"]
+__all__ = ["BlockCookie", "CacheDone", "Cookie", "Extent", "ExtentKind"]
 
 CacheDone = Callable[[int, Exception | None], None]
 """Told how an operation ended: bytes moved, a prefix, and why not all."""
@@ -73,6 +74,10 @@ class Cookie(ABC):
         """
 
     @abstractmethod
+    def forget(self, start: int, end: int) -> None:
+        """Bytes of [start, end) are being changed: the granules they are in are not right any more, from now on."""
+
+    @abstractmethod
     def prepare_write(self, start: int, end: int) -> tuple[int, int] | None:
         """Say which part of [start, end), whole granules of it, can be taken; None when nothing can (no room, not usable)."""
 
@@ -90,3 +95,18 @@ class Cookie(ABC):
     @abstractmethod
     def resize(self, size: int) -> None:
         """The stored file was cut or extended to `size` bytes: what is behind it is forgotten, what is new is a hole."""
+
+
+class BlockCookie(Cookie):
+    """A cookie that can hold an encrypted file: its granules are blocks, as the server has them, each with its tag entry."""
+
+    @abstractmethod
+    def read_blocks(self, first: int, entries: bytes | bytearray, dest: IovIter, done: CacheDone) -> Abandonable | None:
+        """Read the blocks from `first` on into `dest`, as long as they are those of the verified `entries`.
+
+        Apart from that as `read`. What comes is to be opened like any ciphertext: the entry says which block it should be.
+        """
+
+    @abstractmethod
+    def write_blocks(self, first: int, entries: bytes | bytearray, source: IovIter, done: CacheDone) -> Abandonable | None:
+        """Keep the blocks in `source`, from `first` on, with their entries; as `write`, but nothing needs to be prepared."""

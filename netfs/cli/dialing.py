@@ -68,6 +68,14 @@ CapturePath = Annotated[
 TracePath = Annotated[
     str | None, Parameter(name="--trace", help="record what happens in a file: *.txt, or *.pftrace for ui.perfetto.dev.")
 ]
+CacheDir = Annotated[
+    str | None,
+    Parameter(
+        name="--cache-dir",
+        env_var="NETFS_CACHE_DIR",
+        help="keep what is read and written in this folder too, for the next time (see netfs cache); none by default.",
+    ),
+]
 
 
 @Parameter(name="*")
@@ -87,6 +95,7 @@ class Access:
     fingerprint: VolumeFingerprint = None
     trace: TracePath = None
     capture: CapturePath = None
+    cache_dir: CacheDir = None
     read: Annotated[list[object], Parameter(parse=False)] = field(default_factory=list, repr=False)
     traced: Annotated[object, Parameter(parse=False)] = None
     captured: Annotated[object, Parameter(parse=False)] = None
@@ -201,7 +210,9 @@ async def connected(place: Place, access: Access, *others: Place) -> AsyncIterat
     identity = own_identity(access) if place.endpoint.startswith(SECURE) else None
     capture: Capture | None = access.captured  # type: ignore[assignment]
     probe = Probe(access.traced.sink(place.endpoint)) if isinstance(access.traced, TraceFile) else None
-    open_one = netfs.open_client(place.endpoint, identity=identity, known_hosts=access.known_hosts, probe=probe, capture=capture)
+    open_one = netfs.open_client(
+        place.endpoint, identity=identity, known_hosts=access.known_hosts, probe=probe, capture=capture, cache=access.cache_dir
+    )
     async with AsyncExitStack() as stack:
         if access.key_file is None and access.passphrase_fd is None and not access.passphrase:
             secret = None

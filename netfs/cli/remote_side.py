@@ -75,7 +75,8 @@ class _Opened:
         if self._file is None:
             async with self._first:
                 if self._file is None:
-                    self._file = await self.client.open(self._path, self._mode, direct=True, create_mode=self._create_mode)
+                    direct = not self.client.cached
+                    self._file = await self.client.open(self._path, self._mode, direct=direct, create_mode=self._create_mode)
         return self._file
 
     async def aclose(self) -> None:

@@ -104,8 +104,7 @@ async def direct_write(inode: NetfsInode, it: IovIter, pos: int, *, append: bool
         if inode.mapping.folios:
             await flush_range(inode, pos, pos + length)
             await drop_range(inode, pos, pos + length)
-        if inode.cookie is not None:
-            inode.cookie.invalidate("a direct write")
+        _forget_cached(inode, pos, length)
         try:
             if block > 1 and (pos % block or (pos + length) % block):
                 done = await _write_partial_blocks(inode, it, pos)
@@ -115,9 +114,12 @@ async def direct_write(inode: NetfsInode, it: IovIter, pos: int, *, append: bool
             # The server may have taken some of it all the same; what was cached meanwhile may be older.
             with trio.move_on_after(SETTLE_TIMEOUT_S, shield=True):
                 await drop_range(inode, pos, pos + length)
+            _forget_cached(inode, pos, length)
             raise
         if inode.mapping.folios:
             await drop_range(inode, pos, pos + length)
+        # Again: a reader may have copied there what it had read before the server took this.
+        _forget_cached(inode, pos, length)
     finally:
         if alone:
             lock.release_exclusive()
@@ -125,6 +127,12 @@ async def direct_write(inode: NetfsInode, it: IovIter, pos: int, *, append: bool
             lock.release_shared()
     it.advance(done)
     return done
+
+
+def _forget_cached(inode: NetfsInode, pos: int, length: int) -> None:
+    """Tell a local cache that these bytes go past it."""
+    if inode.cookie is not None and not inode.ops.seals:
+        inode.cookie.forget(pos, pos + length)
 
 
 async def _write(inode: NetfsInode, it: IovIter, pos: int, user_end: int | None = None) -> int:

@@ -114,7 +114,12 @@ def _go(wreq: IoRequest, pieces: list[tuple[int, IovIter]]) -> None:
 def _cache_pieces(inode: NetfsInode, run: list[Folio], *, whole: bool = False) -> list[tuple[int, IovIter]]:
     """Return what the local cache is to have of these folios: whole granules around what is dirty, or all."""
     cookie = inode.cookie
-    if cookie is None or inode.ops.seals or not cookie.usable:
+    if cookie is None or inode.ops.seals:
+        return []
+    for folio in run:
+        if folio.dirty:
+            cookie.forget(folio.pos + folio.dirty_from, folio.pos + folio.dirty_to)
+    if not cookie.usable:
         return []
     grain = cookie.granularity
     i_size = inode.sizes.i_size

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
@@ -25,8 +25,8 @@ from netfs.fs.connect import Credentials, connect
 from netfs.fs.dentry import DentryCache
 from netfs.fs.file import File, parse_mode
 from netfs.fs.inode import Inode
+from netfs.fs.kind import DEFAULT_BLOCK_SIZE, Level, StateFolder, volume_of
 from netfs.fs.path import child, is_name, names_of, split_last
-from netfs.fs.plain import PlainVolume
 from netfs.fs.url import parse_url
 from netfs.fs.volume import Volume
 from netfs.fs.walk import Walk
@@ -53,24 +53,22 @@ from transport.messages import (
     Rmdir,
     Unlink,
 )  # fmt: skip
-from transport.user_files import user_state
 
 if TYPE_CHECKING:
     from crypto.keys import VolumeKey
+    from netfs.fs.caching import FileCaching
+    from netfs.fscache import LocalCache
     from transport.rdma.capture import Capture
 
-__all__ = ["Client", "Entry", "Level", "StateFolder", "open_client"]
+__all__ = ["DEFAULT_BLOCK_SIZE", "Client", "Entry", "Level", "StateFolder", "open_client"]
 
 T = TypeVar("T")
-Level = Literal["local", "session"]
-StateFolder = str | os.PathLike[str] | None
 MAX_IDLE_INODES: Final = 1024
 MAX_DENTRIES: Final = 4096
 STAGE_SLOT: Final = 1 << 18
 MAX_STAGES: Final = 8
 CLOSE_TIMEOUT_S: Final = 30
 DEFAULT_CACHE_BYTES: Final = 64 << 20
-DEFAULT_BLOCK_SIZE: Final = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +89,15 @@ class Client:
     """A mounted export; made by `open_client`."""
 
     def __init__(
-        self, transport: Transport, volume: Volume, env: Env, probe: Probe, cache: PageCache, top: Sequence[str] = ()
+        self, transport: Transport, volume: Volume, env: Env, probe: Probe, cache: PageCache, top: Sequence[str] = (),
+        caching: "FileCaching | None" = None,
     ) -> None:  # fmt: skip
         self.transport = transport
         self.env = env
         self.probe = probe
         self._volume = volume
         self._cache = cache
+        self._caching = caching
         self._pool = BufferPool(probe, STAGE_SLOT, MAX_STAGES)
         self._dentries = DentryCache(MAX_DENTRIES)
         self._inodes: dict[Handle, Inode] = {}
@@ -105,6 +105,8 @@ class Client:
         self._root: Handle | None = None
         self._top = top
         self._closed = False
+        self.cached = caching is not None
+        """A local cache is at work, for buffered reads and writes."""
 
     async def open(self, path: str, mode: str = "r", *, direct: bool = False, create_mode: int = 0o644) -> File:
         """Open a regular file. mode: r, w, a or x, perhaps with +, as Python's open; bytes always. direct: past the page cache.
@@ -279,10 +281,12 @@ class Client:
         if any(inode.opens or inode.uncommitted for inode in self._inodes.values()):
             raise ValueError("files are in use as plain ones")
         self.drop_caches()
+        for inode in self._inodes.values():
+            self._forgotten(inode)
         self._inodes.clear()
         self._idle.clear()
         plain = self._volume
-        self._volume = _volume(
+        self._volume = volume_of(
             self.transport, keys, self.env, self.probe, plain.rsize, plain.wsize, block_size, freshness, state
         )  # fmt: skip
         plain.close()
@@ -318,6 +322,8 @@ class Client:
         finally:
             with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
                 await self.transport.aclose()
+                if self._caching is not None:
+                    await self._caching.cache.drain()
             # With the connection every call has ended, so that nothing may be lent any more, also after a cancellation.
             self._pool.close()
             self._volume.close()
@@ -329,6 +335,8 @@ class Client:
         inode.opens -= 1
         if inode.opens:
             return
+        if self._caching is not None:
+            self._caching.closed(inode)
         self._idle[inode.handle] = inode
         inode.file_ops.idle()
         if len(self._idle) > MAX_IDLE_INODES:
@@ -339,6 +347,11 @@ class Client:
             for folio in oldest.mapping.every():
                 self._cache.drop(folio)
             del self._idle[handle], self._inodes[handle]
+            self._forgotten(oldest)
+
+    def _forgotten(self, inode: Inode) -> None:
+        if self._caching is not None:
+            self._caching.forgotten(inode)
 
     def _get_inode(self, handle: Handle, path: str) -> Inode:
         inode = self._inodes.get(handle)
@@ -362,6 +375,8 @@ class Client:
         size = await inode.file_ops.revalidate(attr)
         if inode.opened(attr, size, modified):
             await drop_range(inode, 0, END_OF_TIME)
+        if self._caching is not None:
+            await self._caching.opened(inode, attr, size, modified)
 
     def _names(self, path: str) -> list[str]:
         """Return the names of a path. Raises: as `names_of`; FileNotFoundError for one the volume keeps to itself."""
@@ -403,21 +418,6 @@ class Client:
             raise translate(error, path, self.probe) from error
 
 
-def _volume(
-    transport: Transport, keys: "VolumeKey | None", env: Env, probe: Probe, rsize: int, wsize: int, block_size: int,
-    freshness: Level, state: StateFolder,
-) -> Volume:  # fmt: skip
-    if keys is None:
-        return PlainVolume(transport, rsize, wsize)
-    # The cipher's library is only loaded by those who need it.
-    from netfs.fs.encrypted import EncryptedVolume  # noqa: PLC0415
-    from netfs.fs.seen import open_freshness  # noqa: PLC0415
-
-    folder = None if freshness == "session" else state or user_state("volumes")
-    seen = open_freshness(folder, keys, env.nonces)
-    return EncryptedVolume(transport, keys, env, probe, rsize, wsize, block_size, seen)
-
-
 @asynccontextmanager
 async def open_client(
     target: str | Transport,
@@ -428,6 +428,7 @@ async def open_client(
     env: Env | None = None,
     probe: Probe | None = None,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
+    cache: "LocalCache | str | os.PathLike[str] | None" = None,
     rsize: int = 1 << 20,
     wsize: int = 1 << 20,
     block_size: int = DEFAULT_BLOCK_SIZE,
@@ -440,27 +441,37 @@ async def open_client(
     Args: target: a URL (`netfs://host:port/path`, `netfs+unix:///socket:/path`), whose path becomes the client's root, or a
     connected transport; either is closed in the end. keys: of an encrypted volume, None for plain files. identity: a file; with
     it `netfs://` is TLS, without it a plain connection, to this machine only. known_hosts: the file with the keys of servers,
-    None for the one in `~/.config/netfs`. cache_bytes: budget of the page cache. rsize, wsize: most bytes of one read or write.
-    block_size: of encrypted files created here, in bytes: 16 KiB, or 64 KiB for files that are mostly read and written in order.
-    freshness: `local` remembers what was seen of an encrypted volume from one mount to the next, in the folder `state` (by
-    default ~/.local/state/netfs/volumes), so that a server cannot go back behind it; `session` does so for this mount only.
-    capture: takes what passes over the connection to a URL, as `open_capture` of transport/rdma/capture_file.py makes them.
+    None for the one in `~/.config/netfs`. cache_bytes: budget of the page cache. cache: a directory that keeps what buffered
+    reads and writes have moved for the next time, or a `LocalCache` with its limits; ciphertext where the volume is encrypted.
+    rsize, wsize: most bytes of one read or write. block_size: of encrypted files created here, in bytes: 16 KiB, or 64 KiB for
+    files that are mostly read and written in order. freshness: `local` remembers what was seen of an encrypted volume from one
+    mount to the next, in the folder `state` (by default ~/.local/state/netfs/volumes), so that a server cannot go back behind it;
+    `session` does so for this mount only. capture: takes what passes over the connection to a URL, as `open_capture` of
+    transport/rdma/capture_file.py makes them.
     Raises: OSError when the server cannot be reached or is none; ESTALE when it has gone back before and nobody accepted that.
     Cancellation: not mounted; inside the block, dirty data of files that were not closed is lost.
     """
     env = env or system_env()
     probe = probe or Probe()
     top: list[str] = []
+    server: str | None = None
     async with AsyncExitStack() as stack:
         if isinstance(target, str):
             url = parse_url(target)
             top = names_of(url.path)
+            server = url.base
             credentials = None if identity is None else Credentials(identity, known_hosts)
             transport = await stack.enter_async_context(connect(url, env, probe, credentials, capture))
         else:
             transport = target
-        volume = _volume(transport, keys, env, probe, rsize, wsize, block_size, freshness, state)
-        client = Client(transport, volume, env, probe, PageCache(cache_bytes), top)
+        caching: FileCaching | None = None
+        if cache is not None:
+            # The local cache is only loaded by those who have one.
+            from netfs.fs.caching import run_caching  # noqa: PLC0415
+
+            caching = await stack.enter_async_context(run_caching(cache, server, env, probe))
+        volume = volume_of(transport, keys, env, probe, rsize, wsize, block_size, freshness, state)
+        client = Client(transport, volume, env, probe, PageCache(cache_bytes), top, caching)
         try:
             yield client
         except BaseException as error:

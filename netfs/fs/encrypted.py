@@ -29,7 +29,7 @@ from netfs.fs.calls import ask, body_of
 from netfs.fs.freshness import Freshness
 from netfs.fs.sealed_file import SealedFile, Then
 from netfs.fs.sealed_io import SealedRead, SealedWrite
-from netfs.fs.volume import FileOps, Volume
+from netfs.fs.volume import CacheIdentity, FileOps, Volume
 from transport.base import Transport
 from transport.env import Env
 from transport.messages import (
@@ -110,6 +110,8 @@ class Turn:
 class EncryptedOps(FileOps):
     """The operations table of an encrypted file."""
 
+    seals = True
+
     def __init__(self, volume: "EncryptedVolume", inode: "Inode") -> None:
         self._volume = volume
         self._inode = inode
@@ -156,6 +158,11 @@ class EncryptedOps(FileOps):
 
     def issue_read(self, subreq: IoSubrequest) -> None:
         """Send READ for the blocks; they are decrypted into the subrequest's memory when they are there."""
+        call = subreq.call = SealedRead(self._sealed, subreq, self._inode.probe)
+        call.start()
+
+    def issue_cache_read(self, subreq: IoSubrequest) -> None:
+        """Take the blocks from the local cache instead; they are verified and decrypted as if the server had sent them."""
         call = subreq.call = SealedRead(self._sealed, subreq, self._inode.probe)
         call.start()
 
@@ -325,6 +332,12 @@ class EncryptedOps(FileOps):
             # What this client wrote and has not committed is in no record yet.
             return max(file.size, self._inode.sizes.remote_i_size)
         return file.size
+
+    def cache_identity(self, attr: Attr, size: int) -> CacheIdentity:
+        """The file is known by its own number, whatever the server calls it; each of its blocks answers for itself."""
+        del attr
+        file_id = self._sealed.file.record.file_id
+        return CacheIdentity(f"encrypted volume {self._volume.key.key_id.hex()}", file_id, b"", size + -size % self.block_size)
 
     def idle(self) -> None:
         """Give up the tags that are on the server too."""

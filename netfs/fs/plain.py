@@ -4,18 +4,21 @@ Writes are unstable and carry the boot verifier of the reply; COMMIT tells wheth
 subrequest's is lent to the transport from issue to its reply.
 """
 
+import struct
+
 from crypto.errors import KeyUnavailable
 from netfs.engine.events import trace_call
 from netfs.engine.request import IoSubrequest
 from netfs.fs.calls import ask, body_of
 from netfs.fs.inode import Inode
-from netfs.fs.volume import FileOps, Volume
+from netfs.fs.volume import CacheIdentity, FileOps, Volume
 from transport.base import Outcome, Reply, Transport
 from transport.messages import Attr, AttrReply, Commit, DirEntry, EntryReply, Handle, Read, ReadReply, Truncate, Write, WriteReply
 
 __all__ = ["PlainOps", "PlainVolume"]
 
 MAX_IN_FLIGHT = 16
+COHERENCY = struct.Struct("<QQqq")
 
 
 class PlainOps(FileOps):
@@ -78,6 +81,10 @@ class PlainOps(FileOps):
         if attr.sealed:
             raise KeyUnavailable("the file is encrypted; its key is needed (--key-file)")
         return attr.size
+
+    def cache_identity(self, attr: Attr, size: int) -> CacheIdentity:
+        """The handle is the file, and what the server says of it changes with its content."""
+        return CacheIdentity(None, self.handle, COHERENCY.pack(attr.change, attr.size, attr.mtime_ns, attr.ctime_ns), size)
 
 
 class PlainVolume(Volume):

@@ -5,8 +5,10 @@
                 └──────────────────────────────────┘
     write    seal into the area ─▶ WRITE ─▶ note the tags ─▶ done
 
-A block is decrypted only after the transport has given the area back, when no peer can write it any more. Memory: the area is a
-lease of the volume's pool, lent to the transport from issue to reply; the iterator is the request's.
+With a local cache a read may take the ciphertext from there, block by block as its tags say; what does not fit is downloaded.
+What came from the server, or went to it, is kept there on the way out, and the area as long. A block is decrypted only after
+the transport has given the area back, when no peer can write it any more. Memory: the area is a lease of the volume's pool,
+lent to the transport from issue to reply; the iterator is the request's.
 """
 
 import errno
@@ -19,14 +21,17 @@ from iov.copy_iter import zero_iter
 from iov.iov_iter import Direction, IovIter
 from iov.pool import Lease
 from iov.probe import Probe
+from netfs.cache.base import BlockCookie
 from netfs.engine.events import trace_call
-from netfs.engine.request import IoSubrequest
+from netfs.engine.request import IoSubrequest, Origin, Source
 from netfs.fs.calls import body_of
 from netfs.fs.sealed_file import SealedFile
-from transport.base import ClientCall, Outcome, Reply
+from transport.base import Abandonable, Outcome, Reply
 from transport.messages import Read, ReadReply, Write, WriteReply
 
 __all__ = ["SealedRead", "SealedWrite"]
+
+PAST_CACHES = frozenset({Origin.DIO_READ, Origin.DIO_WRITE})
 
 
 class SealedCall:
@@ -44,7 +49,7 @@ class SealedCall:
         self.first = pos // size
         self.count = subreq.iter.count // size
         self._lease: Lease | None = None
-        self._call: ClientCall | None = None
+        self._call: Abandonable | None = None
         self._abandoned = False
 
     def abandon(self) -> None:
@@ -57,6 +62,22 @@ class SealedCall:
         """Lease a landing area, without its tail."""
         self._lease = self._sealed.pool.get(self.count * self._sealed.file.block_size)
         return self._lease.view
+
+    def _cookie(self) -> BlockCookie | None:
+        """Return the local cache's side of the file, unless there is none or the caller reads and writes past caches."""
+        request = self._subreq.request
+        cookie = request.inode.cookie
+        if isinstance(cookie, BlockCookie) and cookie.usable and request.origin not in PAST_CACHES:
+            return cookie
+        return None
+
+    def _keep(self, cookie: BlockCookie, entries: bytes | bytearray, blocks: int) -> None:
+        """Give the local cache the first `blocks` of the area, which is its until it has them."""
+        lease, self._lease = self._lease, None
+        assert lease is not None
+        size = self._sealed.file.block_size
+        source = IovIter.ubuf(Direction.SOURCE, lease.view[: blocks * size])
+        cookie.write_blocks(self.first, entries[: blocks * ENTRY_SIZE], source, lambda *_: lease.release())
 
     def _give_back(self) -> None:
         lease, self._lease = self._lease, None
@@ -107,12 +128,30 @@ class SealedRead(SealedCall):
             self._finish(self.count)
             return
         view = self._area()
+        if self._subreq.source is Source.READ_FROM_CACHE:
+            cookie = self._cookie()
+            if cookie is None:
+                self._finish(0, OSError(errno.ESTALE, "no longer cached"))
+            else:
+                call = cookie.read_blocks(self.first, self._entries, IovIter.ubuf(Direction.DEST, view), self._cached)
+                self._call = call if self._lease is not None else None
+            return
         request = Read(sealed.handle, self.first * sealed.file.block_size, len(view))
         call = sealed.transport.submit(request, self._received, dest=IovIter.ubuf(Direction.DEST, view))
         if self.probe.sink is not None:
             trace_call(self._subreq, "READ", call)
         if self._lease is not None:
             self._call = call
+
+    def _cached(self, count: int, error: Exception | None) -> None:
+        """Take blocks from the local cache; whatever is wrong with them, the server has them too."""
+        blocks = count // self._sealed.file.block_size
+        try:
+            if blocks and not self._abandoned:
+                self._open(blocks)
+        except IntegrityError as bad:
+            blocks, error = 0, bad
+        self._finish(0 if self._abandoned else blocks, error)
 
     def _received(self, outcome: Outcome) -> None:
         body = body_of(outcome, ReadReply)
@@ -130,6 +169,9 @@ class SealedRead(SealedCall):
         except IntegrityError as error:
             self._bad(error)
             return
+        cookie = self._cookie()
+        if cookie is not None and blocks:
+            self._keep(cookie, self._entries, blocks)
         self._finish(blocks)
 
     def _open(self, blocks: int) -> None:
@@ -218,13 +260,17 @@ class SealedWrite(SealedCall):
         sealed = self._sealed
         blocks = min(self.count, body.count // sealed.file.block_size)
         self._subreq.verifier = sealed.verifier = body.verifier
-        self._give_back()
+        cookie = self._cookie()
+        if cookie is None:
+            self._give_back()
 
         def tagged(error: Exception | None) -> None:
             if error is not None:
                 self._end(0, error)
                 return
             sealed.file.wrote(self.first, self._entries[: blocks * ENTRY_SIZE])
+            if cookie is not None:
+                self._keep(cookie, self._entries, blocks)
             self._end(blocks)
 
         if blocks:

@@ -5,6 +5,7 @@ sees. Owns no memory.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from netfs.engine.ops import NetfsOps
@@ -13,11 +14,29 @@ from transport.messages import Attr, DirEntry, EntryReply, Handle
 if TYPE_CHECKING:
     from netfs.fs.inode import Inode
 
-__all__ = ["FileOps", "Volume"]
+__all__ = ["CacheIdentity", "FileOps", "Volume"]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheIdentity:
+    """What a local cache knows a file by.
+
+    volume: where `key` is unique, None for the server's own name. coherency: changes when the content does; empty where the
+    content answers for itself. size: bytes of the file as it is stored.
+    """
+
+    volume: str | None
+    key: bytes
+    coherency: bytes
+    size: int
 
 
 class FileOps(NetfsOps):
     """The operations table of a file of a client."""
+
+    @abstractmethod
+    def cache_identity(self, attr: Attr, size: int) -> CacheIdentity:
+        """Say what a local cache is to know the file by; called after `revalidate`, which returned `size`."""
 
     @abstractmethod
     async def revalidate(self, attr: Attr) -> int:

@@ -54,6 +54,10 @@ class MemoryCookie(Cookie):
 
         self._run(run)
 
+    def forget(self, start: int, end: int) -> None:
+        first, stop = start - start % self.granularity, min(end + -end % self.granularity, len(self.known))
+        self.known[first:stop] = bytes(max(0, stop - first))
+
     def prepare_write(self, start: int, end: int) -> tuple[int, int] | None:
         return (start - start % self.granularity, end) if self.live else None
 

@@ -57,6 +57,16 @@ async def test_a_streaming_write_is_a_hole_in_the_cache_stream() -> None:
         assert await get(client, "/f") == model
 
 
+async def test_what_the_cache_had_of_a_streaming_write_is_forgotten() -> None:
+    async with mounted() as (client, _):
+        await put(client, "/f", DATA)
+        client.drop_caches()
+        cookie = MemoryCookie(GRAIN)
+        cookie.put(0, DATA)
+        model = await written(client, cookie, [(100, 200), (5000, 7000)])
+        assert set(range(0, len(DATA), GRAIN)) - set(cached(cookie, model)) == {0, 4096, 6144}
+
+
 async def test_the_streams_are_cut_by_their_own_sizes() -> None:
     async with mounted(wsize=1500) as (client, transport):
         await put(client, "/f", DATA)
@@ -156,4 +166,4 @@ async def test_a_direct_write_and_a_truncation_reach_the_cookie() -> None:
             await file.truncate(5000)
             assert len(cookie.known) == 5000
             await file.pwritev([b"x"], 0)
-            assert cookie.invalidated == ["a direct write"]
+            assert not any(cookie.known[:GRAIN]) and all(cookie.known[GRAIN:])

@@ -368,3 +368,24 @@ def test_an_error_on_a_terminal_is_one_line(tmp_path: Path, url: str) -> None:
     assert code == 3
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
     assert [line for line in plain.splitlines() if line.strip()] == [f"netfs: {url}/missing: No such file or directory"]
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_the_local_cache(tmp_path: Path, url: str, key: Path, encrypted: bool) -> None:
+    keys = ["--key-file", str(key)] if encrypted else []
+    there, cache = f"{url}/{tmp_path.name}", tmp_path / "cache"
+    content = os.urandom(3_000_001)
+    (tmp_path / "big").write_bytes(content)
+    assert netfs("mkdir", there).code == 0
+    assert netfs("cp", *keys, tmp_path / "big", there).code == 0
+    assert json.loads(netfs("cache", "status", "--cache-dir", cache, "--json").out)["state"] == "absent"
+    for name in ("one", "two"):
+        assert netfs("cp", *keys, "--cache-dir", cache, f"{there}/big", tmp_path / name) == Done(0, "", "")
+        assert (tmp_path / name).read_bytes() == content
+    status = json.loads(netfs("cache", "status", "--cache-dir", cache, "--json").out)
+    assert status["files"] == 1 and len(content) < status["bytes"] < 1.1 * len(content)
+    assert (content[20_000:20_100] in next(cache.glob("v-*/*/*")).read_bytes()) is not encrypted
+    assert ("encrypted volume" if encrypted else url.rpartition(":")[2]) in netfs("cache", "status", "--cache-dir", cache).out
+    assert json.loads(netfs("cache", "clear", "--cache-dir", cache, "--json").out)["removed"] == 1
+    assert [path.name for path in cache.iterdir()] == ["netfs-cache"]
+    told(netfs("cache", "clear", "--cache-dir", tmp_path), 4, str(tmp_path), "other things than a cache")
