@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from iov.bvec import PAGE_SIZE
 from netfs.cache.folio import Folio
 from netfs.cache.slab import Place, Slabs
+from netfs.cache.timers import Timers
+from netfs.cache.waiters import WakeList
 
 if TYPE_CHECKING:
     from netfs.engine.inode import NetfsInode
@@ -61,6 +63,7 @@ class Mapping:
     dirty: dict[int, Folio] = field(default_factory=dict)
     unstable: dict[int, Folio] = field(default_factory=dict)
     unsent_bytes: int = 0
+    dirty_since: float = 0.0
     writeback: int = 0
 
     def begin_writeback(self, folio: Folio) -> None:
@@ -115,9 +118,13 @@ class PageCache:
 
     Args: budget: bytes; at least MIN_FOLIOS of the largest folios are allowed. folio_size: bytes, a power of two, of all folios,
     or of the smallest and the largest; None for what suits the budget. Files with larger blocks get folios of a block at least.
+    timers: what is to be done later for these files. flusher: who writes back in the background; flush_wanted: it should now.
     """
 
-    __slots__ = ("_lru", "_slabs", "dirty_limit", "held_bytes", "holders", "largest", "smallest", "used_bytes")
+    __slots__ = (
+        "_lru", "_slabs", "dirty_limit", "flush_wanted", "flusher", "held_bytes", "holders", "largest", "smallest", "timers",
+        "used_bytes",
+    )  # fmt: skip
 
     def __init__(self, budget: int, folio_size: int | tuple[int, int] | None = None) -> None:
         if isinstance(folio_size, int):
@@ -128,6 +135,9 @@ class PageCache:
         self.used_bytes = 0
         self.held_bytes = 0
         self.holders: dict[Mapping, None] = {}
+        self.timers = Timers()
+        self.flusher = WakeList()
+        self.flush_wanted = False
         self._lru: OrderedDict[Folio, None] = OrderedDict()
         self._slabs = Slabs(budget, self.largest)
 
@@ -135,6 +145,11 @@ class PageCache:
     def budget(self) -> int:
         """Bytes the folios may have in all."""
         return self._slabs.budget
+
+    @property
+    def much_held(self) -> bool:
+        """More than half of the dirty limit is held: time to write back before a writer has to wait."""
+        return self.held_bytes > self.dirty_limit // 2
 
     @property
     def resident_bytes(self) -> int:
@@ -214,6 +229,9 @@ class PageCache:
         unsent = folio.dirty and not folio.writeback
         if unsent != folio.unsent:
             folio.unsent = unsent
+            if not mapping.unsent_bytes:
+                mapping.dirty_since = self.timers.now()
+                self.flusher.wake_all()
             mapping.unsent_bytes += folio.size if unsent else -folio.size
         if folio.unstable:
             mapping.unstable[pos] = folio

@@ -53,6 +53,10 @@ async def buffered_write(inode: NetfsInode, it: IovIter, pos: int, *, append: bo
             if pos == start:
                 raise
         mapping = inode.mapping
+        cache = inode.cache
+        if cache.much_held and not cache.flush_wanted:
+            cache.flush_wanted = True
+            cache.flusher.wake_all()
         if mapping.unsent_bytes >= min(WRITEBACK_BATCH, inode.cache.dirty_limit // 4):
             await _start_batch(inode, pos)
     finally:

@@ -7,9 +7,11 @@ is no moment at which the last subrequest is queued but its collector could miss
 history). Owns no memory.
 """
 
+from functools import partial
+
 from netfs.engine.events import ended, trace_sreq
 from netfs.engine.request import IoRequest, nobody
-from netfs.engine.retry import reissue
+from netfs.engine.retry import delay_s, reissue
 from netfs.engine.split import launch, next_part
 
 __all__ = ["advance"]
@@ -24,8 +26,12 @@ def advance(rreq: IoRequest) -> None:
     while True:
         if subreqs and not subreqs[0].in_progress:
             if subreqs[0].need_retry and rreq.error is None and not rreq.abandoned:
-                if rreq.in_flight:
-                    break  # a retry begins when all is quiet
+                if rreq.in_flight or (rreq.timer is not None and rreq.timer.pending):
+                    break  # a retry begins when all is quiet, and not too soon
+                if rreq.timer is None and (delay := delay_s(rreq)):
+                    rreq.timer = rreq.inode.cache.timers.after(delay, partial(advance, rreq))
+                    continue
+                rreq.timer = None
                 reissue(rreq)
             else:
                 _take_front(rreq)

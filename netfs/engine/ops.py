@@ -88,6 +88,12 @@ class NetfsOps(ABC):
         Bytes written unstably carry the boot verifier of the reply in `subreq.verifier`, set before `terminated`.
         """
 
+    def retry_request(self, rreq: IoRequest) -> None:  # noqa: B027 (as above)
+        """Look at a request before parts of it are issued again: renew what `prepare_read` and `prepare_write` go by.
+
+        Nothing of it is in flight; `need_retry` says which parts will go.
+        """
+
     @abstractmethod
     async def commit(self, verifier: int) -> int:
         """Make all writes terminated so far durable; the size they made is `inode.sizes.remote_i_size`.

@@ -18,6 +18,7 @@ from transport.base import Abandonable
 
 if TYPE_CHECKING:
     from netfs.cache.folio import Folio
+    from netfs.cache.timers import Timer
     from netfs.engine.cache_stream import CacheStream
     from netfs.engine.inode import NetfsInode
 
@@ -63,7 +64,8 @@ class IoSubrequest:
 
     start: file position. length: bytes of the whole part, also after a retry. iter: the memory of what is not transferred yet,
     the callee's to consume. max_len: what the prepare hook lowers. transferred: bytes done over all issues. call: what to abandon
-    on cancellation, if the one who issued left something here. verifier: of unstably written bytes, 0 for none.
+    on cancellation, if the one who issued left something here. verifier: of unstably written bytes, 0 for none. boundary: set by
+    the prepare hook where a retry must not join this part with the next (the end of an object on the server).
     """
 
     request: "IoRequest"
@@ -83,6 +85,7 @@ class IoSubrequest:
     hit_eof: bool = False
     need_retry: bool = False
     failed: bool = False
+    boundary: bool = False
 
     def terminated(self, transferred: int, error: Exception | None = None, *, eof: bool = False, retry: bool = False) -> None:
         """End the current issue: it moved `transferred` bytes, and more will not come.
@@ -117,10 +120,10 @@ class IoRequest:
     moved by the engine. i_size: as it was at the start. terminated: judges the end of each issue and runs the collector.
     progress: told of each subrequest the collector took; None for direct I/O. wake: called once, when nothing of the request is
     in flight or left to do; `transferred` (a contiguous prefix) and `error` are final then. verifier: boot verifier common to all
-    unstable writes of the request. cache: the second stream of a write, to a local cache. copy: folios the local cache is to
-    have when they are filled, None where there is no cache; inval_counter: the cookie's at the start. folios: those the request
-    fills or cleans, in file order, the page cache's. sequential: one subrequest at a time, so that a failure leaves no hole
-    before data. debug_id: its number in events.
+    unstable writes of the request. timer: of a retry that waits. cache: the second stream of a write, to a local cache. copy:
+    folios the local cache is to have when they are filled, None where there is no cache; inval_counter: the cookie's at the
+    start. folios: those the request fills or cleans, in file order, the page cache's. sequential: one subrequest at a time, so
+    that a failure leaves no hole before data. debug_id: its number in events.
 
     Flags: all_queued: everything was cut. paused: no further issue (a failure, or waiting for a retry). short_transfer: later
     data no longer counts. abandoned: the caller was cancelled. advancing: the collector is on the stack, so that a termination
@@ -150,6 +153,7 @@ class IoRequest:
     advancing: bool = False
     done: bool = False
     verifier: int = 0
+    timer: "Timer | None" = None
     cache: "CacheStream | None" = None
     copy: "list[Folio] | None" = None
     inval_counter: int = 0
@@ -167,3 +171,5 @@ class IoRequest:
         for subreq in (*self.subrequests, *(self.cache.subrequests if self.cache is not None else ())):
             if subreq.in_progress and subreq.call is not None:
                 subreq.call.abandon()
+        if self.timer is not None:
+            self.timer.fire()

@@ -41,7 +41,10 @@ def next_part(rreq: IoRequest) -> IoSubrequest:
     if cursor is None:
         cursor = rreq.cursor = rreq.iter.copy()
     subreq = IoSubrequest(rreq, rreq.nr_subrequests, source, start, 0, cursor, left)
-    subreq.iter = cut_memory(rreq, cursor, allowed(subreq, left))
+    try:
+        subreq.iter = cut_memory(rreq, cursor, allowed(subreq, left))
+    except Exception as error:  # noqa: BLE001 (what is in flight holds the caller's memory and is waited for)
+        subreq.error, subreq.failed = error, True
     subreq.length = length = subreq.iter.count
     assert length, "a subrequest without bytes"
     rreq.nr_subrequests += 1
@@ -55,6 +58,8 @@ def next_part(rreq: IoRequest) -> IoSubrequest:
 
 def launch(subreq: IoSubrequest) -> None:
     """Issue a queued subrequest; it may terminate before this returns. One that cannot be issued has failed."""
+    if subreq.failed:
+        return  # its prepare hook has
     rreq = subreq.request
     inode = rreq.inode
     subreq.in_progress = True

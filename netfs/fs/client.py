@@ -17,6 +17,7 @@ import trio
 from iov.pool import BufferPool
 from iov.probe import Probe
 from netfs.cache.pagecache import PageCache
+from netfs.engine.background import run_background, run_timers
 from netfs.engine.park import acquire_exclusive
 from netfs.engine.writeback import END_OF_TIME, drop_range, fsync, resize
 from netfs.errors import translate
@@ -86,7 +87,7 @@ class Entry:
 
 
 class Client:
-    """A mounted export; made by `open_client`."""
+    """A mounted export; made by `open_client`. page_cache: what its files have in memory."""
 
     def __init__(
         self, transport: Transport, volume: Volume, env: Env, probe: Probe, cache: PageCache, top: Sequence[str] = (),
@@ -96,7 +97,7 @@ class Client:
         self.env = env
         self.probe = probe
         self._volume = volume
-        self._cache = cache
+        self.page_cache = cache
         self._caching = caching
         self._pool = BufferPool(probe, STAGE_SLOT, MAX_STAGES)
         self._dentries = DentryCache(MAX_DENTRIES)
@@ -297,7 +298,7 @@ class Client:
         for inode in self._inodes.values():
             for folio in inode.mapping.every():
                 if folio.evictable:
-                    self._cache.drop(folio)
+                    self.page_cache.drop(folio)
 
     async def aclose(self) -> None:
         """Send what is dirty, wait for what is in flight and close the connection. Idempotent.
@@ -345,7 +346,7 @@ class Client:
                 self._idle.move_to_end(handle)  # busy still: its turn comes again
                 return
             for folio in oldest.mapping.every():
-                self._cache.drop(folio)
+                self.page_cache.drop(folio)
             del self._idle[handle], self._inodes[handle]
             self._forgotten(oldest)
 
@@ -356,7 +357,7 @@ class Client:
     def _get_inode(self, handle: Handle, path: str) -> Inode:
         inode = self._inodes.get(handle)
         if inode is None:
-            inode = self._inodes[handle] = Inode(handle, path, self._cache, self._pool, self.probe)
+            inode = self._inodes[handle] = Inode(handle, path, self.page_cache, self._pool, self.probe)
             inode.plug(self._volume.file_ops(inode))
         self._idle.pop(handle, None)
         inode.path = path
@@ -472,13 +473,21 @@ async def open_client(
             caching = await stack.enter_async_context(run_caching(cache, server, env, probe))
         volume = volume_of(transport, keys, env, probe, rsize, wsize, block_size, freshness, state)
         client = Client(transport, volume, env, probe, PageCache(cache_bytes), top, caching)
-        try:
-            yield client
-        except BaseException as error:
+        failure: BaseException | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_timers, client.page_cache.timers, env.now)
+            nursery.start_soon(run_background, client.page_cache, env.now)
+            try:
+                yield client
+            except BaseException as error:  # noqa: BLE001 (raised below, outside the nursery, which would make a group of it)
+                failure = error
             try:
                 await client.aclose()
-            except OSError as late:
-                # The block's own error is the one to hear of; what closing fails with is most often the same again.
-                error.add_note(f"and when the client was closed: {late}")
-            raise
-        await client.aclose()
+            except BaseException as late:  # noqa: BLE001 (as above)
+                if failure is not None:
+                    # The block's own error is the one to hear of; what closing fails with is most often the same again.
+                    failure.add_note(f"and when the client was closed: {late}")
+                failure = failure or late
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure

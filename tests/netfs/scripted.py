@@ -9,6 +9,7 @@ from iov.iov_iter import Direction, IovIter
 from iov.pool import BufferPool
 from iov.probe import Probe
 from netfs.cache.pagecache import PageCache
+from netfs.cache.timers import Timers
 from netfs.engine.collect import advance
 from netfs.engine.inode import NetfsInode
 from netfs.engine.ops import NetfsOps
@@ -32,9 +33,15 @@ FULL = Answer()
 
 
 class ScriptedOps(NetfsOps):
-    """answers: (part, issue of that part) to an answer; parts are counted by position, so that order does not matter."""
+    """answers: (part, issue of that part) to an answer; parts are counted by position, so that order does not matter.
 
-    def __init__(self, part: int, file: bytes, answers: dict[tuple[int, int], Answer], *, in_flight: int = 16) -> None:
+    apart: a retry does not join the rest of one part with the next.
+    """
+
+    def __init__(
+        self, part: int, file: bytes, answers: dict[tuple[int, int], Answer], *, in_flight: int = 16, apart: bool = True
+    ) -> None:
+        self.apart = apart
         self.rsize = self.wsize = part
         self.max_segs = 1 << 20
         self.max_in_flight = in_flight
@@ -47,6 +54,14 @@ class ScriptedOps(NetfsOps):
         self.pending: list[tuple[IoSubrequest, Answer]] = []
         self.most_in_flight = 0
         self.on_issue: Callable[[IoSubrequest], None] = lambda _: None
+
+    def prepare_read(self, subreq: IoSubrequest) -> None:
+        super().prepare_read(subreq)
+        subreq.boundary = self.apart
+
+    def prepare_write(self, subreq: IoSubrequest) -> None:
+        super().prepare_write(subreq)
+        subreq.boundary = self.apart
 
     def issue_read(self, subreq: IoSubrequest) -> None:
         part = subreq.start // self.part
@@ -93,11 +108,14 @@ class Run:
     rreq: IoRequest = field(init=False)
     woken: int = 0
     probe: Probe = field(default_factory=Probe)
+    timers: Timers | None = None
 
     def start(self) -> None:
         ops = self.ops
         inode = NetfsInode(PageCache(1 << 20), BufferPool(self.probe, 4096, 1), self.probe)
         inode.set_ops(ops)
+        if self.timers is not None:
+            inode.cache.timers = self.timers
         inode.sizes.refreshed(len(ops.file))
         length = self.parts * ops.part
         self.memory = bytearray(ops.file[:length]) if self.write else bytearray(length)

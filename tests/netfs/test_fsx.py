@@ -177,7 +177,7 @@ async def run(setup: Setup, seed: int, steps: int) -> None:
             assert await check.read() == bytes(model.data)
         async with await client.open("/file") as check:
             assert await check.read() == bytes(model.data)
-        cache = client._cache
+        cache = client.page_cache
         assert cache.used_bytes <= cache.budget
         assert cache.held_bytes == 0 and not cache.holders
     except BaseException:
