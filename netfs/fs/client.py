@@ -28,6 +28,7 @@ from netfs.fs.file import File, parse_mode
 from netfs.fs.inode import Inode
 from netfs.fs.kind import DEFAULT_BLOCK_SIZE, Level, StateFolder, volume_of
 from netfs.fs.path import child, is_name, names_of, split_last
+from netfs.fs.posix import PosixCalls
 from netfs.fs.url import parse_url
 from netfs.fs.volume import Volume
 from netfs.fs.walk import Walk
@@ -50,7 +51,6 @@ from transport.messages import (
     Open,
     Readdir,
     ReaddirReply,
-    Rename,
     Rmdir,
     Unlink,
 )  # fmt: skip
@@ -86,7 +86,7 @@ class Entry:
         return self.attr.type is FileType.DIRECTORY
 
 
-class Client:
+class Client(PosixCalls):
     """A mounted export; made by `open_client`. page_cache: what its files have in memory."""
 
     def __init__(
@@ -240,19 +240,6 @@ class Client:
 
         await self._translated(removed, path)
 
-    async def rename(self, path: str, new_path: str) -> None:
-        """Rename as POSIX does: what had the new name is replaced. Cancellation: may have happened."""
-
-        async def renamed(walk: Walk) -> Ack:
-            names, name = self._split(path)
-            new_names, new_name = self._split(new_path)
-            parent, new_parent = await walk.directory(names), await walk.directory(new_names)
-            self._dentries.forget(parent, name)
-            self._dentries.forget(new_parent, new_name)
-            return await ask(self.transport, Rename(parent, name, new_parent, new_name), Ack)
-
-        await self._translated(renamed, path)
-
     async def truncate(self, path: str, size: int) -> None:
         """Cut or extend a file to `size` bytes. Cancellation: may have happened."""
         async with await self.open(path, "r+") as file:
@@ -390,6 +377,13 @@ class Client:
         """Return the names of the parent and the last name. Raises: as `split_last` and `_names`."""
         self._names(path)
         return split_last(path)
+
+    async def _found(self, walk: Walk, path: str) -> Handle:
+        """Ask for the object that a path names."""
+        names = self._names(path)
+        if not names:
+            return walk.root
+        return (await ask(self.transport, Lookup(await walk.directory(names[:-1]), names[-1]), EntryReply)).handle
 
     async def _root_handle(self) -> Handle:
         if self._root is None:

@@ -24,6 +24,7 @@ from netfs.engine.readahead import MAX_WINDOW, Readahead
 from netfs.engine.writeback import fsync, resize
 from netfs.errors import translate
 from netfs.fs.calls import ask
+from netfs.fs.file_space import FileSpace
 from netfs.fs.inode import Inode
 from transport.messages import Attr, AttrReply, Getattr, Setattr
 
@@ -66,7 +67,7 @@ def parse_mode(mode: str) -> OpenMode:
     return replace(base, read=True, write=True) if letters[1:] else base
 
 
-class File:
+class File(FileSpace):
     """An open file. Use it as an async context manager, or call `aclose`."""
 
     def __init__(self, client: "Client", inode: Inode, path: str, mode: OpenMode, *, direct: bool) -> None:
@@ -301,6 +302,12 @@ class File:
         error, self._error_mark = self._inode.wb_error.check(self._error_mark)
         if error is not None:
             raise error
+
+    def _check_range(self, pos: int, *, write: bool) -> None:
+        if write:
+            self._check_write(pos)
+        else:
+            self._check_read(pos)
 
     def _check_open(self) -> None:
         if self._closed:

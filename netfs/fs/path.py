@@ -4,11 +4,8 @@ Owns no memory.
 """
 
 import errno
-import os
 
-__all__ = ["NAME_MAX", "child", "is_name", "names_of", "split_last"]
-
-NAME_MAX = 255
+__all__ = ["child", "is_name", "names_of", "split_last"]
 
 
 def is_name(name: str) -> bool:
@@ -19,14 +16,12 @@ def is_name(name: str) -> bool:
 def names_of(path: str) -> list[str]:
     """Return the names of a path's components; `.` and empty ones vanish.
 
-    Raises: OSError(EINVAL) for `..` and for bytes no name may have, ENAMETOOLONG.
+    Raises: OSError(EINVAL) for `..` and for what no name may have; how long one may be is the server's to say, in its turn.
     """
     names = [name for name in path.split("/") if name not in {"", "."}]
     for name in names:
         if not is_name(name):
             raise OSError(errno.EINVAL, "not a path of this filesystem", path)
-        if len(name.encode("utf-8", "surrogateescape")) > NAME_MAX:
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
     return names
 
 

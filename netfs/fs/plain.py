@@ -13,7 +13,35 @@ from netfs.fs.calls import ask, body_of
 from netfs.fs.inode import Inode
 from netfs.fs.volume import CacheIdentity, FileOps, Volume
 from transport.base import Outcome, Reply, Transport
-from transport.messages import Attr, AttrReply, Commit, DirEntry, EntryReply, Handle, Read, ReadReply, Truncate, Write, WriteReply
+from transport.messages import (
+    Allocate,
+    Attr,
+    AttrReply,
+    Commit,
+    CopyRange,
+    DirEntry,
+    EntryReply,
+    Handle,
+    Punch,
+    Read,
+    Readlink,
+    ReadReply,
+    Seek,
+    SeekReply,
+    Symlink,
+    TargetReply,
+    Truncate,
+    Whence,
+    Write,
+    WriteReply,
+    XattrGet,
+    XattrList,
+    XattrListReply,
+    XattrMode,
+    XattrRemove,
+    XattrReply,
+    XattrSet,
+)
 
 __all__ = ["PlainOps", "PlainVolume"]
 
@@ -76,6 +104,22 @@ class PlainOps(FileOps):
         """Send TRUNCATE."""
         await ask(self.transport, Truncate(self.handle, size), AttrReply)
 
+    async def allocate(self, pos: int, length: int, *, keep_size: bool) -> None:
+        """Send ALLOCATE."""
+        await ask(self.transport, Allocate(self.handle, pos, length, keep_size), AttrReply)
+
+    async def punch(self, pos: int, length: int) -> None:
+        """Send PUNCH."""
+        await ask(self.transport, Punch(self.handle, pos, length), AttrReply)
+
+    async def copy_from(self, source: Handle, source_pos: int, pos: int, length: int) -> int:
+        """Send COPY_RANGE."""
+        return (await ask(self.transport, CopyRange(source, source_pos, self.handle, pos, length), WriteReply)).count
+
+    async def seek(self, pos: int, whence: Whence, size: int) -> int:
+        """Send SEEK."""
+        return (await ask(self.transport, Seek(self.handle, pos, whence), SeekReply)).pos
+
     async def revalidate(self, attr: Attr) -> int:
         """Believe the server's size. Raises: KeyUnavailable for a file that somebody encrypted, whose bytes would say nothing."""
         if attr.sealed:
@@ -109,3 +153,27 @@ class PlainVolume(Volume):
     def entry_size(self, entry: DirEntry, asked: int) -> int:
         """Believe the server's size."""
         return entry.attr.size
+
+    async def symlink(self, parent: Handle, name: str, target: bytes) -> EntryReply:
+        """Send SYMLINK."""
+        return await ask(self.transport, Symlink(parent, name, target), EntryReply)
+
+    async def readlink(self, handle: Handle) -> bytes:
+        """Send READLINK."""
+        return (await ask(self.transport, Readlink(handle), TargetReply)).target
+
+    async def xattr_get(self, handle: Handle, name: str) -> bytes:
+        """Send XATTR_GET."""
+        return (await ask(self.transport, XattrGet(handle, name), XattrReply)).value
+
+    async def xattr_set(self, handle: Handle, name: str, value: bytes, mode: XattrMode) -> None:
+        """Send XATTR_SET."""
+        await ask(self.transport, XattrSet(handle, name, value, mode), AttrReply)
+
+    async def xattr_list(self, handle: Handle) -> list[str]:
+        """Send XATTR_LIST."""
+        return (await ask(self.transport, XattrList(handle), XattrListReply)).names
+
+    async def xattr_remove(self, handle: Handle, name: str) -> None:
+        """Send XATTR_REMOVE."""
+        await ask(self.transport, XattrRemove(handle, name), AttrReply)

@@ -4,12 +4,13 @@ The client walks paths, opens and closes; a `Volume` gives each regular file its
 sees. Owns no memory.
 """
 
+import errno
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from netfs.engine.ops import NetfsOps
-from transport.messages import Attr, DirEntry, EntryReply, Handle
+from transport.messages import Attr, DirEntry, EntryReply, Handle, Whence, XattrMode
 
 if TYPE_CHECKING:
     from netfs.fs.inode import Inode
@@ -46,6 +47,24 @@ class FileOps(NetfsOps):
         Returns: the size the user sees, in bytes.
         """
 
+    async def allocate(self, pos: int, length: int, *, keep_size: bool) -> None:
+        """Have the server reserve room. Raises: EOPNOTSUPP where the server is not to; the caller then does without."""
+        raise _unsupported()
+
+    async def punch(self, pos: int, length: int) -> None:
+        """Have the server make a hole. Raises: as `allocate`."""
+        raise _unsupported()
+
+    async def copy_from(self, source: Handle, source_pos: int, pos: int, length: int) -> int:
+        """Have the server copy a range from another file. Returns: bytes. Raises: as `allocate`."""
+        raise _unsupported()
+
+    async def seek(self, pos: int, whence: Whence, size: int) -> int:
+        """Find data or a hole in a file of `size` bytes; one that knows no holes is all data. Raises: ENXIO."""
+        if pos >= size:
+            raise OSError(errno.ENXIO, "no more data")
+        return pos if whence is Whence.DATA else size
+
     def idle(self) -> None:
         """Give up memory that can be had again: the last descriptor was closed."""
 
@@ -77,6 +96,30 @@ class Volume(ABC):
         """A number that grows with what is known of the volume; noted when something is asked of the server."""
         return 0
 
+    async def symlink(self, parent: Handle, name: str, target: bytes) -> EntryReply:
+        """Create a symlink. Raises: OSError; EOPNOTSUPP where the volume has none."""
+        raise _unsupported()
+
+    async def readlink(self, handle: Handle) -> bytes:
+        """Return a symlink's target. Raises: as `symlink`."""
+        raise _unsupported()
+
+    async def xattr_get(self, handle: Handle, name: str) -> bytes:
+        """Return an extended attribute. Raises: OSError; EOPNOTSUPP where the volume has none."""
+        raise _unsupported()
+
+    async def xattr_set(self, handle: Handle, name: str, value: bytes, mode: XattrMode) -> None:
+        """Set an extended attribute. Raises: as `xattr_get`."""
+        raise _unsupported()
+
+    async def xattr_list(self, handle: Handle) -> list[str]:
+        """Return the names of extended attributes. Raises: as `xattr_get`."""
+        raise _unsupported()
+
+    async def xattr_remove(self, handle: Handle, name: str) -> None:
+        """Remove an extended attribute. Raises: as `xattr_get`."""
+        raise _unsupported()
+
     def hides(self, name: str) -> bool:
         """Say whether a name is the volume's own and never shown, in any directory."""
         del name
@@ -84,3 +127,7 @@ class Volume(ABC):
 
     def close(self) -> None:  # noqa: B027 (most volumes own nothing)
         """Insist that no memory of the volume is lent any more; called when the connection is closed."""
+
+
+def _unsupported() -> OSError:
+    return OSError(errno.EOPNOTSUPP, "not in a volume of this kind")

@@ -3,12 +3,14 @@
 Owns no memory.
 """
 
+import errno
+import os
 from collections.abc import Sequence
 
 from netfs.fs.calls import ask
 from netfs.fs.dentry import DentryCache
 from transport.base import Transport
-from transport.messages import EntryReply, Handle, Lookup
+from transport.messages import EntryReply, FileType, Handle, Lookup
 
 __all__ = ["Walk"]
 
@@ -28,13 +30,16 @@ class Walk:
     async def directory(self, names: Sequence[str]) -> Handle:
         """Return the handle of the directory the names lead to from the root.
 
-        Raises: OSError of the server. Cancellation: no effect.
+        Raises: OSError of the server; NotADirectoryError for anything else on the way, a symlink too. Cancellation: no effect.
         """
         handle = self.root
         for name in names:
             known = self._dentries.get(handle, name) if self._trusting else None
             if known is None:
-                known = (await ask(self._transport, Lookup(handle, name), EntryReply)).handle
+                entry = await ask(self._transport, Lookup(handle, name), EntryReply)
+                if entry.attr.type is not FileType.DIRECTORY:
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
+                known = entry.handle
                 self._dentries.put(handle, name, known)
             else:
                 self.trusted = True

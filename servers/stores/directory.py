@@ -125,9 +125,10 @@ class DirectoryStore(DirectoryTransact):
 
     def rename(self, parent: Handle, name: str, new_parent: Handle, new_name: str, flags: RenameFlag = RenameFlag.NONE) -> None:
         check_flags(flags)
-        check_name(new_name)
-        raw_new = raw_name(new_name)
+        self._tree.directory_node(new_parent)
         with self._removing(parent, name) as (node, fd, raw, child, seen), self._tree.directory(new_parent) as (target, new_fd):
+            check_name(new_name)
+            raw_new = raw_name(new_name)
             if self._is_ours(target, raw_new):
                 raise fail(errno.EEXIST if flags else errno.EACCES, new_name)
             try:

@@ -113,6 +113,13 @@ class Tree:
             raise fail(_NOT_A_FILE[node.type])
         return node
 
+    def directory_node(self, handle: Handle) -> Node:
+        """Return the node of a directory. Raises: ESTALE, ENOTDIR."""
+        node = self.node(handle)
+        if node.type is not FileType.DIRECTORY:
+            raise fail(errno.ENOTDIR)
+        return node
+
     def look(self, parent: Node, parent_fd: int, name: bytes) -> tuple[Node, Statx]:
         """Find a name in an open directory and remember where it is. Raises: ENOENT."""
         while True:
@@ -163,9 +170,7 @@ class Tree:
     @contextmanager
     def directory(self, handle: Handle) -> Iterator[tuple[Node, int]]:
         """Open a directory for the length of a block. Raises: ESTALE, ENOTDIR."""
-        node = self.node(handle)
-        if node.type is not FileType.DIRECTORY:
-            raise fail(errno.ENOTDIR)
+        node = self.directory_node(handle)
         held = self._settled(lambda: self._pin_directory(node))
         try:
             yield node, held.fd

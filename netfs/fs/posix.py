@@ -1,0 +1,186 @@
+"""Trio shell. What a client does by path beside opening and listing: links, modes, times, extended attributes, room.
+
+A path is never followed through a symlink, here or on the server: a symlink is an object of its own, as with lstat.
+Owns no memory.
+"""
+
+import errno
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, cast
+
+from netfs.fs.calls import ask
+from netfs.fs.dentry import DentryCache
+from netfs.fs.volume import Volume
+from netfs.fs.walk import Walk
+from transport.base import Transport
+from transport.messages import (
+    NOW_NS,
+    Ack,
+    Attr,
+    AttrReply,
+    EntryReply,
+    Handle,
+    Link,
+    Rename,
+    RenameFlag,
+    Setattr,
+    Statfs,
+    StatfsReply,
+    XattrMode,
+)
+
+__all__ = ["PosixCalls"]
+
+T = TypeVar("T")
+
+
+class PosixCalls(ABC):
+    """What a client offers beyond files and listings."""
+
+    transport: Transport
+    _volume: Volume
+    _dentries: DentryCache
+
+    @abstractmethod
+    def _split(self, path: str) -> tuple[list[str], str]: ...
+
+    @abstractmethod
+    async def _translated(self, action: Callable[[Walk], Awaitable[T]], path: str) -> T: ...
+
+    @abstractmethod
+    async def _found(self, walk: Walk, path: str) -> Handle: ...
+
+    # ---- links
+
+    async def symlink(self, target: str | bytes, path: str) -> None:
+        """Create a symbolic link at `path`; `target` is stored as it is. Raises: OSError. Cancellation: may have happened."""
+        raw = os.fsencode(target)
+
+        async def made(walk: Walk) -> EntryReply:
+            names, name = self._split(path)
+            return await self._volume.symlink(await walk.directory(names), name, raw)
+
+        await self._translated(made, path)
+
+    async def readlink(self, path: str) -> str:
+        """Return where a symbolic link leads, undecodable bytes kept as surrogates. Raises: OSError(EINVAL) for no link."""
+
+        async def read(walk: Walk) -> bytes:
+            return await self._volume.readlink(await self._found(walk, path))
+
+        return os.fsdecode(await self._translated(read, path))
+
+    async def link(self, path: str, new_path: str) -> None:
+        """Give a file one more name. Raises: PermissionError for a directory. Cancellation: may have happened."""
+
+        async def linked(walk: Walk) -> EntryReply:
+            names, name = self._split(new_path)
+            handle = await self._found(walk, path)
+            return await ask(self.transport, Link(handle, await walk.directory(names), name), EntryReply)
+
+        await self._translated(linked, new_path)
+
+    async def rename(self, path: str, new_path: str, *, replace: bool = True, exchange: bool = False) -> None:
+        """Rename as POSIX does: what had the new name is replaced. Cancellation: may have happened.
+
+        Args: replace: False: raise FileExistsError instead. exchange: each gets the other's name.
+        """
+        flags = (RenameFlag.NONE if replace or exchange else RenameFlag.NOREPLACE) | (
+            RenameFlag.EXCHANGE if exchange else RenameFlag.NONE
+        )
+
+        async def renamed(walk: Walk) -> Ack:
+            names, name = self._split(path)
+            new_names, new_name = self._split(new_path)
+            parent, new_parent = await walk.directory(names), await walk.directory(new_names)
+            self._dentries.forget(parent, name)
+            self._dentries.forget(new_parent, new_name)
+            return await ask(self.transport, Rename(parent, name, new_parent, new_name, flags), Ack)
+
+        await self._translated(renamed, path)
+
+    # ---- attributes
+
+    async def chmod(self, path: str, mode: int) -> None:
+        """Change the permissions. Raises: OSError(EOPNOTSUPP) for a symlink. Cancellation: may have happened."""
+        await self._set(path, lambda handle: Setattr(handle, mode=mode))
+
+    async def chown(self, path: str, uid: int = -1, gid: int = -1) -> None:
+        """Change the owner; -1 leaves one as it is. Cancellation: may have happened."""
+        await self._set(path, lambda handle: Setattr(handle, uid=None if uid == -1 else uid, gid=None if gid == -1 else gid))
+
+    async def utime(self, path: str, ns: tuple[int | None, int | None] | None = None) -> None:
+        """Set the times of access and change, in nanoseconds since 1970; None leaves one, no times at all: now on the server.
+
+        Cancellation: may have happened.
+        """
+        atime_ns, mtime_ns = (NOW_NS, NOW_NS) if ns is None else ns
+        await self._set(path, lambda handle: Setattr(handle, atime_ns=atime_ns, mtime_ns=mtime_ns))
+
+    async def _set(self, path: str, change: Callable[[Handle], Setattr]) -> Attr:
+        async def changed(walk: Walk) -> AttrReply:
+            return await ask(self.transport, change(await self._found(walk, path)), AttrReply)
+
+        return (await self._translated(changed, path)).attr
+
+    async def getxattr(self, path: str, name: str) -> bytes:
+        """Return an extended attribute. Raises: OSError(ENODATA), EOPNOTSUPP for what does not begin with `user.`."""
+
+        async def got(walk: Walk) -> bytes:
+            return await self._volume.xattr_get(await self._found(walk, path), name)
+
+        return await self._attributed(got, path)
+
+    async def setxattr(self, path: str, name: str, value: bytes, *, create: bool = False, replace: bool = False) -> None:
+        """Set an extended attribute. create: it must be new; replace: it must be there. Cancellation: may have happened."""
+        mode = XattrMode.CREATE if create else XattrMode.REPLACE if replace else XattrMode.EITHER
+
+        async def put(walk: Walk) -> None:
+            await self._volume.xattr_set(await self._found(walk, path), name, value, mode)
+
+        await self._attributed(put, path)
+
+    async def listxattr(self, path: str) -> list[str]:
+        """Return the names of the extended attributes, sorted."""
+
+        async def listed(walk: Walk) -> list[str]:
+            return await self._volume.xattr_list(await self._found(walk, path))
+
+        return await self._translated(listed, path)
+
+    async def removexattr(self, path: str, name: str) -> None:
+        """Remove an extended attribute. Raises: OSError(ENODATA). Cancellation: may have happened."""
+
+        async def removed(walk: Walk) -> None:
+            await self._volume.xattr_remove(await self._found(walk, path), name)
+
+        await self._attributed(removed, path)
+
+    async def _attributed(self, action: Callable[[Walk], Awaitable[T]], path: str) -> T:
+        """Do something with an extended attribute: that it is not there is ENODATA, which elsewhere would be a read's failure."""
+        missing = False
+
+        async def noticing(walk: Walk) -> T | None:
+            nonlocal missing
+            try:
+                return await action(walk)
+            except OSError as error:
+                missing = error.errno == errno.ENODATA
+                if not missing:
+                    raise
+                return None
+
+        found = await self._translated(noticing, path)
+        if missing:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), path)
+        return cast("T", found)
+
+    async def statfs(self, path: str = "/") -> StatfsReply:
+        """Return the room of the filesystem that an object is on. Cancellation: no effect."""
+
+        async def asked(walk: Walk) -> StatfsReply:
+            return await ask(self.transport, Statfs(await self._found(walk, path)), StatfsReply)
+
+        return await self._translated(asked, path)
