@@ -47,11 +47,15 @@ def register(host: Host) -> None:
                 attr = await client.stat(place.path)
                 if attr.type is FileType.DIRECTORY:
                     found = [(entry.name, entry.attr) async for entry in client.scandir(place.path)]
+                    links = [(name, place.child(name).path) for name, each in found if each.type is FileType.SYMLINK]
                 else:
                     found = [(place.name, attr)]
+                    links = [(place.name, place.path)] if attr.type is FileType.SYMLINK else []
+                targets = {name: await client.readlink(path) for name, path in links}
         found.sort(key=lambda each: each[0])
-        lines = long_lines(found) if long else [short_line(name, each) for name, each in found]
-        host.emit({"url": str(place), "entries": [{"name": name, **described(each)} for name, each in found]}, "\n".join(lines))
+        lines = long_lines(found, targets) if long else [short_line(name, each) for name, each in found]
+        entries = [{"name": name, **described(each, targets.get(name))} for name, each in found]
+        host.emit({"url": str(place), "entries": entries}, "\n".join(lines))
 
     async def stat_(url: str, /, *, access: Access = ANYBODY) -> None:
         """Show size, times and permissions of one name.
@@ -63,7 +67,8 @@ def register(host: Host) -> None:
         async with connected(place, access) as client:
             with failing(Exit.REMOTE, str(place)):
                 attr = await client.stat(place.path)
-        host.emit({"url": str(place), **described(attr)}, stat_text(str(place), attr))
+                target = await client.readlink(place.path) if kind_of(attr) == "symlink" else None
+        host.emit({"url": str(place), **described(attr, target)}, stat_text(str(place), attr, target))
 
     host.command(
         ls,
@@ -81,8 +86,8 @@ def kind_of(attr: "Attr") -> str:
     return attr.type.name.lower()
 
 
-def described(attr: "Attr") -> dict[str, int | str | bool]:
-    return {
+def described(attr: "Attr", target: str | None = None) -> dict[str, int | str | bool]:
+    described: dict[str, int | str | bool] = {
         "type": kind_of(attr),
         "mode": f"{stat.S_IMODE(attr.mode):04o}",
         "size": attr.size,
@@ -96,25 +101,34 @@ def described(attr: "Attr") -> dict[str, int | str | bool]:
         "change": attr.change,
         "encrypted": attr.sealed,
     }
+    if target is not None:
+        described["target"] = target
+    return described
 
 
 def short_line(name: str, attr: "Attr") -> str:
     return printable(name) + SUFFIX.get(kind_of(attr), "")
 
 
-def long_lines(found: list[tuple[str, "Attr"]]) -> list[str]:
+def long_lines(found: list[tuple[str, "Attr"]], targets: dict[str, str]) -> list[str]:
     numbers = [[str(value) for value in (attr.nlink, attr.uid, attr.gid, attr.size)] for _, attr in found]
     widths = [max(map(len, column)) for column in zip(*numbers, strict=True)]
     lines = []
     for (name, attr), row in zip(found, numbers, strict=True):
         columns = " ".join(value.rjust(width) for value, width in zip(row, widths, strict=True))
-        lines.append(f"{mode_text(attr)} {columns} {moment(attr.mtime_ns, MINUTES)} {short_line(name, attr)}")
+        lines.append(
+            f"{mode_text(attr)} {columns} {moment(attr.mtime_ns, MINUTES)} {short_line(name, attr)}" + leads(targets.get(name))
+        )
     return lines
 
 
-def stat_text(where: str, attr: "Attr") -> str:
+def leads(target: str | None) -> str:
+    return "" if target is None else f" -> {printable(target)}"
+
+
+def stat_text(where: str, attr: "Attr", target: str | None = None) -> str:
     rows = (
-        ("type", kind_of(attr) + (", encrypted" if attr.sealed else "")),
+        ("type", kind_of(attr) + (", encrypted" if attr.sealed else "") + leads(target)),
         ("size", f"{attr.size:,} bytes"),
         ("mode", f"{mode_text(attr)} ({stat.S_IMODE(attr.mode):04o})"),
         ("owner", f"{attr.uid}:{attr.gid}"),

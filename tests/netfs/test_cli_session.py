@@ -123,6 +123,29 @@ def read_tree(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+def test_names_are_moved_and_linked(tmp_path: Path, url: str) -> None:
+    top = f"{url}/{tmp_path.name}"
+    (tmp_path / "one").write_text("1")
+    assert netfs("mkdir", top, f"{top}/into").code == 0
+    assert netfs("cp", tmp_path / "one", top).code == 0
+    assert netfs("ln", f"{top}/one", f"{top}/two") == Done(0, "", "")
+    assert netfs("ln", "-s", "../one", f"{top}/link") == Done(0, "", "")
+    assert json.loads(netfs("stat", "--json", f"{top}/two").out)["nlink"] == 2
+    assert netfs("ls", "-l", top).out.splitlines()[1].endswith("link@ -> ../one")
+    assert json.loads(netfs("stat", "--json", f"{top}/link").out)["target"] == "../one"
+    assert netfs("mv", f"{top}/one", f"{top}/link", f"{top}/into") == Done(0, "", "")
+    assert netfs("ls", f"{top}/into").out.splitlines() == ["link@", "one"]
+    told(netfs("mv", "-n", f"{top}/two", f"{top}/into/one"), 3, "File exists")
+    assert netfs("mv", f"{top}/two", f"{top}/three").code == 0
+    assert netfs("mv", "--exchange", f"{top}/three", f"{top}/into").code == 0
+    assert netfs("cat", f"{top}/into").out == "1"
+    told(netfs("mv", f"{top}/into", f"{top}/nothing/"), 1, "not a directory")
+    told(netfs("mv", f"{top}/into", "netfs://127.0.0.1:1/x"), 2, "one server")
+    told(netfs("mv", f"{top}/into"), 2, "source and a target")
+    told(netfs("ln", tmp_path / "one", f"{top}/x"), 2, "not a URL")
+    assert netfs("rm", "-r", top).code == 0
+
+
 @pytest.mark.parametrize("encrypted", [False, True])
 def test_a_folder_there_and_back(tmp_path: Path, url: str, key: Path, encrypted: bool) -> None:
     keys = ["--key-file", str(key)] if encrypted else []
