@@ -13,6 +13,7 @@ from transport.rdma.enums import MrState, Opcode
 from transport.rdma.mr_pool import MrPool
 from transport.rdma.pyverbs.cmid import CMID, AddrInfo, ConnParam
 from transport.rdma.rw import dma_sges, plan
+from transport.rdma.smbd import HEADER_BYTES
 from transport.rdma.wire import CANCEL, INLINE_MAX, Chunk, message_size, pack, unpack
 from transport.rdma.wr import SendWR
 
@@ -44,7 +45,7 @@ def test_plan_covers_every_byte_once(local: list[int], remote: list[int], max_sg
 
 def test_pool_is_bounded_and_keys_never_live_twice() -> None:
     rig = make_rig()
-    pool = MrPool(rig.a.pd, 2, 3)
+    pool = MrPool(rig.a.pd, 2, 3, 1 << 30)
     seen = set()
     for _ in range(20):
         assert pool.available == 2
@@ -65,7 +66,7 @@ def test_pool_is_bounded_and_keys_never_live_twice() -> None:
 
 def test_pool_never_posted_leaks_nothing() -> None:
     rig = make_rig()
-    pool = MrPool(rig.a.pd, 1, 1)
+    pool = MrPool(rig.a.pd, 1, 1, 1 << 30)
     mr, key = pool.take([memoryview(bytearray(8))])
     assert mr.lkey != key and mr.state is MrState.FREE
     pool.give_back(mr)
@@ -88,7 +89,7 @@ def test_message_round_trip(source: list[Chunk], dest: list[Chunk], body: bytes,
         inline = b""
     length = sum(chunk.length for chunk in source) if source else len(inline)
     raw = pack(FrameKind.REQUEST, Op.WRITE, 9, 0, body, length, len(inline), source, dest) + inline
-    message = unpack(memoryview(raw), (FrameKind.REQUEST, CANCEL), LIMITS, 8)
+    message = unpack(memoryview(raw)[HEADER_BYTES:], (FrameKind.REQUEST, CANCEL), LIMITS, 8)
     assert (message.op, message.xid, message.payload_length) == (Op.WRITE, 9, length)
     assert (message.source, message.dest) == (source, dest)
     assert (bytes(message.body), bytes(message.inline)) == (body, inline)
@@ -101,7 +102,7 @@ def test_nonsense_is_refused(raw: bytes, flip: int, value: int) -> None:
     good[flip % len(good)] = value
     for candidate in (raw, good):
         try:
-            message = unpack(memoryview(candidate), (FrameKind.REQUEST, CANCEL), LIMITS, 4)
+            message = unpack(memoryview(candidate)[HEADER_BYTES:], (FrameKind.REQUEST, CANCEL), LIMITS, 4)
         except ProtocolError:
             continue
         assert sum(chunk.length for chunk in message.dest) <= LIMITS.max_payload
@@ -116,12 +117,12 @@ def test_nonsense_is_refused(raw: bytes, flip: int, value: int) -> None:
 def test_bad_chunks(source: list[Chunk]) -> None:
     raw = pack(FrameKind.REQUEST, Op.WRITE, 1, 0, b"", 4, 0, source)
     with pytest.raises(ProtocolError):
-        unpack(memoryview(raw), (FrameKind.REQUEST,), LIMITS, 8)
+        unpack(memoryview(raw)[HEADER_BYTES:], (FrameKind.REQUEST,), LIMITS, 8)
 
 
-def test_receive_buffer_holds_the_largest_message() -> None:
+def test_size_of_the_largest_message() -> None:
     raw = pack(FrameKind.REQUEST, Op.WRITE, 1, 0, bytes(1000), 100, INLINE_MAX, (), [Chunk(0, 1, 1)] * 8)
-    assert len(raw) + INLINE_MAX == message_size(LIMITS, 8)
+    assert len(raw) - HEADER_BYTES + INLINE_MAX == message_size(LIMITS, 8)
 
 
 @given(st.integers(0, 16), st.integers(0, 16), st.integers(0, 16), st.integers(0, 16))

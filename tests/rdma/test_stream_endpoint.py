@@ -21,6 +21,7 @@ from transport.messages import Ping, Read, Write
 from transport.pump import send_all
 from transport.rdma.iwarp.mpa import StartFrame, StartReader
 from transport.rdma.iwarp.terminate import Cause, Terminate
+from transport.rdma.smbd import Offer, Terms, answer
 from transport.rdma.stream_endpoint import connect_rdma_stream, serve_rdma_stream
 
 LIMITS = Limits()
@@ -46,6 +47,19 @@ async def take_start(stream: MemoryStream, reply: bool) -> StartFrame:
     while reader.need:
         reader.feed(await take(stream, reader.need))
     return reader.frame()
+
+
+async def settled(stream: MemoryStream, granted: int = 4) -> None:
+    """Be a server up to the end of the negotiation."""
+    await take_start(stream, False)
+    await send_all(stream, StartFrame(True, ird=1, ord=1, private=encode_hello(LIMITS)).pack())
+    assert len(await take(stream, 44)) == 44
+    await send_all(stream, said(1, answer(Offer(4), Terms(4, 0, 8192, 1 << 17), granted)))
+
+
+def said(number: int, message: bytes) -> bytes:
+    """Return a SEND of a queue's n-th message."""
+    return framed(struct.pack(">BBIIII", 0x41, 0x43, 0, 0, number, 0) + message)
 
 
 def framed(ulpdu: bytes) -> bytes:
@@ -201,9 +215,8 @@ async def test_reason_of_a_broken_connection_reaches_the_caller(autojump_clock: 
     ours, theirs = memory_link()
 
     async def server() -> None:
-        await take_start(theirs, False)
-        await send_all(theirs, StartFrame(True, ird=1, ord=1, private=encode_hello(LIMITS)).pack())
-        await take(theirs, 20)
+        await settled(theirs)
+        await take(theirs, 44 + 20)  # an empty message, and the call
         await send_all(theirs, framed(struct.pack(">BBIQ", 0xC1, 0x40, 0x99, 0) + b"spray"))
         await take(theirs, 1 << 20)
         theirs.close()
@@ -242,12 +255,8 @@ async def test_peer_that_reads_nothing_does_not_keep_a_closed_connection(autojum
     ours, theirs = memory_link(LinkShape(capacity=2048))
     data = bytearray(1 << 16)
 
-    async def server() -> None:
-        await take_start(theirs, False)
-        await send_all(theirs, StartFrame(True, ird=1, ord=1, private=encode_hello(LIMITS)).pack())
-
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server)
+        nursery.start_soon(settled, theirs)
         async with connect_rdma_stream(ours, system_env(), Probe()) as transport:
             with trio.move_on_after(20) as scope:
                 await transport.call(Write(HANDLE, 0), source=IovIter.ubuf(Direction.SOURCE, data))

@@ -41,7 +41,8 @@ from transport.rdma.enums import Access, Opcode, SendFlag
 from transport.rdma.mr import MR
 from transport.rdma.pump import End
 from transport.rdma.rw import dma_sges, dma_views
-from transport.rdma.wire import CANCEL, INLINE_MAX, Chunk, Message, pack
+from transport.rdma.smbd import read_answer, request
+from transport.rdma.wire import CANCEL, HEAD_BYTES, INLINE_MAX, Chunk, Message, pack
 from transport.rdma.wr import WC, SendWR
 
 __all__ = ["ClientEnd", "RdmaTransport"]
@@ -52,6 +53,8 @@ WRITABLE: Final = int(Access.REMOTE_WRITE | Access.LOCAL_WRITE)
 ABANDON_GRACE_S: Final = 5.0
 """How long a server may take to answer a CANCEL, which needs no work."""
 SINK_BYTES: Final = 64 << 10
+BODY_ROOM: Final = 96
+"""What the body of a message with an inline payload may take of the peer's receive; a longer one goes in fragments."""
 SENT_ID, FENCE_ID = 0, 1
 
 
@@ -59,8 +62,8 @@ class _Call:
     """One call; `open` counts what is missing until it is done: its SEND, its reply, its fence."""
 
     __slots__ = (
-        "abandoned", "again", "body", "bounced", "dest", "dest_views", "done", "end", "lent", "mrs", "op", "open", "outcome",
-        "pins", "posted", "source", "source_views", "xid",
+        "abandoned", "again", "body", "bounced", "dest", "dest_views", "done", "end", "length", "lent", "mrs", "op", "open",
+        "outcome", "pins", "posted", "source", "source_views", "xid",
     )  # fmt: skip
 
     def __init__(self, end: "ClientEnd", request: Request, done: Done, source: IovIter | None, dest: IovIter | None) -> None:
@@ -74,6 +77,7 @@ class _Call:
         self.source_views: list[memoryview] = []
         self.dest_views: list[memoryview] = []
         self.lent = False
+        self.length = 0
         self.pins: list[Pin] = []
         self.bounced: list[Bounced] = []
         self.mrs: list[MR] = []
@@ -110,10 +114,11 @@ class ClientEnd(End):
 
     def __init__(self, device: Device, env: Env, probe: Probe, limits: Limits, peers: Collection[str] = ()) -> None:
         profile = device.profile
-        # A call may need two regions, and of requests REG_MR and LOCAL_INV for each, a SEND and a CANCEL.
+        # A call may need two regions, and of requests REG_MR and LOCAL_INV for each, a SEND and a CANCEL; two empty messages.
         self.credits = max(1, min(limits.credits, profile.max_qp_wr // 6, profile.max_cqe // 6 - 1))
         nr_mrs = min(profile.max_mr, max(2 * self.credits, -(-limits.max_segs // profile.max_fast_reg_segs)))
-        super().__init__(device, env, probe, limits, self.credits + 2, 2 * self.credits + 2 * nr_mrs, nr_mrs)
+        super().__init__(device, env, probe, limits, 2 * self.credits + 2 * nr_mrs + 2, nr_mrs)
+        self.inline_max = 0
         self.waiting: deque[_Call] = deque()
         self.calls: dict[int, _Call] = {}
         self.deadlines: deque[tuple[float, _Call]] = deque()
@@ -122,6 +127,19 @@ class ClientEnd(End):
         self.peers = frozenset(peers)
         self.pins = PinLedger()
         self.pool = BufferPool(probe, limits.max_payload, 2)
+
+    # ---- the negotiation
+
+    def start(self) -> None:
+        """See `End`; the client speaks first."""
+        super().start()
+        self.post([SendWR(0, Opcode.SEND, dma_sges([memoryview(request(self.offer))]), SIGNALED)])
+
+    def on_negotiate(self, view: memoryview) -> None:
+        """See `End`."""
+        smbd = self.settle(read_answer(view, self.offer))
+        self.inline_max = max(0, min(INLINE_MAX, smbd.room - HEAD_BYTES - BODY_ROOM))
+        self._start()
 
     # ---- out
 
@@ -153,7 +171,7 @@ class ClientEnd(End):
 
     def _start(self) -> None:
         waiting = self.waiting
-        while waiting and len(self.calls) < self.credits:
+        while waiting and self.smbd is not None and len(self.calls) < self.credits:
             call = waiting[0]
             try:
                 self._lend(call)
@@ -166,7 +184,7 @@ class ClientEnd(End):
                 waiting.popleft()
                 call.finish(TransportError(errno.EMSGSIZE, "the payload has more segments than the device can register"))
                 continue
-            if need > self.mrs.available:
+            if not self.mrs.has_room(need, call.length):
                 return
             waiting.popleft()
             self._post_call(call)
@@ -177,10 +195,11 @@ class ClientEnd(End):
             call.lent = True
             call.source_views = self._pieces(call, call.source)
             call.dest_views = self._pieces(call, call.dest)
+            call.length = sum(map(len, call.source_views)) + sum(map(len, call.dest_views))
 
     def _pieces(self, call: _Call, it: IovIter | None) -> list[memoryview]:
         """Return the memory to register, pinned or bounced for as long as the call lasts; none for what goes inline."""
-        if it is None or (it.count <= INLINE_MAX and not it.on_device):
+        if it is None or (it.count <= self.inline_max and not it.on_device):
             return []
         length = min(it.count, self.limits.max_payload)
         if extract_will_pin(it):
@@ -231,11 +250,10 @@ class ClientEnd(End):
         head = pack(FrameKind.REQUEST, call.op, xid, 0, call.body, payload, inline, source_chunks, dest_chunks)
         join = inline > 0 and call.source is not None and must_copy(call.source)
         message = self.gather(head, call.source, inline, join=join)
-        wrs.append(SendWR(xid << 1 | SENT_ID, Opcode.SEND, message, SIGNALED))
-        self.probe.messages += 1
         if self.probe.sink is not None:
             self.probe.sink("call_sent", (xid, call.op.name, len(call.body), payload))
-        self.post(wrs)
+        self.outbox.extend(wrs)
+        self.send(SendWR(xid << 1 | SENT_ID, Opcode.SEND, message, SIGNALED))
 
     def abandon(self, call: _Call) -> None:
         """See `ClientCall.abandon`."""
@@ -248,8 +266,7 @@ class ClientEnd(End):
         elif call.outcome is None:
             self.deadlines.append((self.env.now() + ABANDON_GRACE_S, call))
             head = pack(CANCEL, call.op, call.xid, 0, b"")
-            self.probe.messages += 1
-            self.post([SendWR(0, Opcode.SEND, dma_sges([memoryview(head)]), SIGNALED)])
+            self.send(SendWR(0, Opcode.SEND, dma_sges([memoryview(head)]), SIGNALED))
             self.wake.set()
 
     # ---- in

@@ -74,6 +74,7 @@ async def client_block(client: ClientEnd, carry: Callable[[], Awaitable[None]]) 
         nursery.start_soon(carry)
         nursery.start_soon(client.run)
         try:
+            await client.negotiated()
             yield RdmaTransport(client)
         except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery, which would wrap it in a group
             failure = error

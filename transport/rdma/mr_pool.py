@@ -15,14 +15,20 @@ MAX_SPAN = 1 << 32
 
 
 class MrPool:
-    """Up to `size` regions of `max_segs` segments each, allocated as they are first needed."""
+    """Up to `size` regions of `max_segs` segments each, allocated as they are first needed, over `max_bytes` in all at a time.
 
-    __slots__ = ("bases", "free", "made", "max_segs", "pd", "size")
+    registered: bytes under regions that are out; most: the most there ever were.
+    """
 
-    def __init__(self, pd: PD, size: int, max_segs: int) -> None:
+    __slots__ = ("bases", "free", "made", "max_bytes", "max_segs", "most", "pd", "registered", "size")
+
+    def __init__(self, pd: PD, size: int, max_segs: int, max_bytes: int) -> None:
         self.pd = pd
         self.size = size
         self.max_segs = max_segs
+        self.max_bytes = max_bytes
+        self.registered = 0
+        self.most = 0
         self.free: list[MR] = []
         self.made: list[MR] = []
         self.bases: dict[MR, int] = {}
@@ -37,20 +43,27 @@ class MrPool:
         """How many are out."""
         return len(self.made) - len(self.free)
 
+    def has_room(self, count: int, length: int) -> bool:
+        """Whether so many regions over so many bytes can be taken now."""
+        return count <= self.available and self.registered + length <= self.max_bytes
+
     def take(self, views: Sequence[memoryview]) -> tuple[MR, int]:
         """Take a region, staged over the views, and the key its REG_MR request is to give it."""
         if self.free:
             mr = self.free.pop()
         else:
-            assert len(self.made) < self.size, "the caller asks `available` first"
+            assert len(self.made) < self.size, "the caller asks `has_room` first"
             mr = self.pd.alloc_mr(self.max_segs)
             self.made.append(mr)
             self.bases[mr] = self.pd.device.new_addr(MAX_SPAN)
         mr.map_sg(views, self.bases[mr])
+        self.registered += mr.length
+        self.most = max(self.most, self.registered)
         return mr, inc_key(mr.lkey)
 
     def give_back(self, mr: MR) -> None:
         """Take back a region that was invalidated."""
+        self.registered -= mr.length
         self.free.append(mr)
 
     def destroy(self) -> None:
@@ -60,3 +73,4 @@ class MrPool:
         self.made.clear()
         self.free.clear()
         self.bases.clear()
+        self.registered = 0

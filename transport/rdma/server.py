@@ -25,15 +25,16 @@ from iov.probe import Probe
 from transport.base import FileRange, Handler, Landing, Limits, Reply
 from transport.codec import decode_request, encode_reply
 from transport.env import Env
-from transport.errors import ProtocolError, TransportError
+from transport.errors import HelloMismatch, ProtocolError, TransportError
 from transport.framing import FrameKind
 from transport.messages import Request
 from transport.rdma.device import Device
 from transport.rdma.enums import Access, Opcode, SendFlag
 from transport.rdma.mr import MR
 from transport.rdma.pump import End
-from transport.rdma.rw import iter_sges, plan
+from transport.rdma.rw import dma_sges, iter_sges, plan
 from transport.rdma.sge import SGE, total_length
+from transport.rdma.smbd import answer, read_request
 from transport.rdma.wire import CANCEL, INLINE_MAX, Message, pack
 from transport.rdma.wr import WC, SendWR
 
@@ -104,8 +105,7 @@ class ServerEnd(End):
     def __init__(self, device: Device, env: Env, probe: Probe, limits: Limits, handler: Handler) -> None:
         profile = device.profile
         nr_mrs = min(profile.max_mr, max(limits.credits, -(-limits.max_segs // profile.max_fast_reg_segs)))
-        nr_recvs = min(2 * limits.credits + 2, profile.max_qp_wr, profile.max_cqe - 1)
-        super().__init__(device, env, probe, limits, nr_recvs, 8 * limits.credits, nr_mrs)
+        super().__init__(device, env, probe, limits, 8 * limits.credits, nr_mrs)
         self.iwarp = profile.iwarp
         self.handler = handler
         self.handlers: trio.Nursery | None = None
@@ -114,6 +114,7 @@ class ServerEnd(End):
         self.active = 0
         self.starved: deque[_Op] = deque()
         self.left_over = 0
+        self.refusal: HelloMismatch | None = None
         self.late: deque[_Op] = deque()
 
     async def serve(self) -> None:
@@ -128,6 +129,18 @@ class ServerEnd(End):
             self.pool.close()
 
     # ---- in
+
+    def on_negotiate(self, view: memoryview) -> None:
+        """See `End`."""
+        if self.refusal is not None:
+            raise self.refusal
+        terms = read_request(view, self.offer)
+        if terms is None:
+            self.refusal = HelloMismatch("the client speaks another version of SMB-Direct")
+            said = answer(self.offer, None)
+        else:
+            said = answer(self.offer, terms, self.settle(terms).credits.grant())
+        self.post([SendWR(0, Opcode.SEND, dma_sges([memoryview(said)]), SIGNALED)])
 
     def on_message(self, message: Message, invalidated: int | None) -> None:
         """See `End`."""
@@ -161,20 +174,29 @@ class ServerEnd(End):
                 return
             if op.source:
                 op.fetching = True
-                self._fetch(op)
+                self.starved.append(op)
+                self._fetch_starved()
                 return
             copy_to_iter(message.inline, landing.iter.copy())
             self.probe.copied(length)
         self._handle(op)
+
+    def _fetch_starved(self) -> None:
+        """Start what waits for regions, in order, as far as there are any."""
+        while self.starved:
+            op = self.starved.popleft()
+            self._fetch(op)
+            if self.starved and self.starved[0] is op:
+                return
 
     def _fetch(self, op: _Op) -> None:
         """Start the READs of a request's payload; without a free region (iWARP needs one) it waits for one."""
         assert op.landing is not None
         length = sum(chunk.length for chunk in op.source)
         if self.iwarp:
-            wrs = self._registered_reads(op, peek_segments(op.landing.iter, length))
+            wrs = self._registered_reads(op, peek_segments(op.landing.iter, length), length)
             if wrs is None:
-                self.starved.append(op)
+                self.starved.appendleft(op)
                 return
         else:
             wrs = plan(Opcode.READ, iter_sges(op.landing.iter, length), op.source, self.max_sge)
@@ -182,10 +204,10 @@ class ServerEnd(End):
         wrs[-1].wr_id = op.xid << 1 | READ_ID
         self.post(wrs)
 
-    def _registered_reads(self, op: _Op, views: list[memoryview]) -> list[SendWR] | None:
+    def _registered_reads(self, op: _Op, views: list[memoryview], length: int) -> list[SendWR] | None:
         """Return REG_MR, READ and LOCAL_INV requests: an iWARP READ names its sink on the wire."""
         most = self.mrs.max_segs
-        if -(-len(views) // most) > self.mrs.available:
+        if not self.mrs.has_room(-(-len(views) // most), length):
             return None
         registrations: list[SendWR] = []
         local: list[SGE] = []
@@ -200,6 +222,8 @@ class ServerEnd(End):
 
     def on_sent(self, wc: WC) -> None:
         """See `End`."""
+        if self.refusal is not None:
+            raise self.refusal
         op = self.ops.get(wc.wr_id >> 1)
         if op is None:
             return
@@ -211,8 +235,7 @@ class ServerEnd(End):
         for mr in op.mrs:
             self.mrs.give_back(mr)
         op.mrs.clear()
-        if self.starved:
-            self._fetch(self.starved.popleft())
+        self._fetch_starved()
         if op.cancelled:
             op.drop_landing()
             self._reply(op, Reply(errno.ECANCELED))
@@ -339,11 +362,11 @@ class ServerEnd(End):
         if op.key is not None:
             send.opcode = Opcode.SEND_WITH_INV
             send.invalidate_rkey = op.key
-        self.probe.messages += 1
         if self.probe.sink is not None:
             self.probe.sink("reply_sent", (op.xid, op.request.op.name, status, length))
-        wrs.append(send)
-        self.post(wrs)
+        # The WRITEs are in the send queue before the SEND, which may have to wait for a credit.
+        self.outbox.extend(wrs)
+        self.send(send)
 
     def deadline(self) -> float | None:
         """See `End`."""

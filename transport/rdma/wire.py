@@ -16,16 +16,20 @@ from transport.base import Limits
 from transport.errors import ProtocolError
 from transport.framing import CHECK, HEADER, MAX_STATUS
 from transport.messages import Op
+from transport.rdma.smbd import HEADER_BYTES
 
-__all__ = ["CANCEL", "INLINE_MAX", "Chunk", "Message", "message_size", "pack", "unpack"]
+__all__ = ["CANCEL", "HEAD_BYTES", "INLINE_MAX", "Chunk", "Message", "message_size", "pack", "unpack"]
 
 CANCEL: Final = 3
 """The kind of a message that takes a call back; requests and replies are `FrameKind`."""
 INLINE_MAX: Final = 4096
-"""Payloads up to this many bytes go inline: registering and fencing cost more than the copy."""
+"""Payloads up to this many bytes go inline, if the peer's receives hold them: registering and fencing cost more than the copy."""
 _COUNTS: Final = struct.Struct("<HHI")
 _CHUNK: Final = struct.Struct("<QII")
 _FIXED: Final = HEADER.size + _COUNTS.size
+_HEAD: Final = struct.Struct(f"<{HEADER_BYTES}x{HEADER.format[1:]}{_COUNTS.format[1:]}")
+HEAD_BYTES: Final = _HEAD.size
+"""Bytes of a message without body, chunks and payload, with the SMB-Direct header in front."""
 _OPS: Final = {int(op): op for op in Op}
 
 
@@ -54,7 +58,7 @@ class Message:
 
 
 def message_size(limits: Limits, max_chunks: int) -> int:
-    """Return the bytes a receive buffer needs."""
+    """Return the bytes of the largest message."""
     return _FIXED + max_chunks * _CHUNK.size + limits.max_body + INLINE_MAX
 
 
@@ -69,9 +73,8 @@ def pack(
     source: Sequence[Chunk] = (),
     dest: Sequence[Chunk] = (),
 ) -> bytearray:
-    """Return a message up to the end of its body."""
-    out = bytearray(HEADER.pack(len(body), xid, payload_length, op, status, kind, 0, CHECK))
-    out += _COUNTS.pack(len(source), len(dest), inline)
+    """Return a message up to the end of its body, with room for an SMB-Direct header in front."""
+    out = bytearray(_HEAD.pack(len(body), xid, payload_length, op, status, kind, 0, CHECK, len(source), len(dest), inline))
     for chunk in source:
         out += _CHUNK.pack(chunk.addr, chunk.length, chunk.rkey)
     for chunk in dest:
