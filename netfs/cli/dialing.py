@@ -98,6 +98,7 @@ class Access:
     cache_dir: CacheDir = None
     read: Annotated[list[object], Parameter(parse=False)] = field(default_factory=list, repr=False)
     traced: Annotated[object, Parameter(parse=False)] = None
+    inspect: Annotated[bool, Parameter(parse=False)] = False
     captured: Annotated[object, Parameter(parse=False)] = None
 
 
@@ -228,7 +229,7 @@ async def connected(place: Place, access: Access, *others: Place) -> AsyncIterat
         if secret is not None:
             keys = await keys_of(client, place, others, secret, access.fingerprint)
             with failing(Exit.REMOTE, str(place)):
-                client.use_keys(keys)
+                client.use_keys(keys, freshness="inspect" if access.inspect else "local")
         ended = False
         try:
             yield client

@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from netfs.cli.dialing import Access
     from netfs.fs.client import Client
 
-__all__ = ["AnySecret", "ask_passphrase", "keys_of", "open_known", "parse_volume_fingerprint", "read_passphrase", "secret_of"]
+__all__ = [
+    "AnySecret",
+    "ask_passphrase",
+    "has_terminal",
+    "keys_of",
+    "open_known",
+    "parse_volume_fingerprint",
+    "read_passphrase",
+    "secret_of",
+]
 
 AnySecret = Passphrase | RawKey | Identity
 SECRET_FILE_MAX = 4096
@@ -109,9 +118,15 @@ def parse_volume_fingerprint(text: str) -> bytes:
 
 
 async def keys_of(
-    client: "Client", place: Place, others: Iterable[Place], secret: AnySecret, fingerprint: str | None
+    client: "Client",
+    place: Place,
+    others: Iterable[Place],
+    secret: AnySecret,
+    fingerprint: str | None,
+    *,
+    any_epoch: bool = False,
 ) -> VolumeKey:
-    """Return the key of the volume that `place` lies in, or of a folder that never had a header.
+    """Return the key of the volume that `place` lies in, or of a folder that never had a header. any_epoch: also an earlier one.
 
     Raises: CommandError, also for a volume seen before whose header is no longer shown, and for `others` outside of it.
     """
@@ -132,11 +147,16 @@ async def keys_of(
     for other in others:
         if not is_inside(str(other), str(top)):
             raise CommandError(Exit.USAGE, f"{other}: outside of the volume {top}; copy to or from it by two commands")
-    return (await open_known(client, top, found, secret, fingerprint)).key
+    return (await open_known(client, top, found, secret, fingerprint, any_epoch=any_epoch)).key
 
 
-async def open_known(client: "Client", top: Place, found: Found, secret: AnySecret, fingerprint: str | None) -> "OpenVolume":
-    """Open a volume that has the fingerprint given, or the one known; on first use that is shown and remembered."""
+async def open_known(
+    client: "Client", top: Place, found: Found, secret: AnySecret, fingerprint: str | None, *, any_epoch: bool = False
+) -> "OpenVolume":
+    """Open a volume that has the fingerprint given, or the one known; on first use that is shown and remembered.
+
+    any_epoch: also in an earlier epoch than the one known.
+    """
     from sys import stderr  # noqa: PLC0415 - what it is now, not when this module was loaded
 
     known = KnownVolumes(user_file("known_volumes"))
@@ -146,7 +166,7 @@ async def open_known(client: "Client", top: Place, found: Found, secret: AnySecr
     else:
         pinned = before.fingerprint if before is not None else None
     # A volume made anew in the same place begins its epochs anew.
-    least = before.epoch if before is not None and before.fingerprint == pinned else 0
+    least = before.epoch if before is not None and before.fingerprint == pinned and not any_epoch else 0
     with failing(Exit.REMOTE, str(top)):
         opened = await open_found(client, found, secret, pinned=pinned, least_epoch=least)
     header = opened.header

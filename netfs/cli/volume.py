@@ -93,6 +93,34 @@ def register(host: Host) -> None:
         """
         await show_volume(host, remote_place(url), access)
 
+    async def verify(url: str, /, *, access: Access = ANYBODY) -> int:
+        """Verify the header of a volume, and every name and record in it, but not the content of files; that is netfs fsck.
+
+        Args:
+            url: the directory, or anything below it.
+        """
+        from netfs.cli.fsck import check  # noqa: PLC0415
+
+        return await check(host, url, access, content=False)
+
+    async def accept_rollback(url: str, /, *, yes: bool = False, access: Access = ANYBODY) -> None:
+        """Believe what the server shows from now on, though it is older than what you have seen: after a backup was restored.
+
+        Nobody can tell a restored backup from a server that deceives you. What you have seen of the volume is forgotten, which
+        is noted with the time.
+
+        Args:
+            url: the directory, or anything below it.
+            yes: do not ask.
+        """
+        from netfs.cli.rollback import accept  # noqa: PLC0415
+
+        await accept(host, remote_place(url), access, yes=yes)
+
+    host.command(verify, name="verify", examples=[f"netfs volume verify --passphrase {EXAMPLE}"], under=group)
+    host.command(
+        accept_rollback, name="accept-rollback", examples=[f"netfs volume accept-rollback --passphrase {EXAMPLE}"], under=group
+    )
     host.command(init, name="init", examples=[f"netfs volume init {EXAMPLE}"], under=group)
     host.command(info, name="info", examples=[f"netfs volume info {EXAMPLE}"], under=group)
     register_recipients(host, group)

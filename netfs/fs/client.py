@@ -441,8 +441,8 @@ async def open_client(
     rsize, wsize: most bytes of one read or write. block_size: of encrypted files created here, in bytes: 16 KiB, or 64 KiB for
     files that are mostly read and written in order. freshness: `local` remembers what was seen of an encrypted volume from one
     mount to the next, in the folder `state` (by default ~/.local/state/netfs/volumes), so that a server cannot go back behind it;
-    `session` does so for this mount only. capture: takes what passes over the connection to a URL, as `open_capture` of
-    transport/rdma/capture_file.py makes them.
+    `session` does so for this mount only, `inspect` also after it has. capture: takes what passes over the connection to a URL,
+    as `open_capture` of transport/rdma/capture_file.py makes them.
     Raises: OSError when the server cannot be reached or is none; ESTALE when it has gone back before and nobody accepted that.
     Cancellation: not mounted; inside the block, dirty data of files that were not closed is lost.
     """

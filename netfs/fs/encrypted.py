@@ -9,7 +9,6 @@ between data and commit, can leave that block unreadable (EBADMSG), never wrong.
 
 import contextlib
 import errno
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -27,9 +26,11 @@ from iov.probe import Probe
 from netfs.engine.request import IoRequest, IoSubrequest
 from netfs.fs.calls import ask, body_of
 from netfs.fs.freshness import Freshness
-from netfs.fs.sealed_file import SealedFile, Then
+from netfs.fs.sealed_file import SealedFile
 from netfs.fs.sealed_io import SealedRead, SealedWrite
+from netfs.fs.stray import strays
 from netfs.fs.volume import CacheIdentity, FileOps, Volume
+from netfs.fs.waiting import finished
 from transport.base import Transport
 from transport.env import Env
 from transport.messages import (
@@ -60,30 +61,8 @@ MAX_AREAS: Final = 16
 MAX_COMMIT_PAGES: Final = 256
 MAX_DIRTY_PAGES: Final = 4096
 """Tag pages of one file held back for its next commit: 16 MiB, for 8 GiB of blocks of 16 KiB."""
-CANCEL_WAIT_S: Final = 10
 CONFLICTS: Final = 8
 """How often a commit is tried while other clients commit to the same file."""
-
-
-async def finished(start: Callable[[Then], None]) -> None:
-    """Wait for what goes on by callbacks. Raises: the error it ended with. Cancellation: what is under way is waited for."""
-    ended = trio.Event()
-    errors: list[Exception] = []
-
-    def then(error: Exception | None) -> None:
-        if error is not None:
-            errors.append(error)
-        ended.set()
-
-    start(then)
-    try:
-        await ended.wait()
-    except BaseException:
-        with trio.move_on_after(CANCEL_WAIT_S, shield=True):
-            await ended.wait()
-        raise
-    if errors:
-        raise errors[0]
 
 
 class Turn:
@@ -338,6 +317,10 @@ class EncryptedOps(FileOps):
         del attr
         file_id = self._sealed.file.record.file_id
         return CacheIdentity(f"encrypted volume {self._volume.key.key_id.hex()}", file_id, b"", size + -size % self.block_size)
+
+    async def strays(self) -> list[int]:
+        """Return the numbers of blocks that are holes here, or behind the end, and something else on the server."""
+        return await strays(self._sealed)
 
     def idle(self) -> None:
         """Give up the tags that are on the server too."""

@@ -87,6 +87,18 @@ class File(FileSpace):
         return self._inode.sizes.i_size
 
     @property
+    def block_size(self) -> int:
+        """Bytes that are encrypted together, 1 in a file that is not encrypted."""
+        return self._inode.ops.block_size
+
+    async def strays(self) -> list[int]:
+        """Return the numbers of blocks for which the server keeps bytes that are no part of the file. Cancellation: no effect."""
+        try:
+            return await self._inode.file_ops.strays()
+        except Exception as error:
+            raise translate(error, self.path, self._inode.probe) from error
+
+    @property
     def closed(self) -> bool:
         """True after `aclose`."""
         return self._closed

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_BLOCK_SIZE", "Level", "StateFolder", "volume_of"]
 
-Level = Literal["local", "session"]
+Level = Literal["local", "session", "inspect"]
 StateFolder = str | os.PathLike[str] | None
 DEFAULT_BLOCK_SIZE: Final = 1 << 14
 
@@ -35,5 +35,5 @@ def volume_of(
     from netfs.fs.seen import open_freshness  # noqa: PLC0415
 
     folder = None if freshness == "session" else state or user_state("volumes")
-    seen = open_freshness(folder, keys, env.nonces)
+    seen = open_freshness(folder, keys, env.nonces, tainted=freshness == "inspect")
     return EncryptedVolume(transport, keys, env, probe, rsize, wsize, block_size, seen)

@@ -65,6 +65,10 @@ class FileOps(NetfsOps):
             raise OSError(errno.ENXIO, "no more data")
         return pos if whence is Whence.DATA else size
 
+    async def strays(self) -> list[int]:
+        """Return the numbers of blocks for which the server keeps bytes that are no part of the file; for verification."""
+        return []
+
     def idle(self) -> None:
         """Give up memory that can be had again: the last descriptor was closed."""
 

@@ -28,6 +28,8 @@ from crypto.record import (
     seal_record,
 )
 
+pytestmark = pytest.mark.chosen_nonces
+
 KEY = VolumeKey(b"k" * 32)
 NONCE = bytes(range(24))
 RECORD = Record(b"i" * 16, b"f" * 32, Suite.AES_256_GCM, 14, generation=7, size=100_000, root=b"r" * 32)

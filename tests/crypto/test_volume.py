@@ -177,6 +177,7 @@ def test_an_older_epoch_is_refused() -> None:
     assert caught.value.errno == errno.ESTALE
 
 
+@pytest.mark.chosen_nonces
 def test_suites_are_those_of_the_header() -> None:
     only = opened(new_volume(OWNER, Counting(), suites=(Suite.AES_256_OCB3,))).key
     for suite, taken in ((Suite.AES_256_OCB3, True), (Suite.AES_256_GCM, False)):
