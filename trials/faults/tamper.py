@@ -21,7 +21,7 @@ from servers.server import Server
 from servers.stores.base import Lent, Store
 from transport.base import FileRange, Handler, Landing, Limits, Reply
 from transport.env import Env
-from transport.messages import Attr, DirEntry, EntryReply, Handle, Request, Setattr, Step, StepKind
+from transport.messages import Attr, DirEntry, EntryReply, Handle, Request, Setattr, Step, StepKind, TransactReply
 
 __all__ = ["ATTACKS", "Attack", "Kept", "Tamper", "attack", "attack_of", "load_attacks", "tampering"]
 
@@ -273,9 +273,9 @@ class TamperStore:
 
     # ---- answers
 
-    def read_source(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Lent:
+    def read_source(self, handle: Handle, pos: int, length: int, *, aux: bool = False, ranges: bool = True) -> Lent:
         """Lend what the attack wants to be read."""
-        return self._lie(self.inner.read_source(handle, pos, length, aux=aux), handle, pos, length, aux)
+        return self._lie(self.inner.read_source(handle, pos, length, aux=aux, ranges=ranges), handle, pos, length, aux)
 
     def try_read_source(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Lent | None:
         """The same if it need not sleep, else None."""
@@ -328,6 +328,8 @@ class TamperStore:
         self.names[found.handle] = Names(parent, name)
         if attack.armed and attack.aims_at(found.handle):
             found = attack.lookup(parent, name, found)
+            if found.record and attack.aims_at(found.handle):
+                found = replace(found, record=attack.record(found.handle, found.record))
         return replace(found, attr=self.shown(found.handle, found.attr))
 
     def readdir(self, handle: Handle, cookie: int, count: int) -> tuple[list[DirEntry], bool]:
@@ -348,16 +350,25 @@ class TamperStore:
         record = None if entry.record is None else self.attack.record(entry.handle, entry.record)
         return replace(entry, attr=self.shown(entry.handle, entry.attr), record=record)
 
-    def transact(
-        self, asserts: Sequence[tuple[Handle, int]], verifier: int, steps: Sequence[Step], payload: IovIter | None
-    ) -> list[int]:
+    def apply(
+        self, asserts: Sequence[tuple[Handle, int]], verifier: int, steps: Sequence[Step], payload: IovIter | None, session: int
+    ) -> TransactReply:
         """Do a transaction, or what the attack wants of it."""
         really = self.attack.transact(steps, payload) if self.attack.armed else (steps, payload)
         if really is None:
-            return [generation + 1 for _, generation in asserts]
-        done = self.inner.transact(asserts, verifier, *really)
-        self.remember(*touched_by(asserts, really[0]))
+            return TransactReply([generation + 1 for _, generation in asserts])
+        done = self.inner.apply(asserts, verifier, *really, session)
+        made = [entry.handle for entry in done.made]
+        for step, handle in zip((step for step in really[0] if step.kind is StepKind.CREATE), made, strict=False):
+            self.names[handle] = Names(step.handle, step.name)
+        self.remember(*touched_by(asserts, really[0]), *made)
         return done
+
+    def transact(
+        self, asserts: Sequence[tuple[Handle, int]], verifier: int, steps: Sequence[Step], payload: IovIter | None
+    ) -> list[int]:
+        """As `apply`, for nobody's session."""
+        return self.apply(asserts, verifier, steps, payload, 0).generations
 
 
 class _Watched:
@@ -383,7 +394,8 @@ class _Watched:
 
 def touched_by(asserts: Sequence[tuple[Handle, int]], steps: Iterable[Step]) -> list[Handle]:
     """Return the objects a transaction speaks of."""
-    return [*(handle for handle, _ in asserts), *(step.handle for step in steps if step.kind in StepKind)]
+    named = [handle for step in steps for handle in (step.handle, step.other)]
+    return [handle for handle in (*(handle for handle, _ in asserts), *named) if handle]
 
 
 def content_of(lent: Lent) -> bytes:

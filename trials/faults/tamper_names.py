@@ -33,7 +33,7 @@ class SwapNames(NameAttack):
 
     ID = "A12"
     TEXT = "exchange what two names stand for: two files of one directory, or with one of another directory"
-    VARIANTS = ("one-directory", "two-directories", "directories")
+    VARIANTS = ("one-directory", "two-directories", "directories", "own certificate")
 
     def partner(self, parent: Handle, name: str) -> DirEntry | None:
         """Return the entry to show in place of a name."""
@@ -52,7 +52,12 @@ class SwapNames(NameAttack):
         if partner is None or partner.attr.type is not found.attr.type:
             return found
         self.strike()
-        return replace(found, handle=partner.handle, attr=partner.attr)
+        record, generation = self.server.inner.record_get(partner.handle)
+        return EntryReply(partner.handle, partner.attr, record, generation, self.certificate(found, partner))
+
+    def certificate(self, found: EntryReply | DirEntry, partner: DirEntry) -> bytes:
+        """Return the certificate that is shown: the name's own, or the one that belongs to the other object."""
+        return found.certificate if self.variant.endswith("own certificate") else partner.certificate
 
     def listing(self, handle: Handle, entries: list[DirEntry]) -> list[DirEntry]:
         shown: list[DirEntry] = []
@@ -60,7 +65,8 @@ class SwapNames(NameAttack):
             partner = self.partner(handle, entry.name)
             if partner is not None and partner.attr.type is entry.attr.type and self.aims_at(entry.handle):
                 self.strike()
-                entry = replace(entry, handle=partner.handle, attr=partner.attr, record=partner.record)
+                shown_as = self.certificate(entry, partner)
+                entry = replace(partner, name=entry.name, cookie=entry.cookie, certificate=shown_as)
             shown.append(entry)
         return shown
 
@@ -165,7 +171,7 @@ class Resurrect(NameAttack):
         for entry in self.gone(parent):
             if entry.name == name:
                 self.strike()
-                return EntryReply(entry.handle, entry.attr)
+                return EntryReply(entry.handle, entry.attr, entry.record or b"", 1, entry.certificate)
         raise error
 
     def listing(self, handle: Handle, entries: list[DirEntry]) -> list[DirEntry]:

@@ -105,7 +105,7 @@ class VolumeRollback(Attack):
         past = self.then(parent)
         for entry in () if past is None else past.listing:
             if entry.name == name:
-                return EntryReply(entry.handle, entry.attr)
+                return EntryReply(entry.handle, entry.attr, entry.record or b"", 1, entry.certificate)
         raise error
 
 
