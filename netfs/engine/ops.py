@@ -19,6 +19,7 @@ ignored in a read. With blocks a read never asks beyond i_size rounded up; witho
 `netfs_request_ops` of Linux netfslib; where that table may sleep, the hook here is a coroutine. Owns no memory.
 """
 
+import errno
 from abc import ABC, abstractmethod
 
 from netfs.engine.request import IoRequest, IoSubrequest
@@ -81,12 +82,13 @@ class NetfsOps(ABC):
         if subreq.max_len > self.wsize:
             subreq.max_len = self.wsize
 
-    @abstractmethod
     def issue_write(self, subreq: IoSubrequest) -> None:
         """Start writing `subreq.iter.count` bytes at `subreq.start + subreq.transferred` from `subreq.iter`.
 
-        Bytes written unstably carry the boot verifier of the reply in `subreq.verifier`, set before `terminated`.
+        Bytes written unstably carry the boot verifier of the reply in `subreq.verifier`, set before `terminated`. A filesystem
+        that is only read leaves this, `commit` and `resize` as they are.
         """
+        subreq.terminated(0, OSError(errno.EROFS, "a filesystem that is only read"))
 
     def retry_request(self, rreq: IoRequest) -> None:  # noqa: B027 (as above)
         """Look at a request before parts of it are issued again: renew what `prepare_read` and `prepare_write` go by.
@@ -94,7 +96,6 @@ class NetfsOps(ABC):
         Nothing of it is in flight; `need_retry` says which parts will go.
         """
 
-    @abstractmethod
     async def commit(self, verifier: int) -> int:
         """Make all writes terminated so far durable; the size they made is `inode.sizes.remote_i_size`.
 
@@ -103,7 +104,8 @@ class NetfsOps(ABC):
         writes again what it still has and calls commit once more; what it no longer has (direct writes) is reported as EIO.
         Cancellation: may have happened.
         """
+        return verifier
 
-    @abstractmethod
     async def resize(self, size: int) -> None:
         """Set the file's size on the server; no other I/O of the inode is under way. Cancellation: may have happened."""
+        raise OSError(errno.EROFS, "a filesystem that is only read")
