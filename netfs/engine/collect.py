@@ -14,7 +14,7 @@ from netfs.engine.request import IoRequest, nobody
 from netfs.engine.retry import delay_s, reissue
 from netfs.engine.split import launch, next_part
 
-__all__ = ["advance"]
+__all__ = ["advance", "stage_next"]
 
 
 def advance(rreq: IoRequest) -> None:
@@ -35,16 +35,45 @@ def advance(rreq: IoRequest) -> None:
                 reissue(rreq)
             else:
                 _take_front(rreq)
-        elif rreq.paused or rreq.all_queued or rreq.in_flight >= rreq.inode.ops.max_in_flight or (subreqs and rreq.sequential):
+        elif (
+            rreq.paused
+            or (rreq.all_queued and rreq.ahead is None)
+            or rreq.in_flight >= rreq.inode.ops.max_in_flight
+            or (subreqs and rreq.sequential)
+        ):
             break
+        elif rreq.ahead is not None:
+            part, rreq.ahead = rreq.ahead, None
+            subreqs.append(part)
+            launch(part)
+            rreq.launched()
         else:
             launch(next_part(rreq))
+            rreq.launched()
     rreq.advancing = False
     if not (rreq.in_flight or subreqs or (rreq.cache is not None and rreq.cache.subrequests)):
+        if rreq.ahead is not None:
+            rreq.inode.ops.drop_staged(rreq.ahead)
+            rreq.ahead = None
         ended(rreq)
         # The one who waits and the request would keep each other, and with them the caller's memory, for the garbage collector.
         wake, rreq.wake = rreq.wake, nobody
         wake()
+
+
+def stage_next(rreq: IoRequest) -> None:
+    """Prepare the next part of a sequential request while one is on its way, if the filesystem has something to prepare."""
+    ops = rreq.inode.ops
+    if not ops.stages_writes or rreq.ahead is not None or rreq.all_queued or rreq.paused or not rreq.in_flight:
+        return
+    part = next_part(rreq)
+    rreq.subrequests.remove(part)
+    rreq.ahead = part
+    if not part.failed:
+        try:
+            ops.stage_write(part)
+        except Exception as error:  # noqa: BLE001 (told when its turn comes, if it does)
+            part.error, part.failed = error, True
 
 
 def _take_front(rreq: IoRequest) -> None:

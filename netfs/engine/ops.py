@@ -33,9 +33,12 @@ class NetfsOps(ABC):
     rsize, wsize: most bytes of one read or write subrequest, multiples of `block_size`. max_segs: most memory segments of one.
     max_in_flight: most subrequests of one request under way at a time. seals: what the server and a local cache store is not
     what is in the folios, but ciphertext: then the table itself gives the cache what it received from or sent to the server.
+    stages_writes: a write has to be prepared before it is sent, and the next part of a sequential one can be while one is on
+    its way.
     """
 
     seals: bool = False
+    stages_writes: bool = False
     block_size: int = 1
     rsize: int
     wsize: int
@@ -89,6 +92,17 @@ class NetfsOps(ABC):
         that is only read leaves this, `commit` and `resize` as they are.
         """
         subreq.terminated(0, OSError(errno.EROFS, "a filesystem that is only read"))
+
+    def stage_write(self, subreq: IoSubrequest) -> None:  # noqa: B027 (only for who sets `stages_writes`)
+        """Do what `issue_write` has to do before it sends, and leave it in `subreq.staged`: encrypt into a landing area.
+
+        Called for the next part of a sequential write while one is on its way; `issue_write` or `drop_staged` follows.
+        """
+
+    def drop_staged(self, subreq: IoSubrequest) -> None:
+        """Give back what was staged for a part that will not be issued, because the one before it failed."""
+        if subreq.staged is not None:
+            subreq.staged.abandon()
 
     def retry_request(self, rreq: IoRequest) -> None:  # noqa: B027 (as above)
         """Look at a request before parts of it are issued again: renew what `prepare_read` and `prepare_write` go by.

@@ -11,7 +11,7 @@ import trio
 from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
 from netfs.cache.waiters import WakeList
-from netfs.engine.collect import advance
+from netfs.engine.collect import advance, stage_next
 from netfs.engine.events import ended, trace_rreq
 from netfs.engine.locking import IoLock
 from netfs.engine.request import IoRequest
@@ -22,11 +22,12 @@ __all__ = ["acquire_exclusive", "acquire_shared", "park", "run_request"]
 class _Waiter:
     """The caller of one request."""
 
-    __slots__ = ("finished", "raise_cancel", "rreq", "task")
+    __slots__ = ("finished", "launched", "raise_cancel", "rreq", "task")
 
     def __init__(self, rreq: IoRequest) -> None:
         self.rreq = rreq
         self.finished = False
+        self.launched = False
         self.task: trio.lowlevel.Task | None = None
         self.raise_cancel: Callable[[], NoReturn] | None = None
 
@@ -34,6 +35,12 @@ class _Waiter:
         self.finished = True
         if self.task is not None:
             reschedule(self.task)
+
+    def part_launched(self) -> None:
+        self.launched = True
+        if self.task is not None and self.raise_cancel is None:
+            task, self.task = self.task, None
+            reschedule(task)
 
     def abort(self, raise_cancel: Callable[[], NoReturn]) -> Abort:
         task, self.task = self.task, None
@@ -62,10 +69,28 @@ async def run_request(rreq: IoRequest) -> None:
     if waiter.finished:
         await trio.lowlevel.cancel_shielded_checkpoint()
         return
-    waiter.task = current_task()
-    await wait_task_rescheduled(waiter.abort)
+    if rreq.sequential and rreq.inode.ops.stages_writes and not rreq.all_queued:
+        await _wait_staging(waiter)
+    else:
+        waiter.task = current_task()
+        await wait_task_rescheduled(waiter.abort)
     if waiter.raise_cancel is not None and rreq.transferred < rreq.length:
         waiter.raise_cancel()
+
+
+async def _wait_staging(waiter: _Waiter) -> None:
+    """Wait as `run_request` does, and whenever a part has gone out, prepare the next."""
+    rreq = waiter.rreq
+    rreq.launched = waiter.part_launched
+    while not waiter.finished:
+        # The transport sends when this task waits; only then is there a time to be used.
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        waiter.launched = False
+        stage_next(rreq)
+        if waiter.finished:
+            return
+        waiter.task = current_task()
+        await wait_task_rescheduled(waiter.abort)
 
 
 async def park(waiters: WakeList) -> None:

@@ -65,7 +65,8 @@ class IoSubrequest:
     start: file position. length: bytes of the whole part, also after a retry. iter: the memory of what is not transferred yet,
     the callee's to consume. max_len: what the prepare hook lowers. transferred: bytes done over all issues. call: what to abandon
     on cancellation, if the one who issued left something here. verifier: of unstably written bytes, 0 for none. boundary: set by
-    the prepare hook where a retry must not join this part with the next (the end of an object on the server).
+    the prepare hook where a retry must not join this part with the next (the end of an object on the server). staged: what
+    `stage_write` prepared.
     """
 
     request: "IoRequest"
@@ -86,6 +87,7 @@ class IoSubrequest:
     need_retry: bool = False
     failed: bool = False
     boundary: bool = False
+    staged: Abandonable | None = None
 
     def terminated(self, transferred: int, error: Exception | None = None, *, eof: bool = False, retry: bool = False) -> None:
         """End the current issue: it moved `transferred` bytes, and more will not come.
@@ -123,7 +125,8 @@ class IoRequest:
     unstable writes of the request. timer: of a retry that waits. cache: the second stream of a write, to a local cache. copy:
     folios the local cache is to have when they are filled, None where there is no cache; inval_counter: the cookie's at the
     start. folios: those the request fills or cleans, in file order, the page cache's. sequential: one subrequest at a time, so
-    that a failure leaves no hole before data. debug_id: its number in events.
+    that a failure leaves no hole before data; ahead: the next one, prepared while this one is on its way, after `launched` has
+    told that it is. debug_id: its number in events.
 
     Flags: all_queued: everything was cut. paused: no further issue (a failure, or waiting for a retry). short_transfer: later
     data no longer counts. abandoned: the caller was cancelled. advancing: the collector is on the stack, so that a termination
@@ -154,6 +157,8 @@ class IoRequest:
     done: bool = False
     verifier: int = 0
     timer: "Timer | None" = None
+    ahead: IoSubrequest | None = None
+    launched: Wake = nobody
     cache: "CacheStream | None" = None
     copy: "list[Folio] | None" = None
     inval_counter: int = 0

@@ -90,6 +90,7 @@ class EncryptedOps(FileOps):
     """The operations table of an encrypted file."""
 
     seals = True
+    stages_writes = True
 
     def __init__(self, volume: "EncryptedVolume", inode: "Inode") -> None:
         self._volume = volume
@@ -146,9 +147,20 @@ class EncryptedOps(FileOps):
         call.start()
 
     def issue_write(self, subreq: IoSubrequest) -> None:
-        """Encrypt the blocks and send WRITE."""
-        call = subreq.call = SealedWrite(self._sealed, subreq, self._inode.probe)
+        """Encrypt the blocks, unless that was done ahead, and send WRITE."""
+        staged, subreq.staged = subreq.staged, None
+        call = subreq.call = staged if isinstance(staged, SealedWrite) else SealedWrite(self._sealed, subreq, self._inode.probe)
         call.start()
+
+    def stage_write(self, subreq: IoSubrequest) -> None:
+        """Encrypt the blocks ahead."""
+        call = subreq.staged = SealedWrite(self._sealed, subreq, self._inode.probe)
+        call.seal()
+
+    def drop_staged(self, subreq: IoSubrequest) -> None:
+        """Give back the landing area of blocks that will not be written."""
+        if isinstance(subreq.staged, SealedWrite):
+            subreq.staged.forgo()
 
     # ---- commit
 

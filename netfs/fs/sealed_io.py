@@ -213,7 +213,7 @@ class SealedRead(SealedCall):
 class SealedWrite(SealedCall):
     """Encrypt and write the blocks of one subrequest."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_entries", "_rekey")
 
     def start(self) -> None:
         """Begin, when no other write of these blocks is on its way."""
@@ -227,10 +227,25 @@ class SealedWrite(SealedCall):
             return
         sealed.writing.append((self.first, end))
         file = sealed.file
+        if self._lease is None or self._rekey != file.record.rekey:
+            self._give_back()
+            self.seal()
+        assert self._lease is not None
+        view = self._lease.view
+        request = Write(sealed.handle, self.first * file.block_size)
+        call = sealed.transport.submit(request, self._sent, source=IovIter.ubuf(Direction.SOURCE, view))
+        if self.probe.sink is not None:
+            trace_call(self._subreq, "WRITE", call)
+        if self._lease is not None:
+            self._call = call
+
+    def seal(self) -> None:
+        """Encrypt the blocks into a landing area; `start` does it, unless it was done while there was time."""
+        file = self._sealed.file
         view = self._area()
         assert self._lease is not None
         self._entries = bytearray(self.count * ENTRY_SIZE)
-        nonces = sealed.env.nonces(self.count * NONCE_SIZE)
+        self._rekey = file.record.rekey
         if self.probe.sink is not None:
             self._tell("crypto_seal", self.count)
         staged = file.cipher.seal(
@@ -238,19 +253,17 @@ class SealedWrite(SealedCall):
             self._lease.view_with_tail(TAG_SIZE),
             self.first,
             self.count,
-            nonces,
+            self._sealed.env.nonces(self.count * NONCE_SIZE),
             self._entries,
-            file.record.rekey,
+            self._rekey,
         )
         self.probe.transformed_bytes += len(view)
         if staged:
             self.probe.copied(staged)
-        request = Write(sealed.handle, self.first * file.block_size)
-        call = sealed.transport.submit(request, self._sent, source=IovIter.ubuf(Direction.SOURCE, view))
-        if self.probe.sink is not None:
-            trace_call(self._subreq, "WRITE", call)
-        if self._lease is not None:
-            self._call = call
+
+    def forgo(self) -> None:
+        """Give back what was sealed and will not be written."""
+        self._give_back()
 
     def _sent(self, outcome: Outcome) -> None:
         body = body_of(outcome, WriteReply)
