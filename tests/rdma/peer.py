@@ -16,7 +16,7 @@ import unittest
 from collections import Counter
 from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from transport.rdma.pyverbs import install
 
@@ -25,7 +25,15 @@ PACKAGE: Final = "python3-pyverbs"
 ENOUGH: Final = 90
 UNAVAILABLE: Final = 77
 PATIENCE_S: Final = 60
-SKIPPED: Final = {"CMTestCase": "needs a connection manager between processes: the test forks two that are to reach each other"}
+SKIPPED: Final = {
+    ("CMTestCase", "test_rdmacm_async_udp_traffic"): "identifiers of datagrams",
+    ("CMTestCase", "test_rdmacm_async_write"): "on iWARP a WRITE is complete before the peer has it, and the test looks at once",
+    (
+        "CMTestCase",
+        "test_rdmacm_async_traffic_external_qp",
+    ): "on iWARP a SEND must find a receive, and the test may post it after",
+}
+"""Tests whose processes cannot say themselves why they are not for this device."""
 VENDORS: Final = ("mlx5", "efa", "cuda")
 
 
@@ -80,10 +88,22 @@ def load(target: Path, names: list[str]) -> unittest.TestSuite:
     loader = unittest.TestLoader()
     modules = [import_module(f"tests.{name}") for name in names]
     for module in modules:
-        for title, reason in SKIPPED.items():
-            if hasattr(module, title):
-                setattr(module, title, unittest.skip(reason)(getattr(module, title)))
+        for (title, name), reason in SKIPPED.items():
+            if case := getattr(module, title, None):
+                setattr(case, name, unittest.skip(reason)(getattr(case, name)))
+    give_addresses()
     return unittest.TestSuite(map(loader.loadTestsFromModule, modules))
+
+
+def give_addresses() -> None:
+    """Have the tests find an address of the device, which Linux would look up: one of loopback, for this run alone."""
+    number = os.getpid()
+    address = f"127.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255 or 1}"
+
+    def get_ip_mac(self: Any, dev: str, port: int, idx: int) -> None:
+        self.args.append([dev, port, idx, address, None])
+
+    import_module("tests.base").RDMATestCase._get_ip_mac = get_ip_mac
 
 
 def take_whole_floats() -> None:

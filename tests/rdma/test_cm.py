@@ -110,11 +110,12 @@ def test_external_queue_pair_is_told_of_the_response() -> None:
     ("fail", "kind", "status"),
     [
         (lambda ident: ident.unreached(errno.ETIMEDOUT), CmEventType.UNREACHABLE, errno.ETIMEDOUT),
+        (lambda ident: ident.unreached(errno.EHOSTUNREACH), CmEventType.UNREACHABLE, errno.EHOSTUNREACH),
         (lambda ident: ident.broken("gone"), CmEventType.CONNECT_ERROR, errno.ECONNRESET),
         (lambda ident: give(ident, b"HTTP/1.1 400"), CmEventType.CONNECT_ERROR, errno.EPROTONOSUPPORT),
         (lambda ident: give(ident, StartFrame(True, markers=True).pack()), CmEventType.CONNECT_ERROR, errno.EPROTONOSUPPORT),
     ],
-    ids=["silence", "end", "stranger", "markers"],
+    ids=["silence", "no way", "end", "stranger", "markers"],
 )
 def test_failures_while_connecting(fail: Callable[[CmId], None], kind: CmEventType, status: int) -> None:
     ident = ready_to_connect()
@@ -123,6 +124,15 @@ def test_failures_while_connecting(fail: Callable[[CmId], None], kind: CmEventTy
     fail(ident)
     assert told(ident) == [CmEvent(kind, status)]
     assert ident.state is CmState.FAILED
+
+
+def test_refused_is_rejected() -> None:
+    """Without private data, for nobody was there to say any."""
+    ident = ready_to_connect()
+    told(ident)
+    ident.connect(CmParam())
+    ident.unreached(errno.ECONNREFUSED)
+    assert told(ident) == [CmEvent(CmEventType.REJECTED, errno.ECONNREFUSED)]
 
 
 def test_address_that_is_not_found() -> None:

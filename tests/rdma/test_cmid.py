@@ -1,6 +1,7 @@
 """Connection management of the façade: events in one thread, waiting calls in two."""
 
 import errno
+import socket
 import threading
 
 import pytest
@@ -24,16 +25,23 @@ def expect(channel: CMEventChannel, kind: str) -> CMEvent:
     return event
 
 
+def free_port() -> str:
+    """Return a port nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
+
+
 class Ends:
     """A listener and a connecting identifier with their channels, up to the connect request."""
 
-    def __init__(self, port: str) -> None:
+    def __init__(self) -> None:
+        port = free_port()
         self.passive, self.active = CMEventChannel(), CMEventChannel()
         self.listener = CMID(self.passive)
-        self.listener.bind_addr(AddrInfo(src="here", src_service=port, flags=1))
+        self.listener.bind_addr(AddrInfo(src="127.0.0.1", src_service=port, flags=1))
         self.listener.listen()
         self.client = CMID(self.active)
-        self.client.resolve_addr(AddrInfo(dst="here", dst_service=port))
+        self.client.resolve_addr(AddrInfo(dst="127.0.0.1", dst_service=port))
         expect(self.active, "ADDR_RESOLVED")
         self.client.resolve_route()
         expect(self.active, "ROUTE_RESOLVED")
@@ -44,7 +52,7 @@ class Ends:
 
 
 def test_events_connect_and_move_bytes() -> None:
-    ends = Ends("1")
+    ends = Ends()
     ends.client.create_qp(INIT)
     ends.client.connect(ConnParam(data=b"hello"))
     request = expect(ends.passive, "CONNECT_REQUEST")
@@ -74,7 +82,7 @@ def test_events_connect_and_move_bytes() -> None:
 
 
 def test_rejected_with_data() -> None:
-    ends = Ends("2")
+    ends = Ends()
     ends.client.create_qp(INIT)
     ends.client.connect()
     child = CMID(expect(ends.passive, "CONNECT_REQUEST"), listen_id=ends.listener)
@@ -85,7 +93,7 @@ def test_rejected_with_data() -> None:
 
 
 def test_queue_pairs_of_the_program() -> None:
-    ends = Ends("3")
+    ends = Ends()
     qps, cqs = [], []
 
     def own_qp(cmid: CMID) -> QP:
@@ -119,10 +127,11 @@ def test_queue_pairs_of_the_program() -> None:
 
 
 def test_waiting_calls_in_two_threads() -> None:
-    listener = CMID(AddrInfo(src="here", src_service="4", flags=1), INIT)
+    port = free_port()
+    listener = CMID(AddrInfo(src="127.0.0.1", src_service=port, flags=1), INIT)
     listener.listen()
     with pytest.raises(PyverbsRDMAError) as caught:
-        CMID(AddrInfo(src="here", src_service="4", flags=1)).listen()
+        CMID(AddrInfo(src="127.0.0.1", src_service=port, flags=1)).listen()
     assert caught.value.error_code == errno.EADDRINUSE
     got: list[bytes] = []
 
@@ -136,7 +145,7 @@ def test_waiting_calls_in_two_threads() -> None:
 
     thread = threading.Thread(target=serve)
     thread.start()
-    client = CMID(AddrInfo(dst="here", dst_service="4"), INIT)
+    client = CMID(AddrInfo(dst="127.0.0.1", dst_service=port), INIT)
     client.connect()
     memory = client.reg_msgs(8)
     memory.write("sync", 4)
@@ -150,5 +159,5 @@ def test_waiting_calls_in_two_threads() -> None:
 
 def test_nobody_listens() -> None:
     with pytest.raises(PyverbsRDMAError) as caught:
-        CMID(AddrInfo(dst="here", dst_service="5"), INIT).connect()
+        CMID(AddrInfo(dst="127.0.0.1", dst_service=free_port()), INIT).connect()
     assert caught.value.error_code == errno.ECONNREFUSED

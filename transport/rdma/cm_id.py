@@ -197,8 +197,8 @@ class CmId:
         self._step(CmStep.ESTABLISH)
 
     def unreached(self, status: int) -> None:
-        """Take note that the stream cannot be had, or that the peer does not answer."""
-        self._step(CmStep.UNREACHED, status=status)
+        """Take note that the stream cannot be had, or that the peer does not answer; a refusal is a rejection, as in Linux."""
+        self._step(CmStep.REJECTION if status == errno.ECONNREFUSED else CmStep.UNREACHED, status=status)
 
     # ---- the passive end
 

@@ -258,7 +258,8 @@ class Engine:
         def resolve(off: int) -> list[memoryview]:
             mr = qp.device.mrs.get(stag)
             out: list[memoryview] = []
-            good = mr is not None and mr.state is MrState.VALID and mr.pd is qp.pd and mr.access & REMOTE_WRITE
+            needed = REMOTE_WRITE if qp.requester.iwarp else LOCAL_WRITE
+            good = mr is not None and mr.state is MrState.VALID and mr.pd is qp.pd and mr.access & needed
             if mr is None or not good or not mr.covers(to + off, length - off):
                 raise Refused(Cause.TAGGED_STAG, partial(self.answered, head.flight, 0, WcStatus.LOC_QP_OP_ERR))
             mr.append_views(to + off, length - off, out)

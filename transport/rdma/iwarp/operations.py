@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from transport.rdma.qp import QP
     from transport.rdma.requester import Requester
 
-__all__ = ["attach"]
+__all__ = ["attach", "bind"]
 
 SOLICITED, INLINE = int(SendFlag.SOLICITED), int(SendFlag.INLINE)
 SINK: Final = int(Access.LOCAL_WRITE | Access.REMOTE_WRITE)
 LOCAL_WRITE: Final = int(Access.LOCAL_WRITE)
 PROT_ERR, LEN_ERR = int(WcStatus.LOC_PROT_ERR), int(WcStatus.LOC_LEN_ERR)
+NOT_CARRIED: Final = (Opcode.SEND_WITH_IMM, Opcode.ATOMIC_WRITE, Opcode.FLUSH)
 Handler = Callable[["Requester", SendWR], int]
 
 
@@ -38,6 +39,12 @@ def attach(qp: "QP", engine: Engine, settled: Settled, access: int) -> None:
 
     Raises: VerbsError when the queue pair is not in INIT, or RESET.
     """
+    bind(qp, engine)
+    _make_ready(qp, settled, access)
+
+
+def bind(qp: "QP", engine: Engine) -> None:
+    """Have the queue pair's requests travel over the engine's stream; whoever owns it takes it to RTS."""
     qp.link = engine
     qp.requester.handlers = {
         **operations.HANDLERS,
@@ -48,8 +55,14 @@ def attach(qp: "QP", engine: Engine, settled: Settled, access: int) -> None:
         Opcode.READ: partial(_read, engine),
         Opcode.FETCH_AND_ADD: partial(_atomic, engine),
         Opcode.CMP_AND_SWP: partial(_atomic, engine),
+        **dict.fromkeys(NOT_CARRIED, _refuse),
     }
-    _make_ready(qp, settled, access)
+
+
+def _refuse(requester: "Requester", wr: SendWR) -> int:
+    """Refuse what the RFCs have no message for; a device of iWARP's kind refuses it when it is posted."""
+    del requester, wr
+    return WcStatus.LOC_QP_OP_ERR
 
 
 def _make_ready(qp: "QP", settled: Settled, access: int) -> None:
@@ -132,7 +145,10 @@ def _write(engine: Engine, requester: "Requester", wr: SendWR) -> int:
 
 
 def _read(engine: Engine, requester: "Requester", wr: SendWR) -> int:
-    dest = local_views(requester.qp, wr.sges, SINK)
+    # By the rules of RoCE a sink needs no permission for the peer: `Engine` knows that it was asked for.
+    dest = local_views(requester.qp, wr.sges, SINK if requester.iwarp else LOCAL_WRITE)
+    if len(wr.sges) > 1:
+        return WcStatus.LOC_QP_OP_ERR
     if dest is None or any(sge.lkey == LOCAL_DMA_LKEY and sge.length for sge in wr.sges):
         return PROT_ERR
     stag, to, length = (wr.sges[0].lkey, wr.sges[0].addr, wr.sges[0].length) if wr.sges else (0, 0, 0)

@@ -1,26 +1,31 @@
-"""Trio shell. pyverbs.cmid: connection management between identifiers of one process, as librdmacm has it.
+"""Trio shell. pyverbs.cmid: connection management between identifiers, of one process or of two, as librdmacm has it.
 
-Any address leads to the process's one device; a service is a listener's port. With an event channel nothing blocks but taking an
-event; without one, connect and get_request wait for another thread. Datagrams and multicast are not connected. Regions made by
-`reg_msgs` and its like own their memory.
+A service that an identifier of this process listens to is reached inside it, over the memory fabric. Any other is a TCP port,
+and the connection is iWARP (`wire.py`). With an event channel nothing blocks but taking an event; without one, connect and
+get_request wait. Datagrams and multicast are not connected. Regions made by `reg_msgs` and its like own their memory.
 """
 
 import errno
 from collections import deque
 from typing import Final
 
+from transport.rdma.cm_id import CmEvent, CmEventType, CmId, CmParam
 from transport.rdma.enums import Access, Opcode, QPState, QPType, SendFlag
-from transport.rdma.pyverbs import cm_enums, driver
+from transport.rdma.errors import VerbsError
+from transport.rdma.iwarp.mpa import MpaError
+from transport.rdma.pyverbs import cm_enums, driver, wire
 from transport.rdma.pyverbs.addr import AHAttr, GlobalRoute
 from transport.rdma.pyverbs.base import PyverbsObject
 from transport.rdma.pyverbs.cq import CQ, WC
 from transport.rdma.pyverbs.device import Context
 from transport.rdma.pyverbs.mr import MR
 from transport.rdma.pyverbs.pd import PD
-from transport.rdma.pyverbs.pyverbs_error import PyverbsRDMAError, PyverbsUserError
+from transport.rdma.pyverbs.pyverbs_error import PyverbsRDMAError, PyverbsUserError, translated
 from transport.rdma.pyverbs.qp import QP
 from transport.rdma.pyverbs.qp_attr import QPAttr, QPInitAttr
+from transport.rdma.pyverbs.wire import Wire
 from transport.rdma.pyverbs.wr import SGE, RecvWR, SendWR
+from transport.rdma.qp import QP as DeviceQP  # noqa: N811 - a class
 from transport.rdma.qp_table import TABLE
 
 __all__ = ["CMID", "AddrInfo", "CMEvent", "CMEventChannel", "ConnParam", "JoinMCAttrEx", "UDParam"]
@@ -29,13 +34,16 @@ EVENTS: Final = cm_enums.ENUMS["rdma_cm_event_type"]
 NAMES: Final = {number: name for name, number in EVENTS.items()}
 PS_TCP: Final = 0x0106
 PASSIVE: Final = 1
+MAX_DEPTH: Final = 128
 MTU_1024: Final = 3
+ACK_TIMEOUT: Final = (0, 3)
+"""Level and name of the one option that changes something."""
 REMOTE: Final = int(Access.LOCAL_WRITE | Access.REMOTE_READ | Access.REMOTE_WRITE)
 _listeners: Final[dict[str, "CMID"]] = {}
 
 
 class AddrInfo:
-    """Where to listen or to connect to; only the services matter here."""
+    """Where to listen or to connect to: an address and a port, or a service of this process."""
 
     def __init__(
         self,
@@ -78,6 +86,10 @@ class ConnParam:
         self.qp_num = qp_num
         self.data = data
 
+    def offer(self) -> CmParam:
+        """Return what goes to a peer of another process."""
+        return CmParam(self.data, min(self.resources, MAX_DEPTH), min(self.depth, MAX_DEPTH))
+
 
 class UDParam:
     """Parameters of a datagram connection, which is not emulated."""
@@ -95,7 +107,7 @@ class CMEventChannel(PyverbsObject):
 
     def __init__(self) -> None:
         super().__init__()
-        self.events: deque[tuple[int, CMID, bytes]] = deque()
+        self.events: deque[tuple[int, CMID | Wire, bytes]] = deque()
 
 
 class CMEvent:
@@ -119,7 +131,7 @@ class CMID(PyverbsObject):
 
     def __init__(
         self,
-        creator: "AddrInfo | CMEventChannel | CMEvent | CMID",
+        creator: "AddrInfo | CMEventChannel | CMEvent | CMID | Wire",
         qp_init_attr: QPInitAttr | None = None,
         listen_id: "CMID | None" = None,
         port_space: int = PS_TCP,
@@ -131,7 +143,10 @@ class CMID(PyverbsObject):
         self.event_channel: CMEventChannel | None = None
         self.info: AddrInfo | None = None
         self.qp_init_attr = qp_init_attr
-        self.requests: deque[CMID] = deque()
+        self.requests: deque[CMID | Wire] = deque()
+        self.wire: Wire | None = None
+        self.door: wire.Door | None = None
+        self.timeout = 14
         self.peer: CMID | None = None
         self.param = ConnParam()
         self.outcome: int | None = None
@@ -144,7 +159,7 @@ class CMID(PyverbsObject):
         elif isinstance(creator, CMEvent):
             self.event_channel = listen_id.event_channel if listen_id is not None else None
             self._answer(creator.id)
-        elif isinstance(creator, CMID):
+        elif isinstance(creator, CMID | Wire):
             self._answer(creator)
         else:
             self.info = creator
@@ -153,12 +168,16 @@ class CMID(PyverbsObject):
         if isinstance(creator, AddrInfo) and qp_init_attr is not None and not creator.flags & PASSIVE:
             self.create_qp(qp_init_attr)
 
-    def _answer(self, request: "CMID") -> None:
+    def _answer(self, request: "CMID | Wire") -> None:
         """Become the passive end of a request."""
-        self.peer = request
-        request.peer = self
+        if isinstance(request, Wire):
+            self.wire = request
+            request.tell = self._on_wire
+        else:
+            self.peer = request
+            request.peer = self
 
-    def _tell(self, name: str, data: bytes = b"", about: "CMID | None" = None) -> None:
+    def _tell(self, name: str, data: bytes = b"", about: "CMID | Wire | None" = None) -> None:
         if self.event_channel is not None:
             self.event_channel.events.append((EVENTS[f"RDMA_CM_EVENT_{name}"], about or self, data))
 
@@ -177,8 +196,10 @@ class CMID(PyverbsObject):
         """Find the way there; the event follows at once."""
         self._tell("ROUTE_RESOLVED")
 
-    def set_option(self, level: int, optname: int, optval: object, optlen: int = 0) -> None:
-        """Take an option; none changes what is emulated."""
+    def set_option(self, level: int, optname: int, optval: int, optlen: int = 0) -> None:
+        """Take an option: the code of the queue pair's timeout; others change nothing here."""
+        if (int(level), int(optname)) == ACK_TIMEOUT:
+            self.timeout = int(optval)
 
     # ---- the passive end
 
@@ -192,6 +213,11 @@ class CMID(PyverbsObject):
             raise PyverbsUserError("a listener needs a service")
         if service in _listeners:
             raise PyverbsRDMAError("Failed to listen", errno.EADDRINUSE)
+        if service.isdecimal():
+            try:
+                self.door = wire.listen(self.info.src if self.info is not None else None, service, self._on_request)
+            except OSError as error:
+                raise PyverbsRDMAError("Failed to listen", error.errno or errno.EADDRNOTAVAIL) from error
         _listeners[service] = self
         self.service = service
 
@@ -206,8 +232,17 @@ class CMID(PyverbsObject):
 
     def accept(self, param: ConnParam | None = None) -> None:
         """Accept the request: both ends' own queue pairs go to RTS."""
-        peer = self._partner()
         self.param = param or ConnParam()
+        if self.wire is not None:
+            with driver.lock:
+                try:
+                    reply = self.wire.ident.accept(self.param.offer())
+                    self._attach(self.wire)
+                except (MpaError, VerbsError) as error:
+                    raise PyverbsRDMAError("Failed to accept", error.errno) from error
+                wire.answer(self.wire, reply)
+            return
+        peer = self._partner()
         for one in (self, peer):
             if one.qp is not None:
                 attr, _ = one.init_qp_attr(QPState.RTS)
@@ -221,6 +256,10 @@ class CMID(PyverbsObject):
 
     def reject(self, private_data: bytes | None = None) -> None:
         """Refuse the request."""
+        if self.wire is not None:
+            with driver.lock, translated("Failed to reject"):
+                wire.answer(self.wire, self.wire.ident.reject(private_data or b""))
+            return
         peer = self._partner()
         peer.outcome = errno.ECONNREFUSED
         peer._tell("REJECTED", private_data or b"")
@@ -240,8 +279,7 @@ class CMID(PyverbsObject):
         self.param = param or ConnParam()
         listener = _listeners.get(self.info.dst_service or "") if self.info is not None else None
         if listener is None:
-            self.outcome = errno.ECONNREFUSED
-            self._tell("REJECTED")
+            self._dial()
         elif listener.event_channel is not None:
             listener._tell("CONNECT_REQUEST", self.param.data, about=self)
         else:
@@ -255,10 +293,18 @@ class CMID(PyverbsObject):
 
     def establish(self) -> None:
         """Complete a connection whose queue pair is the program's own."""
+        if self.wire is not None:
+            with driver.lock, translated("Failed to establish"):
+                self.wire.ident.establish()
+            return
         self._partner()._tell("ESTABLISHED")
 
     def disconnect(self) -> None:
         """End the connection: both queue pairs go to ERR and flush."""
+        if self.wire is not None:
+            with driver.lock, translated("Failed to disconnect"):
+                self.wire.disconnect()
+            return
         for one in (self, self.peer):
             if one is not None and one.qp is not None:
                 one.qp.qp.enter_error()
@@ -268,7 +314,68 @@ class CMID(PyverbsObject):
             if one is not None:
                 one.outcome = errno.ENOTCONN
 
+    # ---- a peer of another process
+
+    def _on_request(self, request: Wire, event: CmEvent) -> None:
+        """Take what a client that came to this listener is about."""
+        if event.type is not CmEventType.CONNECT_REQUEST:
+            return
+        if self.event_channel is not None:
+            self._tell("CONNECT_REQUEST", event.private, about=request)
+        else:
+            self.requests.append(request)
+
+    def _dial(self) -> None:
+        """Connect to a port of wherever the address leads."""
+        info = self.info or AddrInfo()
+        ident = CmId(external=self.qp is None)
+        ident.resolve_addr()
+        ident.addr_found()
+        ident.resolve_route()
+        ident.events.clear()  # these were told when the program asked
+        with driver.lock, translated("Failed to connect"):
+            try:
+                self.wire = wire.dial(info.dst, info.dst_service or "", ident, self.param.offer(), self._on_wire)
+            except OSError as error:
+                raise PyverbsRDMAError("Failed to connect", error.errno or errno.EADDRNOTAVAIL) from error
+
+    def _on_wire(self, connection: Wire, event: CmEvent) -> None:
+        """Take an event of the connection: the queue pair follows, and the program is told."""
+        self.wire = connection
+        active = bool(connection.request)
+        if event.type in (CmEventType.ESTABLISHED, CmEventType.CONNECT_RESPONSE):
+            if active:
+                self._attach(connection)
+            self.outcome = 0
+        elif event.type is CmEventType.DISCONNECTED:
+            self.outcome = errno.ENOTCONN
+        else:
+            self.outcome = event.status
+        self._tell(event.type.name, event.private)
+
+    def _attach(self, connection: Wire) -> None:
+        """Put the identifier's queue pair, or the program's, on a connection; its own goes to RTS."""
+        qp: DeviceQP | None = self.qp.qp if self.qp is not None else self.context.handle.device.qps.get(self.param.qp_num)
+        if qp is None:
+            raise PyverbsRDMAError("The connection has no queue pair", errno.EINVAL)
+        connection.attach(qp)
+        if self.qp is not None:
+            attr, _ = self.init_qp_attr(QPState.RTS)
+            self.qp.to_rts(attr)
+
+    def set_local_ece(self, ece: object) -> None:
+        """Raise EOPNOTSUPP: there are no enhanced connection options."""
+        raise PyverbsRDMAError("Failed to set local ECE", errno.EOPNOTSUPP)
+
+    def get_remote_ece(self) -> object:
+        """Raise EOPNOTSUPP."""
+        raise PyverbsRDMAError("Failed to get remote ECE", errno.EOPNOTSUPP)
+
     # ---- the queue pair
+
+    def query_qp(self, attr_mask: int) -> tuple[QPAttr, QPInitAttr]:
+        """Return the attributes of the identifier's queue pair and what it was made of."""
+        return self._own_qp().query(attr_mask)
 
     def create_qp(self, qp_init_attr: QPInitAttr) -> None:
         """Create the identifier's own queue pair, with its own completion queues, in INIT."""
@@ -290,7 +397,7 @@ class CMID(PyverbsObject):
         before = {QPState.INIT: QPState.RESET, QPState.RTR: QPState.INIT, QPState.RTS: QPState.RTR}[state]
         attr = QPAttr(qp_state=state, path_mtu=MTU_1024)
         attr.qp_access_flags = REMOTE
-        attr.min_rnr_timer, attr.timeout, attr.retry_cnt = 12, 14, min(7, self.param.retry)
+        attr.min_rnr_timer, attr.timeout, attr.retry_cnt = 12, self.timeout, min(7, self.param.retry)
         attr.rnr_retry = min(7, self.param.rnr_retry)
         if self.peer is not None:
             peer = self.peer
@@ -299,6 +406,13 @@ class CMID(PyverbsObject):
             attr.max_rd_atomic = min(self.param.depth, peer.param.resources)
             attr.max_dest_rd_atomic = max(self.param.resources, min(1, peer.param.depth))
             attr.ah_attr = AHAttr(is_global=1, port_num=1, gr=GlobalRoute(dgid=peer.context.query_gid(1, 0)))
+        elif self.wire is not None:
+            # On a stream addresses and packet numbers mean nothing: they are the queue pair's own.
+            settled = self.wire.ident.settled
+            attr.dest_qp_num = attr.rq_psn = attr.sq_psn = self.qpn
+            attr.max_rd_atomic = settled.ord if settled is not None else self.param.depth
+            attr.max_dest_rd_atomic = settled.ird if settled is not None else self.param.resources
+            attr.ah_attr = AHAttr(is_global=1, port_num=1, gr=GlobalRoute(dgid=self.context.query_gid(1, 0)))
         return attr, int(TABLE[QPType.RC][before, state][0]) | 1
 
     # ---- memory and traffic
@@ -362,4 +476,9 @@ class CMID(PyverbsObject):
         """Stop listening and close what the identifier has."""
         if self.service is not None:
             _listeners.pop(self.service, None)
+        if self.door is not None:
+            self.door.close()
+        if self.wire is not None:
+            with driver.lock:
+                self.wire.drop()
         self.context.close()

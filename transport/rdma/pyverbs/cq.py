@@ -33,10 +33,14 @@ class CompChannel(PyverbsObject):
 
         Raises: PyverbsRDMAError EINVAL when the next event is another queue's.
         """
-        while (cq := self.channel.get_event()) is None:
+        while (cq := self._event()) is None:
             driver.wait_a_little()
         if cq is not expected_cq.cq:
             raise PyverbsRDMAError("The event is of another CQ", errno.EINVAL)
+
+    @driver.locked
+    def _event(self) -> Queue | None:
+        return self.channel.get_event()
 
     def destroy(self) -> None:
         """Destroy the channel."""
@@ -105,6 +109,7 @@ class _Base(PyverbsObject):
         with translated("Failed to resize CQ"):
             self.cq.resize(cqe)
 
+    @driver.locked
     def req_notify(self, solicited_only: bool = False) -> None:
         """Arm for one event."""
         self.cq.req_notify(bool(solicited_only))
@@ -130,6 +135,7 @@ class CQ(_Base):
         super().__init__(context, cqe, channel, comp_vector)
         self.cq_context = cq_context
 
+    @driver.locked
     def poll(self, num_entries: int = 1) -> tuple[int, list[WC]]:
         """Take completions: how many, and they."""
         driver.advance()
@@ -184,6 +190,7 @@ class CQEX(_Base):
         driver.advance()
         return self.poll_next()
 
+    @driver.locked
     def poll_next(self) -> int:
         """Go to the next completion; ENOENT when there is none."""
         wcs = self.cq.poll(1)

@@ -85,7 +85,7 @@ class QP(PyverbsObject):
 
     def modify(self, qp_attr: QPAttr, comp_mask: int) -> None:
         """Change state and attributes; see `transport.rdma.qp.QP.modify`."""
-        with translated("Failed to modify QP state"):
+        with driver.lock, translated("Failed to modify QP state"):
             self.qp.modify(qp_attr.device_form(), int(comp_mask))
 
     def _to(self, qp_attr: QPAttr, state: QPState) -> None:
@@ -123,15 +123,25 @@ class QP(PyverbsObject):
         """Return 0: the device promises no order of bytes inside a message."""
         return 0
 
+    def query_ece(self) -> object:
+        """Raise EOPNOTSUPP: there are no enhanced connection options."""
+        raise PyverbsRDMAError("Failed to query ECE", errno.EOPNOTSUPP)
+
+    def set_ece(self, ece: object) -> None:
+        """Raise EOPNOTSUPP."""
+        raise PyverbsRDMAError("Failed to set ECE", errno.EOPNOTSUPP)
+
     def post_send(self, send_wr: SendWR, bad_wr: SendWR | None = None) -> None:
         """Post requests."""
-        driver.advance()
-        with translated("Failed to post send"):
-            self.qp.post_send(send_wr.device_form())
+        with driver.lock:
+            driver.advance()
+            with translated("Failed to post send"):
+                self.qp.post_send(send_wr.device_form())
+            driver.move()
 
     def post_recv(self, recv_wr: RecvWR, bad_wr: RecvWR | None = None) -> None:
         """Post receives."""
-        with translated("Failed to post recv"):
+        with driver.lock, translated("Failed to post recv"):
             self.qp.post_recv(recv_wr.device_form())
 
     def bind_mw(self, mw: MW, mw_bind: MWBind) -> None:
@@ -146,7 +156,7 @@ class QP(PyverbsObject):
         """Acknowledge what is left and destroy the queue pair."""
         context = self.qp.pd.context
         context.unacked.pop(id(self.qp), None)
-        with translated("Failed to destroy QP"):
+        with driver.lock, translated("Failed to destroy QP"):
             self.qp.destroy()
         if self.memory is not None:
             self.memory.free()
@@ -259,6 +269,7 @@ class QPEx(QP):
         wr.flags |= 8
         wr.sges = [SGE(addr, length, 0)]
 
+    @driver.locked
     def wr_complete(self) -> None:
         """Post the batch.
 
@@ -274,6 +285,7 @@ class QPEx(QP):
             for wr in batch:
                 self.qp.check_send(wr)
             self.qp.post_send(batch)
+        driver.move()
 
     def wr_abort(self) -> None:
         """Discard the batch."""
