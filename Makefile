@@ -58,6 +58,7 @@ clean:
 .venv/.e2e: .venv/.dev
 	@echo "installing the libraries that use netfs"
 	@$(PIP) install --group e2e
+	@$(PIP) install -e '.[fuse]' || echo "no pyfuse3: the tests of the mount are skipped"
 	@touch $@
 
 .venv/.run: pyproject.toml

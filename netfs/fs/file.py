@@ -103,6 +103,11 @@ class File(FileSpace):
         """True after `aclose`."""
         return self._closed
 
+    @property
+    def writable(self) -> bool:
+        """True when it was opened for writing."""
+        return self._mode.write
+
     async def read(self, n: int = -1, pos: int | None = None) -> bytes:
         """Read up to `n` bytes, all that is left for -1, at `pos` or at the descriptor's position, which moves.
 

@@ -1,0 +1,443 @@
+"""Trio shell. What the kernel asks of a mount, done by the client.
+
+Each handler answers with what the client gives or with the errno of what it raises; no exception but `FUSEError` leaves one, as
+any other ends the whole mount. Names are bytes to the kernel and text to the client. A file that is removed while it is open is
+renamed aside and goes with its last descriptor. `read` returns `bytes`, a copy the interface asks for; a write goes from the
+kernel's request straight into the client.
+"""
+
+import errno
+import functools
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
+
+from netfs.fuse.nodes import Node, Nodes
+from transport.messages import Attr, FileType
+
+if TYPE_CHECKING:
+    from netfs.fs.client import Client, Entry
+    from netfs.fs.file import File
+
+__all__ = ["MountOps", "MountOptions"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+log = logging.getLogger(__name__)
+HIDDEN: Final = ".netfs-removed-"
+"""Names of files that were removed while they were open begin with this."""
+FORMATS: Final = {
+    FileType.FILE: stat.S_IFREG,
+    FileType.DIRECTORY: stat.S_IFDIR,
+    FileType.SYMLINK: stat.S_IFLNK,
+    FileType.OTHER: stat.S_IFSOCK,
+}
+BLOCK: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """How a mount behaves.
+
+    direct: reads and writes of files pass the kernel's and the client's caches. timeout_s: how long the kernel may believe names
+    and attributes. uid, gid: whom everything seems to belong to, None for whom the server says.
+    """
+
+    direct: bool = False
+    timeout_s: float = 1.0
+    uid: int | None = None
+    gid: int | None = None
+
+
+def answering(
+    handler: Callable[Concatenate["MountOps", P], Awaitable[R]],
+) -> Callable[Concatenate["MountOps", P], Awaitable[R]]:
+    """Return a handler that ends with an answer or a FUSEError."""
+
+    @functools.wraps(handler)
+    async def answer(self: "MountOps", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from error
+        except Exception as error:
+            log.exception("a defect in %s", handler.__name__)
+            raise FUSEError(errno.EIO) from error
+
+    return answer
+
+
+@dataclass(slots=True)
+class Listing:
+    """An open directory: the entries as they were when reading began."""
+
+    node: Node
+    entries: "list[Entry] | None" = None
+
+
+@dataclass(slots=True)
+class Opened:
+    """An open file."""
+
+    node: Node
+    file: "File"
+
+
+class MountOps(pyfuse3.Operations):
+    """The handlers of one mount."""
+
+    supports_dot_lookup = False
+
+    def __init__(self, client: "Client", top: str, options: MountOptions) -> None:
+        super().__init__()
+        self._client = client
+        self._top = top.rstrip("/")
+        self._options = options
+        self._nodes = Nodes()
+        self._handles = count(1)
+        self._files: dict[int, Opened] = {}
+        self._listings: dict[int, Listing] = {}
+
+    async def aclose(self) -> None:
+        """Close what the kernel has left open, and remove what was removed while open."""
+        for handle in tuple(self._files):
+            try:
+                await self.release(handle)
+            except FUSEError as error:
+                log.warning("a file that was left open could not be closed: %s", os.strerror(error.errno))
+
+    # ---- names
+
+    @answering
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Find a name."""
+        parent = self._nodes.get(parent_inode)
+        return await self._entry(parent, _text(name))
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Take lookups back."""
+        for number, lookups in inode_list:
+            self._nodes.forget(number, lookups)
+
+    @answering
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        """Read the target of a symlink."""
+        return _bytes(await self._client.readlink(self._path(self._nodes.get(inode))))
+
+    @answering
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        """Make a directory."""
+        parent = self._nodes.get(parent_inode)
+        await self._client.mkdir(self._child(parent, name), mode & ~ctx.umask & 0o7777)
+        return await self._entry(parent, _text(name))
+
+    @answering
+    async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        """Make an empty file; nothing else is to be had."""
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EOPNOTSUPP, "no fifos, sockets and devices on a netfs mount")
+        parent = self._nodes.get(parent_inode)
+        path = self._child(parent, name)
+        async with await self._client.open(path, "x", create_mode=mode & ~ctx.umask & 0o7777):
+            pass
+        return await self._entry(parent, _text(name))
+
+    @answering
+    async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Make a symlink."""
+        parent = self._nodes.get(parent_inode)
+        await self._client.symlink(_text(target), self._child(parent, name))
+        return await self._entry(parent, _text(name))
+
+    @answering
+    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Give an object a further name."""
+        parent = self._nodes.get(new_parent_inode)
+        await self._client.link(self._path(self._nodes.get(inode)), self._child(parent, new_name))
+        return await self._entry(parent, _text(new_name))
+
+    @answering
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        """Remove a name; an open file stays, under a hidden one."""
+        parent = self._nodes.get(parent_inode)
+        path = self._child(parent, name)
+        if not await self._set_aside(parent, _text(name)):
+            await self._client.unlink(path)
+        self._nodes.gone(parent, _text(name))
+
+    @answering
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        """Remove an empty directory."""
+        parent = self._nodes.get(parent_inode)
+        await self._client.rmdir(self._child(parent, name))
+        self._nodes.gone(parent, _text(name))
+
+    @answering
+    async def rename(
+        self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes, flags: int, ctx: RequestContext
+    ) -> None:
+        """Rename; an open file that is replaced stays, under a hidden name."""
+        old, new = self._nodes.get(parent_inode_old), self._nodes.get(parent_inode_new)
+        source, target = self._child(old, name_old), self._child(new, name_new)
+        if flags & pyfuse3.RENAME_EXCHANGE:
+            await self._client.rename(source, target, exchange=True)
+            self._nodes.exchanged(old, _text(name_old), new, _text(name_new))
+            return
+        if flags & pyfuse3.RENAME_NOREPLACE:
+            await self._client.rename(source, target, replace=False)
+        else:
+            if source != target:
+                await self._set_aside(new, _text(name_new))
+            await self._client.rename(source, target)
+        self._nodes.moved(old, _text(name_old), new, _text(name_new))
+
+    # ---- attributes
+
+    @answering
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        """Return the attributes of an object."""
+        node = self._nodes.get(inode)
+        return self._attributes(node, await self._attr(node))
+
+    @answering
+    async def setattr(
+        self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Change attributes; a size cuts or extends the file."""
+        node = self._nodes.get(inode)
+        if fields.update_size:
+            opened = self._files.get(fh) if fh is not None else self._any_open(node, write=True)
+            if opened is not None:
+                await opened.file.truncate(attr.st_size)
+            else:
+                await self._client.truncate(self._path(node), attr.st_size)
+        if fields.update_mode:
+            await self._client.chmod(self._path(node), stat.S_IMODE(attr.st_mode))
+        if fields.update_uid or fields.update_gid:
+            uid, gid = attr.st_uid if fields.update_uid else -1, attr.st_gid if fields.update_gid else -1
+            await self._client.chown(self._path(node), uid, gid)
+        if fields.update_atime or fields.update_mtime:
+            opened = self._any_open(node, write=True)
+            if opened is not None:
+                await opened.file.fsync()  # what is sent later would move the time again
+            atime = attr.st_atime_ns if fields.update_atime else None
+            await self._client.utime(self._path(node), (atime, attr.st_mtime_ns if fields.update_mtime else None))
+        return self._attributes(node, await self._attr(node))
+
+    @answering
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        """Return the size of the export and what is free."""
+        found = await self._client.statfs(self._top or "/")
+        data = StatvfsData()
+        data.f_bsize = data.f_frsize = found.block_size
+        data.f_blocks, data.f_bfree, data.f_bavail = found.blocks, found.free, found.available
+        data.f_files, data.f_ffree, data.f_favail = found.files, found.files_free, found.files_free
+        data.f_namemax = found.name_max
+        return data
+
+    @answering
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        """Return an extended attribute."""
+        return await self._client.getxattr(self._path(self._nodes.get(inode)), _text(name))
+
+    @answering
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        """Set an extended attribute."""
+        await self._client.setxattr(self._path(self._nodes.get(inode)), _text(name), value)
+
+    @answering
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        """Remove an extended attribute."""
+        await self._client.removexattr(self._path(self._nodes.get(inode)), _text(name))
+
+    @answering
+    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        """List extended attributes."""
+        return [_bytes(name) for name in await self._client.listxattr(self._path(self._nodes.get(inode)))]
+
+    # ---- files
+
+    @answering
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        """Open a file."""
+        node = self._nodes.get(inode)
+        writes = flags & os.O_ACCMODE != os.O_RDONLY
+        file = await self._client.open(self._path(node), _mode(flags, writes=writes), direct=self._options.direct)
+        if flags & os.O_TRUNC and writes and file.size:
+            try:
+                await file.truncate(0)
+            except BaseException:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+                    await file.aclose()
+                raise
+        return await self._opened(node, file)
+
+    @answering
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        """Open a file that may have to be made."""
+        parent = self._nodes.get(parent_inode)
+        path = self._child(parent, name)
+        permissions = mode & ~ctx.umask & 0o7777
+        try:
+            file = await self._client.open(path, "x+", create_mode=permissions, direct=self._options.direct)
+        except FileExistsError:
+            if flags & os.O_EXCL:
+                raise
+            file = await self._client.open(path, _mode(flags, writes=True), direct=self._options.direct)
+            if flags & os.O_TRUNC:
+                await file.truncate(0)
+        entry = await self._entry(parent, _text(name))
+        return await self._opened(self._nodes.get(entry.st_ino), file), entry
+
+    @answering
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        """Read from an open file."""
+        return await self._file(fh).read(size, off)
+
+    @answering
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        """Write to an open file."""
+        return await self._file(fh).write(buf, off)
+
+    @answering
+    async def flush(self, fh: int) -> None:
+        """Send what was written, as each close does; what fails is told to who closes."""
+        file = self._file(fh)
+        if file.writable:
+            await file.fsync()
+
+    @answering
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """Make what was written durable."""
+        file = self._file(fh)
+        if file.writable:
+            await file.fsync()
+
+    @answering
+    async def release(self, fh: int) -> None:
+        """Close an open file; one that was removed meanwhile goes with its last descriptor."""
+        opened = self._files.pop(fh)
+        node = opened.node
+        node.opens -= 1
+        try:
+            await opened.file.aclose()
+        finally:
+            if not node.opens:
+                for parent, name in tuple(node.places):
+                    if name.startswith(HIDDEN):
+                        await self._client.unlink(self._top + parent.child_path(name))
+                        self._nodes.gone(parent, name)
+
+    # ---- directories
+
+    @answering
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        """Open a directory."""
+        handle = next(self._handles)
+        self._listings[handle] = Listing(self._nodes.get(inode))
+        return handle
+
+    @answering
+    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        """Return entries behind a position; each that the kernel takes counts as looked up."""
+        listing = self._listings[fh]
+        if listing.entries is None or not start_id:
+            listing.entries = [
+                entry async for entry in self._client.scandir(self._path(listing.node)) if not entry.name.startswith(HIDDEN)
+            ]
+        for at in range(start_id, len(listing.entries)):
+            entry = listing.entries[at]
+            node = self._nodes.found(listing.node, entry.name, entry.attr.ino)
+            if not pyfuse3.readdir_reply(token, _bytes(entry.name), self._attributes(node, entry.attr), at + 1):
+                await self.forget([(node.number, 1)])
+                return
+
+    async def releasedir(self, fh: int) -> None:
+        """Close a directory."""
+        self._listings.pop(fh, None)
+
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """Do nothing: names are durable when they are there."""
+
+    # ---- parts of the above
+
+    def _path(self, node: Node) -> str:
+        path = node.path()
+        return self._top + path if path != "/" else self._top or "/"
+
+    def _child(self, parent: Node, name: bytes) -> str:
+        return self._top + parent.child_path(_text(name))
+
+    def _file(self, fh: int) -> "File":
+        return self._files[fh].file
+
+    def _any_open(self, node: Node, *, write: bool = False) -> Opened | None:
+        if not node.opens:
+            return None
+        found = (opened for opened in self._files.values() if opened.node is node and (not write or opened.file.writable))
+        return next(found, None)
+
+    async def _attr(self, node: Node) -> Attr:
+        opened = self._any_open(node)
+        return await (opened.file.stat() if opened is not None else self._client.stat(self._path(node)))
+
+    async def _entry(self, parent: Node, name: str) -> EntryAttributes:
+        attr = await self._client.stat(self._top + parent.child_path(name))
+        return self._attributes(self._nodes.found(parent, name, attr.ino), attr)
+
+    async def _opened(self, node: Node, file: "File") -> FileInfo:
+        handle = next(self._handles)
+        node.opens += 1
+        self._files[handle] = Opened(node, file)
+        change = (await file.stat()).change
+        kept, node.change = node.change == change, change
+        return FileInfo(fh=handle, direct_io=self._options.direct, keep_cache=kept)
+
+    async def _set_aside(self, parent: Node, name: str) -> bool:
+        """Rename an open file that is about to lose its last name here. Returns: whether there is one."""
+        node = self._nodes.at(parent, name)
+        if node is None or not node.opens or len(node.places) > 1:
+            return False
+        hidden = f"{HIDDEN}{self._client.env.nonces(8).hex()}"
+        await self._client.rename(self._top + parent.child_path(name), self._top + parent.child_path(hidden))
+        self._nodes.moved(parent, name, parent, hidden)
+        return True
+
+    def _attributes(self, node: Node, attr: Attr) -> EntryAttributes:
+        options = self._options
+        entry = EntryAttributes()
+        entry.st_ino = node.number
+        entry.entry_timeout = entry.attr_timeout = options.timeout_s
+        entry.st_mode = FORMATS[attr.type] | attr.mode & 0o7777
+        entry.st_nlink = attr.nlink
+        entry.st_uid = attr.uid if options.uid is None else options.uid
+        entry.st_gid = attr.gid if options.gid is None else options.gid
+        entry.st_size = attr.size
+        entry.st_blksize = 1 << 16
+        entry.st_blocks = -(-attr.size // BLOCK)
+        entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = attr.atime_ns, attr.mtime_ns, attr.ctime_ns
+        return entry
+
+
+def _mode(flags: int, *, writes: bool) -> str:
+    return "r" if not writes else "a+" if flags & os.O_APPEND else "r+"
+
+
+def _text(name: bytes) -> str:
+    return os.fsdecode(name)
+
+
+def _bytes(name: str) -> bytes:
+    return os.fsencode(name)

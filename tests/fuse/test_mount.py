@@ -1,0 +1,302 @@
+"""A real mount: what programs see of it, what ends it, and what must not.
+
+Each test needs FUSE on this machine and pyfuse3; continuous integration has both.
+"""
+
+import errno
+import fcntl
+import json
+import mmap
+import os
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from crypto.keys import format_key_file
+
+pytestmark = pytest.mark.slow
+ENV = {name: value for name, value in os.environ.items() if not name.startswith(("NETFS_", "XDG_"))}
+MISSING = [
+    what
+    for what, there in {
+        "/dev/fuse": os.access("/dev/fuse", os.R_OK | os.W_OK),
+        "fusermount3": shutil.which("fusermount3") is not None,
+    }.items()
+    if not there
+]
+
+
+def netfs(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "netfs", *map(str, arguments)]
+
+
+@dataclass
+class Mounted:
+    """A served folder and its mount."""
+
+    served: Path
+    folder: Path
+    url: str
+    server: "subprocess.Popen[str]"
+    log: Path
+
+    def wait(self, condition: Callable[[], bool], seconds: float = 10) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, self.log.read_text() if self.log.exists() else "no log"
+            time.sleep(0.02)
+
+
+EVERY = pytest.mark.parametrize("mounted", ["plain", "encrypted", "rdma", "direct"], indirect=True)
+
+
+@pytest.fixture(params=["plain", "encrypted"])
+def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mounted]:
+    pytest.importorskip("pyfuse3", reason="not installed: pip install 'netfs[fuse]'")
+    if MISSING:
+        pytest.skip(f"no FUSE here: {', '.join(MISSING)}")
+    served, folder, home = tmp_path / "served", tmp_path / "mount", tmp_path / "home"
+    for each in (served, folder, home):
+        each.mkdir()
+    env = {**ENV, "HOME": str(home)}
+    rdma = request.param == "rdma"
+    command = netfs("--json", "serve", served, "--listen", "127.0.0.1:0", *(["--rdma", "127.0.0.1:0"] if rdma else []))
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            told = json.loads(server.stdout.readline())
+            url = told["rdma_url" if rdma else "url"]
+            options: list[str | Path] = ["--log", tmp_path / "log"]
+            if request.param == "encrypted":
+                (tmp_path / "key").write_bytes(format_key_file(b"k" * 32))
+                subprocess.run(netfs("volume", "init", "--key-file", tmp_path / "key", url), env=env, check=True, timeout=30)
+                options += ["--key-file", tmp_path / "key"]
+            if request.param == "direct":
+                options.append("--direct")
+            subprocess.run(netfs("mount", *options, url, folder), env=env, check=True, timeout=30, stdout=subprocess.DEVNULL)
+            try:
+                yield Mounted(served, folder, url, server, tmp_path / "log")
+            finally:
+                subprocess.run(netfs("umount", folder), env=env, check=False, timeout=30, stderr=subprocess.DEVNULL)
+        finally:
+            server.kill()
+
+
+@EVERY
+def test_files_and_directories(mounted: Mounted) -> None:
+    top = mounted.folder
+    (top / "d").mkdir(0o750)
+    assert stat.S_IMODE((top / "d").stat().st_mode) == 0o750
+    (top / "d" / "f").write_bytes(b"hello")
+    assert (top / "d" / "f").read_bytes() == b"hello"
+    assert os.listdir(top / "d") == ["f"]
+    os.rename(top / "d", top / "e")
+    assert (top / "e" / "f").read_bytes() == b"hello"
+    with pytest.raises(OSError) as full:
+        (top / "e").rmdir()
+    assert full.value.errno == errno.ENOTEMPTY
+    (top / "e" / "f").unlink()
+    (top / "e").rmdir()
+    assert os.listdir(top) == []
+    for wrong, code in (
+        (lambda: (top / "none").read_bytes(), errno.ENOENT),
+        (lambda: (top / "none").unlink(), errno.ENOENT),
+        (lambda: os.listdir(top / "none"), errno.ENOENT),
+        (lambda: os.mkfifo(top / "fifo"), errno.EOPNOTSUPP),
+        (lambda: (top / ("x" * 300)).touch(), errno.ENAMETOOLONG),
+    ):
+        with pytest.raises(OSError) as raised:
+            wrong()
+        assert raised.value.errno == code
+
+
+@EVERY
+def test_open_modes_and_appends(mounted: Mounted) -> None:
+    path = mounted.folder / "f"
+    with path.open("xb") as file:
+        file.write(b"one")
+    with pytest.raises(FileExistsError):
+        path.open("xb")
+    with path.open("ab") as one, path.open("ab") as other:
+        for n in range(10):
+            (one if n % 2 else other).write(b"%d" % n)
+            one.flush()
+            other.flush()
+    assert path.read_bytes() == b"one0123456789"
+    with path.open("r+b") as file:
+        file.seek(3)
+        file.truncate()
+    assert path.read_bytes() == b"one"
+    with path.open("wb"):
+        pass
+    assert path.stat().st_size == 0
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    os.pwrite(fd, b"end", 1 << 20)
+    os.close(fd)
+    assert path.stat().st_size == (1 << 20) + 3 and not any(path.read_bytes()[: 1 << 20])
+
+
+@EVERY
+def test_a_large_file_is_the_same_when_it_comes_back(mounted: Mounted) -> None:
+    content = os.urandom(24 << 20)
+    path = mounted.folder / "large"
+    path.write_bytes(content)
+    assert path.read_bytes() == content
+    subprocess.run(["dd", f"if={path}", f"of={path}.copy", "bs=1M", "status=none"], check=True, timeout=60)
+    assert Path(f"{path}.copy").read_bytes() == content
+
+
+def test_attributes_and_links(mounted: Mounted) -> None:
+    path = mounted.folder / "f"
+    path.write_bytes(b"x")
+    path.chmod(0o604)
+    os.utime(path, ns=(10**18, 2 * 10**18))
+    found = path.stat()
+    assert stat.S_IMODE(found.st_mode) == 0o604 and (found.st_atime_ns, found.st_mtime_ns) == (10**18, 2 * 10**18)
+    try:
+        (mounted.folder / "s").symlink_to("f")
+    except OSError as error:
+        assert error.errno == errno.EOPNOTSUPP and "encr" in str(mounted.folder)
+    else:
+        assert os.readlink(mounted.folder / "s") == "f" and (mounted.folder / "s").read_bytes() == b"x"
+    os.link(path, mounted.folder / "l")
+    assert path.stat().st_nlink == 2 and os.path.samefile(path, mounted.folder / "l")
+    space = os.statvfs(mounted.folder)
+    assert space.f_blocks > 0 and space.f_namemax >= 100
+
+
+def test_a_file_that_is_removed_while_it_is_open(mounted: Mounted) -> None:
+    path, other = mounted.folder / "f", mounted.folder / "g"
+    path.write_bytes(b"still here")
+    other.write_bytes(b"replaced")
+    with path.open("r+b", buffering=0) as file, other.open("rb") as replaced:
+        path.unlink()
+        assert os.listdir(mounted.folder) == ["g"]
+        file.write(b"STILL")
+        file.seek(0)
+        assert file.read() == b"STILL here"
+        path.write_bytes(b"new")
+        os.rename(path, other)
+        assert replaced.read() == b"replaced" and other.read_bytes() == b"new"
+    mounted.wait(lambda: os.listdir(mounted.folder) == ["g"])
+    mounted.wait(lambda: len([name for name in os.listdir(mounted.served) if not name.startswith(".netfs")]) <= 2)
+
+
+def test_many_names(mounted: Mounted) -> None:
+    names = [f"{n:05}" for n in range(400)]
+    for name in names:
+        (mounted.folder / name).touch()
+    assert sorted(os.listdir(mounted.folder)) == names
+    for name in names:
+        (mounted.folder / name).unlink()
+    assert os.listdir(mounted.folder) == []
+
+
+@EVERY
+def test_memory_mapped(mounted: Mounted) -> None:
+    path = mounted.folder / "f"
+    path.write_bytes(bytes(1 << 16))
+    with path.open("r+b") as file:
+        try:
+            shared = mmap.mmap(file.fileno(), 0)
+        except OSError as error:
+            assert error.errno == errno.ENODEV  # past the caches nothing can be shared with a mapping
+            return
+        shared[40000:40005] = b"there"
+        shared.flush()
+        shared.close()
+    assert path.read_bytes()[40000:40005] == b"there"
+
+
+def test_a_source_tree_travels_as_a_tar(mounted: Mounted, tmp_path: Path) -> None:
+    source = Path(__file__).resolve().parents[2] / "iov"
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(source, "iov", filter=lambda info: None if "__pycache__" in info.name else info)
+    subprocess.run(["tar", "xf", tmp_path / "a.tar", "-C", mounted.folder], check=True, timeout=60)
+    assert not subprocess.run(
+        ["diff", "-r", "-x", "__pycache__", source, mounted.folder / "iov"], check=False, timeout=60
+    ).returncode
+
+
+def test_git(mounted: Mounted, tmp_path: Path) -> None:
+    git = [
+        "git",
+        "-c",
+        "user.name=n",
+        "-c",
+        "user.email=e@example.org",
+        "-c",
+        "init.defaultBranch=main",
+        "-c",
+        "safe.directory=*",
+    ]
+    (tmp_path / "repo").mkdir()
+    for n in range(20):
+        (tmp_path / "repo" / f"f{n}").write_text(f"{n}\n" * 100)
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*git, "-C", tmp_path / "repo", *command], check=True, timeout=60)
+    subprocess.run([*git, "clone", "-q", "--no-hardlinks", tmp_path / "repo", mounted.folder / "clone"], check=True, timeout=60)
+    inside: list[str | Path] = [*git, "-C", mounted.folder / "clone"]
+    done = subprocess.run([*inside, "fsck"], check=True, timeout=60, capture_output=True, text=True)
+    assert "error" not in done.stderr
+    assert not subprocess.run([*inside, "status", "--porcelain"], check=True, timeout=60, capture_output=True).stdout
+
+
+@pytest.mark.parametrize("journal", ["delete", "truncate"])
+def test_sqlite(mounted: Mounted, journal: str) -> None:
+    db = sqlite3.connect(mounted.folder / "db")
+    db.execute(f"pragma journal_mode={journal}")
+    db.execute("create table t (n integer primary key, word text)")
+    for n in range(30):
+        with db:
+            db.execute("insert into t values (?, ?)", (n, "word" * n))
+    db.close()
+    db = sqlite3.connect(mounted.folder / "db")
+    assert db.execute("pragma integrity_check").fetchone() == ("ok",)
+    assert db.execute("select count(*) from t").fetchone() == (30,)
+    db.close()
+
+
+def test_locks_of_one_machine(mounted: Mounted) -> None:
+    path = mounted.folder / "f"
+    path.touch()
+    with path.open("r+b") as one, path.open("r+b") as other:
+        fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@EVERY
+def test_the_end_of_the_server_is_an_error_and_not_a_hang(mounted: Mounted) -> None:
+    path = mounted.folder / "f"
+    path.write_bytes(b"x" * 100_000)
+    mounted.server.send_signal(signal.SIGKILL)
+    mounted.server.wait()
+    began = time.monotonic()
+    with pytest.raises(OSError) as told:
+        os.listdir(mounted.folder)
+    assert told.value.errno not in {errno.ENOTCONN, None}
+    assert time.monotonic() - began < 60
+    subprocess.run(netfs("umount", mounted.folder), check=True, timeout=60)
+    assert not os.path.ismount(mounted.folder)
+
+
+def test_a_mount_that_cannot_be(tmp_path: Path) -> None:
+    pytest.importorskip("pyfuse3", reason="not installed: pip install 'netfs[fuse]'")
+    for arguments, said in (
+        (("netfs+tcp://127.0.0.1:1/", tmp_path), "127.0.0.1:1"),
+        (("netfs+tcp://127.0.0.1:1/", tmp_path / "none"), "not a directory"),
+        (("nonsense", tmp_path), "not a URL"),
+    ):
+        done = subprocess.run(netfs("mount", *arguments), capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode and said in done.stderr and len(done.stderr.splitlines()) == 1
