@@ -60,6 +60,7 @@ PASSPHRASE_MAX: Final = 4096
 IDENTITY_PREFIX: Final = b"iovc-identity-1 "
 RECIPIENT_PREFIX: Final = b"iovc-recipient-1 "
 RECIPIENTS_FILE_MAX: Final = 64 << 10
+IDENTITY_FILE_MAX: Final = 64 << 10
 MLKEM768_PUBLIC_SIZE: Final = 1184
 
 
@@ -295,23 +296,22 @@ class Identity(Secret):
 
 def parse_secret(content: bytes) -> RawKey | Identity:
     """Parse a file that opens a volume: a key file or an identity. Raises: Malformed."""
-    return parse_identity(content) if content.startswith(IDENTITY_PREFIX) else RawKey(parse_key_file(content))
+    return parse_identity(content) if IDENTITY_PREFIX in content else RawKey(parse_key_file(content))
 
 
 def parse_identity(content: bytes) -> Identity:
-    """Parse an identity file, one line `iovc-identity-1 ` and 64 hexadecimal digits. Raises: Malformed."""
-    line = content.removesuffix(b"\n").removesuffix(b"\r")
-    digits = line.removeprefix(IDENTITY_PREFIX)
+    """Parse an identity file: one of its lines is `iovc-identity-1 ` and 64 hexadecimal digits. Raises: Malformed."""
+    lines = [line for line in content[:IDENTITY_FILE_MAX].splitlines() if line.startswith(IDENTITY_PREFIX)]
     try:
-        if content.startswith(IDENTITY_PREFIX) and len(digits) == 2 * SEED_SIZE:
-            return Identity(bytes.fromhex(digits.decode("ascii")))
+        if len(lines) == 1 and len(lines[0]) == len(IDENTITY_PREFIX) + 2 * SEED_SIZE:
+            return Identity(bytes.fromhex(lines[0].removeprefix(IDENTITY_PREFIX).decode("ascii")))
     except ValueError:
         pass
-    raise Malformed("not an identity: expected one line 'iovc-identity-1' and 64 hexadecimal digits")
+    raise Malformed("not an identity: expected a line 'iovc-identity-1' and 64 hexadecimal digits")
 
 
 def format_identity(seed: bytes) -> bytes:
-    """Return the identity file for 32 fresh random bytes."""
+    """Return the line of an identity file for 32 fresh random bytes."""
     return IDENTITY_PREFIX + seed.hex().encode() + b"\n"
 
 

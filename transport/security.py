@@ -69,8 +69,10 @@ class Identity:
     fingerprint: Fingerprint
 
 
-def write_identity(path: str | os.PathLike[str], seed: bytes) -> Identity:
+def write_identity(path: str | os.PathLike[str], seed: bytes, more: bytes = b"") -> Identity:
     """Make an identity from 32 fresh random bytes and write it to a new file that only its owner may read.
+
+    more: what else the file is to hold, behind what is read here.
 
     Raises: OSError, FileExistsError for a file that is there: an identity is never replaced.
     """
@@ -80,7 +82,7 @@ def write_identity(path: str | os.PathLike[str], seed: bytes) -> Identity:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, SECRET_MODE)
     try:
         with os.fdopen(fd, "wb") as stream:
-            stream.write(pem)
+            stream.write(pem + more)
             stream.flush()
             os.fsync(stream.fileno())
     except OSError:
@@ -91,7 +93,7 @@ def write_identity(path: str | os.PathLike[str], seed: bytes) -> Identity:
 
 
 def load_identity(path: str | os.PathLike[str]) -> Identity:
-    """Check an identity's file.
+    """Check an identity's file; what else it holds is not looked at.
 
     Raises: OSError with the path; EPERM when others may read it, EINVAL when it is no identity.
     """

@@ -18,24 +18,22 @@ __all__ = ["register"]
 def register(host: Host) -> None:
     """Add the commands."""
 
-    def keygen(file: str | None = None, /, *, identity: bool = False, volume_identity: bool = False) -> None:
-        """Write a fresh key to a new file that only you may read: the key of an encrypted folder, or your own identity.
+    def keygen(file: str | None = None, /, *, identity: bool = False) -> None:
+        """Make your identity, or with a file the key of an encrypted folder; only you may read what is written.
+
+        An identity is what you show to servers, and a server to you, and what volumes are opened to. Its fingerprints are
+        printed: first a line for authorized_keys, then those by which the owner of a volume knows your public keys, which are
+        written beside it, to identity.pub.
 
         Whoever has the key of a folder can read what it encrypts; without it nobody can, you included. Keep a copy in a safe
-        place. An identity is what you show to servers, and a server to you; its fingerprint is printed, as a line for
-        authorized_keys.
+        place.
 
         Args:
             file: the file to create; one that exists is never replaced. For an identity ~/.config/netfs/identity when not given.
-            identity: make an identity.
-            volume_identity: make one that volumes can be opened to; what to give their owners is written beside it, to file.pub.
+            identity: make an identity, also when a file is named.
         """
-        if identity:
+        if identity or file is None:
             _make_identity(host, file)
-        elif file is None:
-            host.fail(Exit.USAGE, "name the file to create, or say --identity")
-        elif volume_identity:
-            _make_volume_identity(host, file)
         else:
             _make_folder_key(host, file)
 
@@ -52,10 +50,10 @@ def register(host: Host) -> None:
         keygen,
         name="keygen",
         examples=[
+            "netfs keygen",
+            "netfs keygen --identity backup.identity",
             "netfs keygen my.key",
             "netfs cp --key-file my.key -r secrets netfs://127.0.0.1:7777/vault",
-            "netfs keygen --identity",
-            "netfs keygen --volume-identity bob.identity",
         ],
     )
     host.command(trust, name="trust", examples=["netfs trust netfs://files.example.org"])
@@ -69,18 +67,6 @@ def _make_folder_key(host: Host, file: str) -> None:
     text = format_key_file(system_env().nonces(KEY_SIZE))
     _write_new(file, text, 0o600)
     host.emit({"file": file, "key_id": load_key_file(text).key_id.hex()})
-
-
-def _make_volume_identity(host: Host, file: str) -> None:
-    from crypto.slots import format_identity, format_recipients, parse_identity  # noqa: PLC0415 - as above
-    from transport.env import system_env  # noqa: PLC0415
-
-    text = format_identity(system_env().nonces(32))
-    identity = parse_identity(text)
-    _write_new(file, text, 0o600)
-    _write_new(f"{file}.pub", format_recipients(identity), 0o644)
-    prints = {str(recipient.kem): recipient.fingerprint for recipient in identity.recipients}
-    host.emit({"file": file, "fingerprints": prints}, "\n".join(f"{text} {kem}" for kem, text in prints.items()))
 
 
 def _write_new(file: str, content: bytes, mode: int) -> None:
@@ -98,18 +84,25 @@ def _write_new(file: str, content: bytes, mode: int) -> None:
 
 
 def _make_identity(host: Host, file: str | None) -> None:
+    from crypto.slots import format_identity, format_recipients, parse_identity  # noqa: PLC0415 - cryptography takes a while to load
     from transport.env import system_env  # noqa: PLC0415
-    from transport.security import SEED_SIZE, load_identity, write_identity  # noqa: PLC0415 - cryptography takes a while to load
+    from transport.security import SEED_SIZE, load_identity, write_identity  # noqa: PLC0415
 
     path = Path(file) if file is not None else user_file("identity")
+    nonces = system_env().nonces
+    text = format_identity(nonces(32))
+    recipients = parse_identity(text)
     with failing(Exit.LOCAL, str(path)):
         if file is None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            made = write_identity(path, system_env().nonces(SEED_SIZE))
+            made = write_identity(path, nonces(SEED_SIZE), text)
         except FileExistsError:
             host.fail(Exit.LOCAL, f"{path}: File exists; its fingerprint is {load_identity(path).fingerprint}")
-    host.emit({"file": str(path), "fingerprint": made.fingerprint}, f"{made.fingerprint} {getpass.getuser()}")
+    _write_new(f"{path}.pub", format_recipients(recipients), 0o644)
+    prints = {str(recipient.kem): recipient.fingerprint for recipient in recipients.recipients}
+    lines = [f"{made.fingerprint} {getpass.getuser()}", *(f"# {kem} {text}" for kem, text in prints.items())]
+    host.emit({"file": str(path), "fingerprint": made.fingerprint, "fingerprints": prints}, "\n".join(lines))
 
 
 async def _trust(host: Host, url: str, fingerprint: str | None, access: Access) -> None:

@@ -133,7 +133,7 @@ def register_recipients(host: Host, group: App) -> None:
 
         Args:
             url: the directory.
-            file: their public keys, as netfs keygen --volume-identity wrote them; compare the fingerprint with theirs.
+            file: their public keys, as netfs keygen wrote them to identity.pub; compare the fingerprint with theirs.
             kem: xwing, which also withstands quantum computers, or x25519.
         """
         recipient = read_recipient(file, kem)
@@ -160,7 +160,7 @@ def register_recipients(host: Host, group: App) -> None:
 
         await change(host, url, access, prepare, recipient=fingerprint)
 
-    add, remove = f"netfs volume add-recipient {EXAMPLE} bob.identity.pub", f"netfs volume remove-recipient {EXAMPLE} 7d5d…e8fa"
+    add, remove = f"netfs volume add-recipient {EXAMPLE} bob.pub", f"netfs volume remove-recipient {EXAMPLE} 7d5d…e8fa"
     host.command(add_recipient, name="add-recipient", examples=[add], under=group)
     host.command(remove_recipient, name="remove-recipient", examples=[remove], under=group)
 

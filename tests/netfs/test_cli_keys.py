@@ -63,7 +63,10 @@ def bob(tmp_path: Path) -> User:
 
 
 def test_keygen_makes_an_identity_once(alice: User) -> None:
-    line = alice.run("keygen", "--identity").split()
+    printed = alice.run("keygen").splitlines()
+    line = printed[0].split()
+    assert [text.split()[:2] for text in printed[1:]] == [["#", "xwing"], ["#", "x25519"]]
+    assert (alice.files / "identity.pub").read_text().startswith("iovc-recipient-1 xwing ")
     assert line[0].startswith("SHA256:") and line[1] == "alice"
     path = alice.files / "identity"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -74,7 +77,8 @@ def test_keygen_makes_an_identity_once(alice: User) -> None:
     assert path.read_bytes() == before
     made = json.loads(alice.run("--json", "keygen", "--identity", "other.id"))
     assert made["file"] == "other.id" and made["fingerprint"] != line[0]
-    assert "name the file" in alice.run("keygen", code=2)
+    assert made["fingerprints"].keys() == {"xwing", "x25519"}
+    assert "File exists" in alice.run("keygen", code=4)
     assert "No such file" in alice.run("keygen", "--identity", "missing/folder", code=4)
 
 

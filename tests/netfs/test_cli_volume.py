@@ -69,7 +69,7 @@ def test_a_life_of_a_volume(vault: str, tmp_path: Path, known: Path) -> None:
     told(with_passphrase("falsch", "ls", vault), 3, vault, "wrong passphrase")
 
     bob, eve = tmp_path / "bob", tmp_path / "eve"
-    prints = {who: done(netfs("keygen", "--volume-identity", "--json", who))["fingerprints"] for who in (bob, eve)}
+    prints = {who: done(netfs("keygen", "--identity", "--json", who))["fingerprints"] for who in (bob, eve)}
     assert bob.stat().st_mode & 0o777 == 0o600
     for who in (bob, eve):
         done(with_passphrase("geheim", "volume", "add-recipient", "--json", vault, f"{who}.pub"))
