@@ -90,12 +90,13 @@ def _encoded_bytes(body: Body) -> int:
 class CompoundRun:
     """One compound being done. works: what does the steps without payload; payload: of the whole request; room: for bodies.
 
-    readdir: lists with a bound of bytes.
+    readdir: lists with a bound of bytes. done: steps that a server before this one did before it was killed, with their answers.
     """
 
     def __init__(
         self, store: Store, request: Compound, payload: IovIter | None, limits: Limits, works: dict[type[Any], Work],
         readdir: Callable[[Readdir, int], ReaddirReply], status_of: Callable[[Exception, Request], int], session: int,
+        done: dict[int, Body],
     ) -> None:  # fmt: skip
         self._store = store
         self._session = session
@@ -104,6 +105,7 @@ class CompoundRun:
         self._works = works
         self._readdir = readdir
         self._status_of = status_of
+        self._done = done
         self._room = limits.max_body - 16
         self._left = limits.max_payload
         self._named: list[Handle] = []
@@ -142,6 +144,8 @@ class CompoundRun:
         length = 0
         body: Body
         match request:
+            case _ if (before := self._done.get(len(self.results))) is not None:
+                body = before
             case Read(handle=handle, pos=pos, length=wanted) | AuxRead(handle=handle, pos=pos, length=wanted):
                 aux = type(request) is AuxRead
                 lent = store.read_source(handle, pos, min(wanted, self._left), aux=aux, ranges=self._reads == 1)

@@ -17,6 +17,7 @@ from iov.iov_iter import Direction, IovIter
 from iov.pool import BufferPool
 from iov.probe import Probe
 from servers.compound import ENTRY_BYTES, CompoundRun, entry_bytes
+from servers.place import Noting, Place
 from servers.stores.base import Lent, Store
 from transport.base import Landing, Limits, Reply
 from transport.env import Env
@@ -26,12 +27,15 @@ from transport.messages import (
     AttrReply,
     AuxRead,
     AuxWrite,
+    Bind,
     BlobGet,
     Body,
     Commit,
     Compound,
     CopyRange,
     Create,
+    EndSession,
+    Fence,
     Getattr,
     Link,
     Lookup,
@@ -52,6 +56,7 @@ from transport.messages import (
     Rmdir,
     Seek,
     SeekReply,
+    Sequenced,
     Setattr,
     Statfs,
     Symlink,
@@ -68,6 +73,7 @@ from transport.messages import (
     XattrReply,
     XattrSet,
 )
+from transport.session import SlotAction
 
 __all__ = ["Dispatcher"]
 
@@ -85,12 +91,19 @@ Answer = Reply | Awaitable[Reply]
 class Dispatcher:
     """Do the requests of one connection on a store. limits: what the hello agreed on; longer reads are answered short.
 
-    session: whose write intents are meant, by number; None for a session that ends with the dispatcher.
+    session: whose write intents are meant, by number; None for a session that ends with the dispatcher. place: where the
+    connection may join a session that outlives it.
     """
 
     def __init__(
-        self, store: Store, env: Env, probe: Probe, limits: Limits = _LIMITS, session: int | None = None
-    ) -> None:  # fmt: skip
+        self,
+        store: Store,
+        env: Env,
+        probe: Probe,
+        limits: Limits = _LIMITS,
+        session: int | None = None,
+        place: Place | None = None,
+    ) -> None:
         self._store = store
         self._own_session = session is None
         self._session = store.intents.new_session() if session is None else session
@@ -98,6 +111,8 @@ class Dispatcher:
         self._probe = probe
         self._limits = limits
         self._staging = BufferPool(probe, _STAGING_SLOT, _STAGING_SLOTS)
+        self._place = place
+        self._noting: Noting | None = None
         self._table: dict[type[Any], Callable[[Any, Landing | None], Answer]] = {
             Read: self._read,
             AuxRead: self._read,
@@ -105,6 +120,10 @@ class Dispatcher:
             AuxWrite: self._write,
             Transact: self._transact,
             Compound: self._compound,
+            Bind: self._joining,
+            Fence: self._joining,
+            EndSession: self._joining,
+            Sequenced: self._sequenced,
         }
         self._works: dict[type[Any], Callable[[Any], Body]] = {
             Ping: lambda _: Ack(),
@@ -141,6 +160,8 @@ class Dispatcher:
         """Pick memory for a request's payload. Returns: an errno for what may not carry one, or that the store refuses."""
         try:
             match request:
+                case Sequenced(request=inner):
+                    return self.admit(inner, length)
                 case Write(handle=handle, pos=pos):
                     if not self._store.intents.may_write(handle, pos, length, self._session):
                         return errno.EAGAIN
@@ -185,14 +206,77 @@ class Dispatcher:
         if special is not None:
             return special(request, landing)
         _release(landing)
-        work = partial(self._do, self._works.get(kind, _unsupported), request)
+        work = self._noted(partial(self._do, self._works.get(kind, _unsupported), request))
         return self._sleep(work, None) if self._store.blocking and kind is not Ping else work()
 
     def closed(self) -> None:
-        """Give the staging memory back; asserts that all of it came home."""
+        """Give the staging memory back, of which all must have come home, and leave the session."""
         self._staging.close()
         if self._own_session:
             self._store.intents.end_session(self._session)
+        if self._place is not None:
+            self._place.left()
+
+    # ---- sessions
+
+    def _joining(self, request: Bind | Fence | EndSession, landing: Landing | None) -> Answer:
+        _release(landing)
+        place = self._place
+        if place is None:
+            return Reply(errno.EOPNOTSUPP)
+        if isinstance(request, Bind):
+            return self._bind(place, request)
+        return place.fence(request) if isinstance(request, Fence) else place.end(request)
+
+    async def _bind(self, place: Place, request: Bind) -> Reply:
+        reply = await place.bind(request)
+        if place.owner is not None and self._own_session:
+            self._store.intents.end_session(self._session)
+            self._session, self._own_session = place.owner, False
+        return reply
+
+    def _sequenced(self, request: Sequenced, landing: Landing | None) -> Answer:
+        """Do a numbered request, unless it has been done."""
+        place = self._place
+        if place is None or _reads(request.request):
+            _release(landing)
+            return Reply(errno.EOPNOTSUPP if place is None else errno.EINVAL)
+        action = place.begin(request)
+        if action is SlotAction.EXECUTE:
+            self._noting = noting = place.running(request)
+            answer = self._answer(request.request, landing)
+            self._noting = None
+            if not isinstance(answer, Reply):
+                return self._finish(place, request, noting, answer)
+            noting.take(answer)
+            place.ran(request, noting)
+            return place.answer(request)
+        if action is SlotAction.WAIT:
+            return self._wait(place, request, landing)
+        _release(landing)
+        return place.answer(request) if action is SlotAction.REPLAY else Reply(errno.EINVAL)
+
+    async def _finish(self, place: Place, request: Sequenced, noting: Noting, answer: Awaitable[Reply]) -> Reply:
+        try:
+            noting.take(await answer)
+        finally:
+            place.ran(request, noting)
+        return place.answer(request)
+
+    async def _wait(self, place: Place, request: Sequenced, landing: Landing | None) -> Reply:
+        """Ask again when the slot's earlier call has ended."""
+        try:
+            await place.until_free(request)
+        except BaseException:
+            _release(landing)
+            raise
+        answer = self._sequenced(request, landing)
+        return answer if isinstance(answer, Reply) else await answer
+
+    def _noted(self, work: Callable[[], Reply]) -> Callable[[], Reply]:
+        """Return the work of a numbered request with the notes that make it happen once, any other as it is."""
+        noting, self._noting = self._noting, None
+        return work if noting is None else partial(noting, work)
 
     # ---- payload
 
@@ -232,7 +316,7 @@ class Dispatcher:
         return WriteReply(count, self._store.verifier)
 
     def _transact(self, request: Transact, landing: Landing | None) -> Answer:
-        work = partial(self._do, partial(self._transact_now, landing), request)
+        work = self._noted(partial(self._do, partial(self._transact_now, landing), request))
         if self._store.blocking:
             return self._transact_slowly(work, landing)
         reply = work()
@@ -257,12 +341,14 @@ class Dispatcher:
         payload = None
         if landing is not None and landing.iter.mem is not None:
             payload = IovIter.ubuf(Direction.SOURCE, landing.iter.mem)
+        done = {} if self._noting is None else self._noting.done
         run = CompoundRun(
-            self._store, request, payload, self._limits, self._works, self._list, _status, self._session
+            self._store, request, payload, self._limits, self._works, self._list, _status, self._session, done
         )  # fmt: skip
+        work = self._noted(run.run)
         if self._store.blocking:
-            return self._transact_slowly(run.run, landing)
-        reply = run.run()
+            return self._transact_slowly(work, landing)
+        reply = work()
         _release(landing)
         return reply
 
@@ -323,6 +409,11 @@ class Dispatcher:
 
 def _unsupported(_: Request) -> Body:
     raise OSError(errno.EOPNOTSUPP, "no such operation here")
+
+
+def _reads(request: Request) -> bool:
+    """Tell whether a request's reply has payload, which is not kept."""
+    return isinstance(request, Compound) and any(isinstance(step.request, Read | AuxRead) for step in request.steps)
 
 
 def _ack(_: None) -> Ack:

@@ -11,8 +11,11 @@ from typing import Final
 from transport.base import Handler, Landing, Reply
 from transport.messages import (
     AuxRead,
+    Bind,
     Commit,
     Compound,
+    EndSession,
+    Fence,
     Getattr,
     Lease,
     LeaseKind,
@@ -40,7 +43,7 @@ __all__ = ["ReadOnly"]
 
 READING: Final = frozenset({
     Ping, Mount, Lookup, Getattr, Open, Read, Readdir, AuxRead, RecordGet, Commit, Readlink, Seek, XattrGet, XattrList, Statfs,
-    LockTest, Lock, Unlock, Lease, LeaseReturn,
+    LockTest, Lock, Unlock, Lease, LeaseReturn, Bind, Fence, EndSession,
 })  # fmt: skip
 
 

@@ -21,9 +21,10 @@ from iov.probe import Probe
 from servers.dispatch import Dispatcher
 from servers.listen import Listener, open_listener
 from servers.readonly import ReadOnly
+from servers.sessions import Channel, Keeper, Sessions
 from servers.stores.base import Store
 from transport.address import parse_address
-from transport.base import Handler, HandlerFactory, Limits
+from transport.base import Handler, Limits
 from transport.env import Env, system_env
 from transport.errors import HelloMismatch, NotTrusted, TransportError
 from transport.link import ByteStream, SocketStream
@@ -31,6 +32,7 @@ from transport.stream import serve_stream
 
 if TYPE_CHECKING:
     from servers.gate import Gate
+    from servers.state import ServerState
     from transport.rdma.capture import Capture
     from transport.trust import Grant
 
@@ -63,6 +65,7 @@ class Server:
         rdma_crc: bool = False,
         capture: "Capture | None" = None,
         around: Around | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.connections = 0
         self._around = around
@@ -74,16 +77,17 @@ class Server:
         self._gate = gate
         self._rdma_crc = rdma_crc
         self._capture = capture
+        self.sessions = Sessions(store, env, keeper)
 
-    def handler(self, peer: str, limits: Limits) -> Handler:
-        """Return the handler of one connection; transports take this as their handler factory."""
+    def handler(self, peer: str, limits: Limits, channel: Channel | None = None) -> Handler:
+        """Return the handler of one connection; transports take this as their factory. channel: its place in a session."""
         log.info("connected peer=%s", peer)
-        handler = Dispatcher(self._store, self._env, self._probe, limits)
+        handler = Dispatcher(self._store, self._env, self._probe, limits, place=channel)
         return handler if self._around is None else self._around(handler)
 
-    def _handler_for(self, grant: "Grant", peer: str, limits: Limits) -> Handler:
-        handler = self.handler(f"{peer} name={grant.name}", limits)
-        return ReadOnly(handler) if grant.read_only else handler
+    def _handler_for(self, channel: Channel, grant: "Grant | None", peer: str, limits: Limits) -> Handler:
+        handler = self.handler(peer if grant is None else f"{peer} name={grant.name}", limits, channel)
+        return ReadOnly(handler) if grant is not None and grant.read_only else handler
 
     async def serve_connection(self, stream: ByteStream, rdma: bool = False) -> None:
         """Serve one client until it leaves; raises nothing but Cancelled. A stream of the gate's is let in by it first.
@@ -98,21 +102,10 @@ class Server:
             return
         self.connections += 1
         try:
-            factory: HandlerFactory = self.handler
-            grant = None if self._gate is None else await self._gate.admit(stream, self._env)
-            if grant is not None:
-                factory = partial(self._handler_for, grant)
-            if self._capture is not None:
-                from transport.rdma.capture_stream import CapturedStream  # noqa: PLC0415 - loaded by those who capture
-
-                stream = CapturedStream(stream, self._capture, active=False)
-            if rdma:
-                from transport.rdma.stream_endpoint import serve_rdma_stream  # noqa: PLC0415 - the verbs device is large
-
-                await serve_rdma_stream(stream, factory, self._env, self._probe, self._limits, crc=self._rdma_crc)
-            else:
-                await serve_stream(stream, factory, self._env, self._probe, self._limits)
-            log.info("left peer=%s", stream.peer)
+            with trio.CancelScope() as scope:
+                await self._serve_peer(stream, rdma, scope)
+            if scope.cancelled_caught:
+                log.info("fenced peer=%s", stream.peer)
         except NotTrusted as error:
             log.warning("refused error=%s", error)
         except HelloMismatch as error:
@@ -124,6 +117,23 @@ class Server:
         finally:
             stream.close()
             self.connections -= 1
+
+    async def _serve_peer(self, stream: ByteStream, rdma: bool, scope: trio.CancelScope) -> None:
+        """Let a client in and serve it until it leaves. scope: what ends the connection when its session fences it off."""
+        grant = None if self._gate is None else await self._gate.admit(stream, self._env)
+        if self._capture is not None:
+            from transport.rdma.capture_stream import CapturedStream  # noqa: PLC0415 - loaded by those who capture
+
+            stream = CapturedStream(stream, self._capture, active=False)
+        channel = Channel(self.sessions, "" if grant is None else grant.name, scope.cancel)
+        factory = partial(self._handler_for, channel, grant)
+        if rdma:
+            from transport.rdma.stream_endpoint import serve_rdma_stream  # noqa: PLC0415 - the verbs device is large
+
+            await serve_rdma_stream(stream, factory, self._env, self._probe, self._limits, crc=self._rdma_crc)
+        else:
+            await serve_stream(stream, factory, self._env, self._probe, self._limits)
+        log.info("left peer=%s", stream.peer)
 
     async def serve(
         self, listeners: Sequence[Listener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -202,12 +212,15 @@ async def serve(
     Ownership: the store stays the caller's, who closes it after the block; connections are dropped at the block's end.
     """
     gate = _gate(identity, authorized_keys)
-    server = Server(
-        store, env or system_env(), probe or Probe(), limits, gate=gate, rdma_crc=rdma_crc, capture=capture, around=around
-    )
     listener = open_listener(parse_address(listen), insecure=insecure or gate is not None)
     listeners = [listener]
+    state = None
     try:
+        state = _open_state(store)
+        server = Server(
+            store, env or system_env(), probe or Probe(), limits, gate=gate, rdma_crc=rdma_crc, capture=capture, around=around,
+            keeper=state,
+        )  # fmt: skip
         if rdma is not None:
             if gate is not None and not insecure:
                 raise ValueError(
@@ -216,6 +229,8 @@ async def serve(
             listeners.append(_rdma_listener(rdma, insecure, rdma_crc))
     except BaseException:
         listener.close()
+        if state is not None:
+            state.close()
         raise
     manager = trio.open_nursery()
     nursery = await manager.__aenter__()
@@ -226,6 +241,17 @@ async def serve(
         nursery.cancel_scope.cancel()
         # The block's own exception passes by the nursery, which would wrap it in a group.
         await manager.__aexit__(None, None, None)
+        if state is not None:
+            state.close()
+
+
+def _open_state(store: Store) -> "ServerState | None":
+    folder = store.state_folder()
+    if folder is None:
+        return None
+    from servers.state import ServerState  # noqa: PLC0415 - loads SQLite
+
+    return ServerState(folder)
 
 
 def _rdma_listener(where: str, insecure: bool, crc: bool) -> Listener:

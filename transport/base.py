@@ -53,6 +53,7 @@ class Feature(enum.IntFlag):
     NONE = 0
     AUX = 1
     TRANSACT = 2
+    SESSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Limits:
     max_payload: int = 1 << 20
     credits: int = 64
     max_segs: int = 1024
-    features: Feature = Feature.AUX | Feature.TRANSACT
+    features: Feature = Feature.AUX | Feature.TRANSACT | Feature.SESSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +118,10 @@ class ClientCall(Abandonable, Protocol):
 
 
 class Transport(ABC):
-    """The client's side of one connection."""
+    """The client's side of one connection. on_lost: called once, at once, when the connection is over for whatever reason."""
 
     limits: Limits
+    on_lost: Callable[[TransportError], None] | None = None
 
     @abstractmethod
     def submit(self, request: Request, done: Done, source: IovIter | None = None, dest: IovIter | None = None) -> ClientCall:

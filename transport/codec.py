@@ -242,10 +242,48 @@ def _encode_result(result: m.Result) -> object:
     return int(result.op), result.status, result.payload_length, None if body is None else _REPLY_OF[type(body)].encode(body)
 
 
+# ---- sessions
+
+
+def _check_inner(value: Any) -> Request:
+    if type(value) is not tuple or len(value) != 2 or type(value[0]) is not int or value[0] not in _INNER_OPS:
+        raise bad("an operation and its body", value)
+    request: Request = _REQUESTS[_INNER_OPS[value[0]]].check(value[1])
+    return request
+
+
+def _encode_inner(request: Request) -> object:
+    assert int(request.op) in _INNER_OPS, f"{request.op.name} cannot be numbered"
+    return int(request.op), _REQUESTS[request.op].encode(request)
+
+
+class _InnerReply(Layout):
+    """The reply to a numbered request: whose it is, and its fields."""
+
+    def encode(self, item: m.SequencedReply) -> list[object]:
+        return [int(item.of), _REPLIES[item.of].encode(item.body)]
+
+    def check(self, value: Any) -> m.SequencedReply:
+        if type(value) is not tuple or len(value) != 2 or type(value[0]) is not int or value[0] not in _INNER_OPS:
+            raise bad("an operation and its reply", value)
+        op = _INNER_OPS[value[0]]
+        return m.SequencedReply(op, _REPLIES[op].check(value[1]))
+
+
 _STATUS: Final = integer(0, 4096)
 _STEP_OPS: Final = {int(op): op for op in Op if op is not Op.COMPOUND and op not in m.CALLBACKS}
 _REQUESTS[Op.COMPOUND] = Layout(m.Compound, steps=array(_check_compound_step, MAX_COMPOUND, _encode_compound_step))
 _REPLIES[Op.COMPOUND] = Layout(m.CompoundReply, results=array(_check_result, MAX_COMPOUND, _encode_result))
+_SESSION_OPS: Final = frozenset({Op.BIND, Op.FENCE, Op.END_SESSION, Op.SEQUENCED})
+_INNER_OPS: Final = {int(op): op for op in Op if op not in _SESSION_OPS and op not in m.CALLBACKS}
+_CHANNELS: Final = array(U32.check, MAX_STEPS)
+_REQUESTS[Op.BIND] = Layout(m.Bind, session=RECORD, channel=U32, fence=_CHANNELS, slots=U32)
+_REQUESTS[Op.FENCE] = Layout(m.Fence, channels=_CHANNELS)
+_REQUESTS[Op.END_SESSION] = Layout(m.EndSession)
+_REQUESTS[Op.SEQUENCED] = Layout(m.Sequenced, slot=U32, seq=U63, request=Kind(_check_inner, _encode_inner))
+_REPLIES[Op.BIND] = Layout(m.BindReply, session=RECORD, slots=U32, boot=U64, expires_ms=U63, grace_ms=U63)
+_REPLIES[Op.FENCE] = _REPLIES[Op.END_SESSION] = _ACK
+_REPLIES[Op.SEQUENCED] = _InnerReply(m.SequencedReply, of=U32, body=RECORD)
 _REPLY_OF: Final[dict[type[Any], Layout]] = {layout.build: layout for layout in _REPLIES.values()}
 
 _NOT_AT_EOF: Final = _pack((False,))

@@ -71,6 +71,10 @@ class Op(enum.IntEnum):
     LEASE_RETURN = 36
     COMPOUND = 37
     BLOB_GET = 38
+    BIND = 39
+    FENCE = 40
+    END_SESSION = 41
+    SEQUENCED = 42
     CB_RECALL = 240
     CB_REVOKE = 241
     CB_LOCK_FREE = 242
@@ -143,10 +147,10 @@ class LeaseKind(enum.IntFlag):
     HANDLE = 4
 
 
-REQUEST_PAYLOAD: Final = frozenset({Op.WRITE, Op.AUX_WRITE, Op.TRANSACT, Op.COMPOUND})
+REQUEST_PAYLOAD: Final = frozenset({Op.WRITE, Op.AUX_WRITE, Op.TRANSACT, Op.COMPOUND, Op.SEQUENCED})
 """Operations whose request may carry payload."""
 
-REPLY_PAYLOAD: Final = frozenset({Op.READ, Op.AUX_READ, Op.COMPOUND})
+REPLY_PAYLOAD: Final = frozenset({Op.READ, Op.AUX_READ, Op.COMPOUND, Op.SEQUENCED})
 """Operations whose reply may carry payload."""
 
 CALLBACKS: Final = frozenset({Op.CB_RECALL, Op.CB_REVOKE, Op.CB_LOCK_FREE})
@@ -154,6 +158,6 @@ CALLBACKS: Final = frozenset({Op.CB_RECALL, Op.CB_REVOKE, Op.CB_LOCK_FREE})
 
 IDEMPOTENT: Final = frozenset(Op) - {
     Op.CREATE, Op.MKDIR, Op.UNLINK, Op.RMDIR, Op.RENAME, Op.TRANSACT, Op.LINK, Op.SYMLINK, Op.COPY_RANGE, Op.XATTR_SET,
-    Op.XATTR_REMOVE, Op.COMPOUND,
+    Op.XATTR_REMOVE, Op.COMPOUND, Op.BIND, Op.FENCE, Op.END_SESSION, Op.SEQUENCED,
 }  # fmt: skip
 """Operations that may be sent again when it is not known whether they happened; a compound may be if all its steps may."""

@@ -12,14 +12,14 @@ from typing import Final, Generic, TypeVar
 import trio
 
 from iov.probe import Probe
-from transport.base import FileRange
+from transport.base import FileRange, Outcome
 from transport.env import Env
 from transport.errors import HelloMismatch, TransportError
 from transport.framing import FrameReader, FrameWriter
 from transport.hello import HelloReader
 from transport.link import ByteStream
 
-__all__ = ["Pump", "Spot", "error_of", "receive_hello", "receive_some", "send_all"]
+__all__ = ["Answer", "Pump", "Spot", "error_of", "receive_hello", "receive_some", "send_all"]
 
 HELLO_TIMEOUT_S: Final = 10.0
 MAX_SENDS: Final = 8
@@ -49,6 +49,20 @@ class Spot:
         task, self._task = self._task, None
         if task is not None:
             trio.lowlevel.reschedule(task)
+
+
+class Answer(Spot):
+    """The place of a task that waits for the outcome of its call; it is the call's `done`."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outcome: Outcome | None = None
+
+    def __call__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.wake()
 
 
 class Pump(Generic[Owner]):

@@ -36,7 +36,7 @@ from transport.framing import (
     FrameWriter,
     pack_header,
 )
-from transport.messages import REQUEST_PAYLOAD, Body, Op, Request, is_idempotent
+from transport.messages import REQUEST_PAYLOAD, Body, Op, Request, Sequenced, is_idempotent
 
 __all__ = ["CALL_STATES", "Call", "CallEvent", "CallState", "ClientConnection", "ServerCall", "ServerConnection", "Spawn"]
 
@@ -100,16 +100,29 @@ _ABANDONED: Final = CallState.ABANDONED
 
 
 class Call:
-    """A client's call; `abandon()` is all that its caller uses. again: it may be made twice."""
+    """A client's call; `abandon()` is all that its caller uses."""
 
-    __slots__ = ("_abandon", "_done", "again", "big", "dest", "head", "op", "payload", "payload_length", "reply", "state", "xid")
+    __slots__ = (
+        "_abandon",
+        "_done",
+        "big",
+        "dest",
+        "head",
+        "op",
+        "payload",
+        "payload_length",
+        "reply",
+        "request",
+        "state",
+        "xid",
+    )
 
     def __init__(
-        self, op: Op, again: bool, xid: int, head: bytes, payload: list[memoryview] | None, payload_length: int,
+        self, request: Request, xid: int, head: bytes, payload: list[memoryview] | None, payload_length: int,
         dest: IovIter | None, done: Done, abandon: "Callable[[Call], None]",
     ) -> None:  # fmt: skip
-        self.op = op
-        self.again = again
+        self.op = request.op
+        self.request = request
         self.xid = xid
         self.head = head
         self.payload = payload
@@ -186,7 +199,7 @@ class ClientConnection:
                 raise ValueError(f"a payload of {len(payload)} segments, at most {self._limits.max_segs} were agreed")
         self._xid = xid = self._new_xid()
         head = pack_header(FrameKind.REQUEST, op, xid, 0, len(body), length) + body
-        call = Call(op, is_idempotent(request), xid, head, payload, length, dest, done, self.abandon)
+        call = Call(request, xid, head, payload, length, dest, done, self.abandon)
         error = self.error
         if error is None and len(body) > self._limits.max_body:
             error = TransportError(errno.EMSGSIZE, f"{op.name} is too long for one message")
@@ -216,7 +229,7 @@ class ClientConnection:
             probe = self._probe
             probe.messages += 1
             if probe.sink is not None:
-                probe.sink("call_sent", (call.xid, call.op.name, len(call.head) - HEADER.size, call.payload_length))
+                probe.sink("call_sent", (call.xid, _named(call.request), len(call.head) - HEADER.size, call.payload_length))
             writer.add(call.head, call.payload, call.payload_length, call)
 
     def sent(self, length: int) -> None:
@@ -288,7 +301,7 @@ class ClientConnection:
         assert reply is not None
         sink = self._probe.sink
         if sink is not None:
-            sink("reply_received", (call.xid, call.op.name, reply.status, reply.received))
+            sink("reply_received", (call.xid, _named(call.request), reply.status, reply.received))
         if due:
             call.done(reply)
 
@@ -304,7 +317,7 @@ class ClientConnection:
         self._table.clear()
         self._queue.clear()
         for call in calls:
-            retryable = call.state is CallState.QUEUED or call.again
+            retryable = call.state is CallState.QUEUED or is_idempotent(call.request)
             outcome: Outcome = (
                 _cancelled() if call.state is CallState.ENDING else TransportError(error.errno, str(error), retryable=retryable)
             )
@@ -386,7 +399,7 @@ class ServerConnection:
         length = frame.payload_length
         sink = self._probe.sink
         if sink is not None:
-            sink("call_received", (frame.xid, frame.op.name, length))
+            sink("call_received", (frame.xid, _named(request), length))
         if length and not self.reader.land(frame, self._admit(call, length)):
             self._landing = call
             return
@@ -439,7 +452,7 @@ class ServerConnection:
         probe = self._probe
         probe.messages += 1
         if probe.sink is not None:
-            probe.sink("reply_sent", (call.xid, call.op.name, status, length))
+            probe.sink("reply_sent", (call.xid, _named(call.request), status, length))
         self.writer.add(head, payload, length, call)
 
     def sent(self, length: int) -> None:
@@ -459,6 +472,11 @@ class ServerConnection:
             call.landing.release()
         for call in self.writer.lost():
             _release(call)
+
+
+def _named(request: Request) -> str:
+    """Return the name of what is asked, for traces: a numbered request is what it is about."""
+    return request.request.op.name if isinstance(request, Sequenced) else request.op.name
 
 
 def _body_of(reply: Reply) -> Body:

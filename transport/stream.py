@@ -22,13 +22,13 @@ from iov.copy_iter import zero_iter
 from iov.iov_iter import Direction, IovIter
 from iov.pool import BufferPool
 from iov.probe import Probe
-from transport.base import Done, FileRange, Handler, HandlerFactory, Limits, Outcome, Reply, Transport
+from transport.base import Done, FileRange, Handler, HandlerFactory, Limits, Reply, Transport
 from transport.env import Env
 from transport.errors import HelloMismatch, TransportError
 from transport.hello import agree, encode_hello
 from transport.link import ByteStream
 from transport.messages import Request
-from transport.pump import Pump, Spot, error_of, receive_hello, receive_some, send_all
+from transport.pump import Answer, Pump, Spot, error_of, receive_hello, receive_some, send_all
 from transport.rpc import Call, ClientConnection, ServerCall, ServerConnection
 
 __all__ = ["StreamTransport", "connect_stream", "serve_stream"]
@@ -40,20 +40,6 @@ MAX_FRAMES: Final = 16
 MAX_EAGER: Final = 4
 MAX_PENDING: Final = 4 << 20
 """Bytes of replies that may wait before a server stops receiving."""
-
-
-class _Answer(Spot):
-    """The place of a task that waits for the outcome of its call; it is the call's `done`."""
-
-    __slots__ = ("outcome",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.outcome: Outcome | None = None
-
-    def __call__(self, outcome: Outcome) -> None:
-        self.outcome = outcome
-        self.wake()
 
 
 # ---- the client's end
@@ -82,7 +68,7 @@ class StreamTransport(Transport):
 
     async def call(self, request: Request, source: IovIter | None = None, dest: IovIter | None = None) -> Reply:
         await trio.lowlevel.checkpoint_if_cancelled()
-        answer = _Answer()
+        answer = Answer()
         call = self.submit(request, answer, source, dest)
         if answer.outcome is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -99,7 +85,7 @@ class StreamTransport(Transport):
         assert outcome is not None
         return outcome
 
-    async def _outlast(self, answer: _Answer) -> None:
+    async def _outlast(self, answer: Answer) -> None:
         """Wait for the outcome of an abandoned call: its frame is half sent. A peer that takes no more loses the connection."""
         if answer.outcome is None:
             with trio.CancelScope(deadline=self._env.now() + ABANDON_TIMEOUT_S, shield=True):
@@ -111,7 +97,11 @@ class StreamTransport(Transport):
         """End the connection: every call gets the error. Idempotent."""
         self._pump.stop()
         self._stream.close()
-        self._connection.lost(error_of(error, self._stream.peer))
+        if self._connection.error is None:
+            lost = error_of(error, self._stream.peer)
+            self._connection.lost(lost)
+            if self.on_lost is not None:
+                self.on_lost(lost)
 
     async def aclose(self) -> None:
         self.fail(TransportError(errno.ECONNABORTED, f"{self._stream.peer}: the connection was closed here"))

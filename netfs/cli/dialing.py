@@ -78,6 +78,19 @@ CacheDir = Annotated[
 ]
 
 
+Hard = Annotated[
+    bool,
+    Parameter(
+        name="--hard", negative="--soft", env_var="NETFS_HARD",
+        help="when the connection is lost, wait for another for ever; --soft gives up after --timeout.",
+    ),
+]  # fmt: skip
+Timeout = Annotated[
+    float, Parameter(name="--timeout", env_var="NETFS_TIMEOUT", help="seconds without a connection after which to give up.")
+]
+Channels = Annotated[int, Parameter(name="--channels", env_var="NETFS_CHANNELS", help="connections side by side.")]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Access:
@@ -96,6 +109,9 @@ class Access:
     trace: TracePath = None
     capture: CapturePath = None
     cache_dir: CacheDir = None
+    hard: Hard = False
+    timeout: Timeout = 60.0
+    channels: Channels = 1
     read: Annotated[list[object], Parameter(parse=False)] = field(default_factory=list, repr=False)
     traced: Annotated[object, Parameter(parse=False)] = None
     inspect: Annotated[bool, Parameter(parse=False)] = False
@@ -212,8 +228,9 @@ async def connected(place: Place, access: Access, *others: Place) -> AsyncIterat
     capture: Capture | None = access.captured  # type: ignore[assignment]
     probe = Probe(access.traced.sink(place.endpoint)) if isinstance(access.traced, TraceFile) else None
     open_one = netfs.open_client(
-        place.endpoint, identity=identity, known_hosts=access.known_hosts, probe=probe, capture=capture, cache=access.cache_dir
-    )
+        place.endpoint, identity=identity, known_hosts=access.known_hosts, probe=probe, capture=capture, cache=access.cache_dir,
+        hard=access.hard, timeout=access.timeout, channels=access.channels,
+    )  # fmt: skip
     async with AsyncExitStack() as stack:
         if access.key_file is None and access.passphrase_fd is None and not access.passphrase:
             secret = None

@@ -22,7 +22,7 @@ from netfs.engine.park import acquire_exclusive
 from netfs.engine.writeback import END_OF_TIME, drop_range, fsync, resize
 from netfs.errors import translate
 from netfs.fs.calls import ask
-from netfs.fs.connect import Credentials, connect
+from netfs.fs.connect import Credentials, connect, recovery_of
 from netfs.fs.dentry import DentryCache
 from netfs.fs.file import File, parse_mode
 from netfs.fs.inode import Inode
@@ -430,6 +430,9 @@ async def open_client(
     freshness: Level = "local",
     state: StateFolder = None,
     capture: "Capture | None" = None,
+    hard: bool = False,
+    timeout: float = 60.0,
+    channels: int = 1,
 ) -> AsyncIterator[Client]:
     """Mount an export.
 
@@ -443,6 +446,9 @@ async def open_client(
     mount to the next, in the folder `state` (by default ~/.local/state/netfs/volumes), so that a server cannot go back behind it;
     `session` does so for this mount only, `inspect` also after it has. capture: takes what passes over the connection to a URL,
     as `open_capture` of transport/rdma/capture_file.py makes them.
+    hard, timeout, channels: of a URL, if it does not say so itself (`?hard&timeout=30&channels=2`). A lost connection is made
+    anew and what was under way goes on; a call that has had none for `timeout` seconds fails with ETIMEDOUT, with `hard` it waits
+    for ever. channels: connections side by side.
     Raises: OSError when the server cannot be reached or is none; ESTALE when it has gone back before and nobody accepted that.
     Cancellation: not mounted; inside the block, dirty data of files that were not closed is lost.
     """
@@ -456,7 +462,8 @@ async def open_client(
             top = names_of(url.path)
             server = url.base
             credentials = None if identity is None else Credentials(identity, known_hosts)
-            transport = await stack.enter_async_context(connect(url, env, probe, credentials, capture))
+            recovery = recovery_of(url, hard, timeout, channels)
+            transport = await stack.enter_async_context(connect(url, env, probe, credentials, recovery, capture))
         else:
             transport = target
         caching: FileCaching | None = None

@@ -1,8 +1,9 @@
-"""Trio shell. From a URL to a connected transport.
+"""Trio shell. From a URL to a transport that connects, and connects again when the connection is lost.
 
 `netfs` with an identity is TLS, to any address: the server must have a key that known_hosts has for it, and is shown ours.
 Without an identity, and with `netfs+tcp`, the connection is plain, and goes to loopback addresses only; to a UNIX socket it is
-plain always, as the socket's mode says who may connect. The transport owns its socket.
+plain always, as the socket's mode says who may connect. Every connection is made alike, the first and those that take the place
+of a lost one, and joins one session (`transport/reconnect.py`). The transport owns its sockets.
 """
 
 import errno
@@ -12,6 +13,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -27,10 +29,11 @@ from transport.user_files import user_file
 if TYPE_CHECKING:
     from transport.link import ByteStream
     from transport.rdma.capture import Capture
+    from transport.reconnect import Recovery
     from transport.tls import TlsStream
     from transport.trust import Fingerprint
 
-__all__ = ["Credentials", "connect", "server_fingerprint"]
+__all__ = ["Credentials", "connect", "recovery_of", "server_fingerprint"]
 
 StrPath = str | os.PathLike[str]
 
@@ -43,15 +46,49 @@ class Credentials:
     known_hosts: StrPath | None = None
 
 
+def recovery_of(url: Url, hard: bool, timeout_s: float, channels: int) -> "Recovery":
+    """Return how to deal with lost connections: as the URL says, else as given. Raises: ValueError."""
+    from transport.reconnect import Recovery  # noqa: PLC0415 - loaded by those who connect
+
+    return Recovery(
+        url.hard if url.hard is not None else hard,
+        url.timeout_s if url.timeout_s is not None else timeout_s,
+        url.channels if url.channels is not None else channels,
+    )
+
+
 @asynccontextmanager
 async def connect(
-    url: Url, env: Env, probe: Probe, credentials: Credentials | None = None, capture: "Capture | None" = None
+    url: Url,
+    env: Env,
+    probe: Probe,
+    credentials: Credentials | None = None,
+    recovery: "Recovery | None" = None,
+    capture: "Capture | None" = None,
 ) -> AsyncIterator[Transport]:
-    """Connect and agree on limits, for the length of a block. capture: takes what passes, above TLS.
+    """Open a session with a server, for the length of a block.
+
+    recovery: how to deal with lost connections. capture: takes what passes, above TLS.
 
     Raises: NotReachable with the peer in one line, also for a server whose key is not the one known; OSError with the path for a
     file of the credentials. Cancellation: nothing is left open.
     """
+    from transport.reconnect import Recovery, connect_session  # noqa: PLC0415 - as in `dial`
+
+    session = connect_session(partial(dial, url, env, probe, credentials, capture), env, probe, recovery or Recovery())
+    async with AsyncExitStack() as stack:
+        try:
+            transport = await stack.enter_async_context(session)
+        except TransportError as error:
+            raise translate(error, url.peer) from error
+        yield transport
+
+
+@asynccontextmanager
+async def dial(
+    url: Url, env: Env, probe: Probe, credentials: Credentials | None = None, capture: "Capture | None" = None
+) -> AsyncIterator[Transport]:
+    """Connect once and agree on limits, for the length of a block. Raises, cancellation: as `connect`."""
     # The stream transport brings msgpack with it, which a client that is handed a transport may not need.
     from transport.link import SocketStream  # noqa: PLC0415
     from transport.stream import connect_stream  # noqa: PLC0415

@@ -1,17 +1,19 @@
 """Sans-IO. URLs of exports: `netfs://host[:port]/path`, `netfs+tcp://host[:port]/path` and `netfs+unix:///socket:/path`.
 
 `netfs` is TLS for whoever has an identity; who has none gets on a loopback address what `netfs+tcp` always is: a plain
-connection. The path begins at the export's root and is written as it is, without percent-encoding. Owns no memory.
+connection. The path begins at the export's root and is written as it is, without percent-encoding. Behind a `?` may stand
+how to deal with a lost connection: `hard` or `soft`, `timeout=SECONDS`, `channels=COUNT`, with `&` between. Owns no memory.
 """
 
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from transport.address import DEFAULT_PORT
 
 __all__ = ["DEFAULT_PORT", "SCHEMES", "Url", "parse_url"]
 
+MAX_CHANNELS: Final = 16
 SCHEMES: Final = ("netfs", "netfs+tcp", "netfs+unix", "netfs+rdma")
 
 
@@ -20,7 +22,7 @@ class Url:
     """Where a server listens, and a path in its export.
 
     host, port: of a TCP server. socket: path of a UNIX socket, then host is empty. path: absolute, "/" for the root. plain: no
-    TLS, whoever asks. rdma: by iWARP on that port, which is plain.
+    TLS, whoever asks. rdma: by iWARP on that port, which is plain. hard, timeout_s, channels: of `open_client`; None: not said.
     """
 
     host: str
@@ -29,6 +31,9 @@ class Url:
     path: str
     plain: bool = False
     rdma: bool = False
+    hard: bool | None = None
+    timeout_s: float | None = None
+    channels: int | None = None
 
     @property
     def peer(self) -> str:
@@ -50,13 +55,14 @@ def parse_url(text: str) -> Url:
     parts = urlsplit(text)
     if parts.scheme not in SCHEMES:
         raise ValueError(f"not a URL of an export: {text!r} (it begins with {' or '.join(f'{name}://' for name in SCHEMES)})")
-    if parts.query or parts.fragment or parts.username:
-        raise ValueError(f"a URL of an export has no user, query or fragment: {text!r}")
+    if parts.fragment or parts.username:
+        raise ValueError(f"a URL of an export has no user and no fragment: {text!r}")
+    hard, timeout_s, channels = _parse_recovery(parts.query)
     if parts.scheme == "netfs+unix":
         socket, _, path = parts.path.partition(":")
         if parts.netloc or not socket.startswith("/"):
             raise ValueError(f"a UNIX socket is given as netfs+unix:///socket:/path, not {text!r}")
-        return Url("", 0, socket, path or "/")
+        return Url("", 0, socket, path or "/", hard=hard, timeout_s=timeout_s, channels=channels)
     try:
         port = parts.port
     except ValueError:
@@ -65,4 +71,21 @@ def parse_url(text: str) -> Url:
         raise ValueError(f"no host in {text!r}")
     rdma = parts.scheme == "netfs+rdma"
     plain = rdma or parts.scheme == "netfs+tcp"
-    return Url(parts.hostname, DEFAULT_PORT if port is None else port, "", parts.path or "/", plain, rdma)
+    port = DEFAULT_PORT if port is None else port
+    return Url(parts.hostname, port, "", parts.path or "/", plain, rdma, hard, timeout_s, channels)
+
+
+def _parse_recovery(query: str) -> tuple[bool | None, float | None, int | None]:
+    hard, timeout_s, channels = None, None, None
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in {"hard", "soft"} and not value:
+            hard = name == "hard"
+        elif name == "timeout" and value.replace(".", "", 1).isdigit() and float(value) > 0:
+            timeout_s = float(value)
+        elif name == "channels" and value.isdigit() and 1 <= int(value) <= MAX_CHANNELS:
+            channels = int(value)
+        else:
+            raise ValueError(
+                f"behind the ? of a URL: hard or soft, timeout=SECONDS, channels=1…{MAX_CHANNELS}; not {name}={value}".rstrip("=")
+            )
+    return hard, timeout_s, channels

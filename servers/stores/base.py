@@ -15,6 +15,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from iov.iov_iter import IovIter
@@ -80,6 +81,10 @@ class Store(ABC):
     """Boot verifier of unstable writes: another value after a restart that may have lost them; never 0."""
     intents: Intents
     """Who may write where; data writes are checked against it by whoever calls the store."""
+
+    def state_folder(self) -> Path | None:
+        """Return a folder for what the server keeps over its own end, None where nothing is to be kept."""
+        return None
 
     @abstractmethod
     def root(self) -> EntryReply:

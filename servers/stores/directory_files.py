@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from iov.extract import extract_segments
@@ -95,6 +96,10 @@ class DirectoryFiles(Store):
         self._sidecar.clear_making()
         for handle, lasting in self._sidecar.left_behind():
             self.intents.restore(handle, lasting)
+
+    def state_folder(self) -> Path | None:
+        home = self._sidecar.home
+        return None if home is None else Path(f"/proc/self/fd/{home}")
 
     # ---- objects
 

@@ -3,6 +3,7 @@
     .netfs/lock             one server at a time
     .netfs/boot             how often a server was started here; the verifier of unstable writes
     .netfs/journal          see journal.py
+    .netfs/state.db, slots/ sessions and their answers, see servers/state.py
     .netfs/aux/<handle>     the aux stream
     .netfs/records/<handle> generation and record
     .netfs/blobs0/<handle>  the certificate of the entry
@@ -43,7 +44,7 @@ _KEEP: Final = os.O_RDWR | os.O_CREAT
 class Sidecar:
     """What is kept beside the files of a folder. Missing on a folder that was only ever served read-only.
 
-    lock: held for anything that must not see half a transaction.
+    lock: held for anything that must not see half a transaction. home: `.netfs/`, None on a folder served read-only.
     """
 
     def __init__(self, root_fd: int, *, read_only: bool, durable: bool, capacity: int) -> None:
@@ -55,6 +56,7 @@ class Sidecar:
         self._journal: Journal | None = None
         self._unfinished = False
         self._recorded: set[bytes] = set()
+        self.home: int | None = None
         try:
             self._open(root_fd, read_only=read_only)
         except BaseException:
@@ -78,7 +80,7 @@ class Sidecar:
             if unfinished:
                 raise OSError(errno.EROFS, "a transaction was cut short here; serve the folder writable once to finish it")
         else:
-            home = self._keep(self._make_directory(root_fd, SIDECAR_NAME))
+            self.home = home = self._keep(self._make_directory(root_fd, SIDECAR_NAME))
             self._take_lock(home)
             self._aux_dir = self._keep(self._make_directory(home, b"aux"))
             self._record_dir = self._keep(self._make_directory(home, b"records"))

@@ -297,9 +297,8 @@ def test_the_server_dies_during_a_copy(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with serving("--memory", "--listen", "127.0.0.1:0") as (url, server):
         assert netfs("cp", tmp_path / "data", f"{url}/data").code == 0
-        client = subprocess.Popen(
-            [*NETFS, "cp", f"{url}/data", tmp_path / "out" / "data"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        command = [*NETFS, "cp", "--timeout", "1", f"{url}/data", str(tmp_path / "out" / "data")]
+        client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         wait_for_part(tmp_path / "out")
         server.kill()
         out, err = client.communicate(timeout=20)
@@ -338,7 +337,7 @@ def test_a_server_that_is_killed_during_a_copy(tmp_path: Path) -> None:
     (tmp_path / "export").mkdir()
     with serving(tmp_path / "export", "--listen", "127.0.0.1:0") as (url, server):
         assert netfs("mkdir", f"{url}/into").code == 0
-        command = [*NETFS, "cp", str(tmp_path / "data"), f"{url}/into"]
+        command = [*NETFS, "cp", "--timeout", "1", str(tmp_path / "data"), f"{url}/into"]
         client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         wait_for_part(tmp_path / "export" / "into", 8 << 20)
         server.kill()

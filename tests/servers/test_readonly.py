@@ -10,9 +10,12 @@ from servers.readonly import ReadOnly
 from transport.base import Landing, Reply
 from transport.messages import (
     AuxRead,
+    Bind,
     Commit,
     Compound,
     CompoundStep,
+    EndSession,
+    Fence,
     Getattr,
     Handle,
     Lease,
@@ -31,6 +34,7 @@ from transport.messages import (
     RecordGet,
     Request,
     Seek,
+    Sequenced,
     Statfs,
     Unlink,
     Unlock,
@@ -78,7 +82,23 @@ def test_reading_goes_through() -> None:
     assert behind.over
 
 
-@pytest.mark.parametrize("kind", [kind for kind in get_args(Request) if kind not in {type(request) for request in READS}])
+@pytest.mark.parametrize("request_", [Bind(b"", 1, [], 1), Fence([1]), EndSession()])
+def test_sessions_are_for_readers_too(request_: Request) -> None:
+    behind = Behind()
+    assert ReadOnly(behind).handle(request_, None) == Reply(0)
+    assert behind.asked == [request_]
+
+
+def test_a_number_does_not_get_a_change_through() -> None:
+    behind = Behind()
+    assert ReadOnly(behind).handle(Sequenced(0, 1, Unlink(H, "a")), None) == Reply(errno.EROFS)
+    assert not behind.asked
+
+
+ALLOWED = {type(request) for request in READS} | {Bind, Fence, EndSession}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in get_args(Request) if kind not in ALLOWED])
 def test_everything_else_is_refused(kind: type[Request]) -> None:
     behind = Behind()
     request = kind.__new__(kind)  # its fields are none of a refusal's business

@@ -17,6 +17,7 @@ from iov.probe import Probe
 from servers import MemoryStore, Server, serve
 from servers.dispatch import Dispatcher
 from servers.listen import open_listener
+from servers.sessions import Channel
 from servers.stores.base import Store
 from transport.address import Address, parse_address
 from transport.base import Limits, Transport
@@ -256,7 +257,7 @@ async def test_too_many_connections_are_turned_away(store: MemoryStore) -> None:
 
 async def test_defect_of_ours_ends_one_connection(caplog: pytest.LogCaptureFixture) -> None:
     class Defective(Server):
-        def handler(self, peer: str, limits: Limits) -> Dispatcher:
+        def handler(self, peer: str, limits: Limits, channel: Channel | None = None) -> Dispatcher:
             raise RuntimeError("a defect")
 
     server = Defective(MemoryStore(Probe()), system_env(), Probe())

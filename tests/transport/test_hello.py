@@ -34,7 +34,7 @@ def test_a_later_versions_further_fields_are_skipped() -> None:
     data = bytearray(encode_hello(LIMITS, 1, 9) + b"later")
     struct.pack_into("<H", data, 8, len(data))
     struct.pack_into("<I", data, 16, 0xFFFFFFFF)
-    assert read(bytes(data)).limits.features == Feature.AUX | Feature.TRANSACT
+    assert read(bytes(data)).limits.features == Feature.AUX | Feature.TRANSACT | Feature.SESSION
 
 
 @pytest.mark.parametrize(
