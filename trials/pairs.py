@@ -25,6 +25,7 @@ import trio
 from crypto.keys import VolumeKey
 from iov.probe import Probe
 from netfs.fs.client import DEFAULT_CACHE_BYTES, Client, open_client
+from netfs.fscache import LocalCache
 from servers.server import Server
 from servers.stores.base import Store
 from servers.stores.directory import DirectoryStore
@@ -101,6 +102,7 @@ async def pair(
     state: str | os.PathLike[str] | None = None,
     capture: Capture | None = None,
     tamper: Tamper | None = None,
+    cache: LocalCache | None = None,
 ) -> AsyncIterator[Pair]:
     """Run a server and its clients for the length of a block.
 
@@ -111,7 +113,7 @@ async def pair(
     of one read or write; block_size: of encrypted files. world: where time, randomness and links come from; the real one by
     default. state: a folder in which what was seen of the volume is remembered; without, for the length of the block.
     capture: takes what passes between client and server as packets (`open_capture`, in transport/rdma/capture_file.py).
-    tamper: an attack, for servers of this process.
+    tamper: an attack, for servers of this process. cache: a local cache, which all clients share.
     Raises: OSError when the server cannot be started or reached.
     Cancellation: dirty data of files that were not closed is lost; nothing keeps running.
     """
@@ -119,8 +121,8 @@ async def pair(
     if keys is None and encrypt:
         keys = VolumeKey(world.env("client0").nonces(32))
     async with AsyncExitStack() as stack:
-        open_one = partial(open_client, keys=keys, cache_bytes=cache_bytes, rsize=rsize, wsize=wsize, block_size=block_size)
-        open_one = partial(open_one, freshness="session" if state is None else "local", state=state)
+        open_one = partial(open_client, keys=keys, cache=cache, rsize=rsize, wsize=wsize, block_size=block_size, state=state)
+        open_one = partial(open_one, cache_bytes=cache_bytes, freshness="session" if state is None else "local")
         probes = [world.probe(f"client{index}") for index in range(clients)]
         found = Pair([], probes, keys=keys)
         if transport in TWO_PROCESSES and (transport != "rdma-stream" or processes != 1):
@@ -131,10 +133,9 @@ async def pair(
                 open_one = partial(open_one, identity=ring.client.path, known_hosts=ring.known_hosts)
             folder = None if store == "memory" else Path(store)
             served = server_process(folder, rdma=transport == "rdma-stream", keys=found.keyring)
-            process = await stack.enter_async_context(served)
-            found.url = process.url
+            found.url = url = (await stack.enter_async_context(served)).url
             for index in range(clients):
-                client = open_one(process.url, env=world.env(f"client{index}"), probe=probes[index], capture=capture)
+                client = open_one(url, env=world.env(f"client{index}"), probe=probes[index], capture=capture)
                 found.clients.append(await stack.enter_async_context(client))
             yield found
             return

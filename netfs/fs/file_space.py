@@ -86,6 +86,9 @@ class FileSpace:
         """
         self._check_range(pos, write=True)
         source._check_range(source_pos, write=False)
+        if source._inode is self._inode:
+            # What the copy itself adds to the file is not copied in turn.
+            length = min(length, max(0, self._inode.sizes.i_size - source_pos))
         done = 0
         while done < length:
             try:

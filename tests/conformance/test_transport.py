@@ -84,6 +84,18 @@ async def test_payload_of_every_size_both_ways(open_: Opener, name: str, scatter
     await with_transport(open_, LIMITS, body)
 
 
+async def test_a_payload_cut_off_a_longer_vector_counts_its_own_segments(open_: Opener) -> None:
+    async def body(opened: Opened, served: Served) -> None:
+        most = 8
+        rest = IovIter.iovec(Direction.SOURCE, [PATTERN[at : at + 1] for at in range(3 * most)])
+        for pos in range(0, 3 * most, most):
+            reply = await opened.transport.call(Write(Deed.PLAIN, pos), rest.slice(most, most))
+            assert reply.body == WriteReply(most, 7)
+            assert served.written[pos] == PATTERN[pos : pos + most]
+
+    await with_transport(open_, Limits(max_segs=8), body)
+
+
 async def test_large_payloads_are_not_copied(open_: Opener, name: str) -> None:
     async def body(opened: Opened, served: Served) -> None:
         for size in (64 << 10, 1 << 20):

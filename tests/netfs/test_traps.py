@@ -101,3 +101,12 @@ async def test_read_of_the_gaps_around_a_streaming_write() -> None:
             expected = DATA[:4500] + b"middle" + DATA[4506:6000] + bytes(1000) + b"behind the end"
             assert await file.read(-1, 0) == expected
             assert file._inode.mapping.folios[1].uptodate
+
+
+async def test_a_copy_within_a_file_does_not_copy_what_it_adds() -> None:
+    async with mounted() as (client, _):
+        await put(client, "/f", DATA[:1000])
+        async with await client.open("/f", "r+") as file:
+            assert await file.copy_from(file, 900, 5000, 400) == 100
+            assert file.size == 5100
+            assert await file.read(pos=0) == DATA[:1000] + bytes(4000) + DATA[900:1000]

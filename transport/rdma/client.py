@@ -103,6 +103,11 @@ class _Call:
         done(outcome)
 
 
+def _segments(it: IovIter, most: int) -> int:
+    """Return in how many segments the bytes left are, at most `most`; an iterator that was cut off another counts that one's."""
+    return len(peek_segments(it, it.count, most))
+
+
 def _ignore(_: Outcome) -> None:
     """Stand in for a callback that was called."""
 
@@ -156,7 +161,7 @@ class ClientEnd(End):
         if call.source is not None:
             if call.op not in REQUEST_PAYLOAD or call.source.count > limits.max_payload:
                 raise ValueError(f"{call.op.name} with {call.source.count} bytes of payload")
-            if call.source.nr_segs > limits.max_segs:
+            if call.source.nr_segs > limits.max_segs and _segments(call.source, limits.max_segs + 1) > limits.max_segs:
                 raise ValueError(f"a payload of more segments than the {limits.max_segs} that were agreed")
         if self.error is not None:
             call.finish(TransportError(self.error.errno, str(self.error), retryable=True))

@@ -1,0 +1,1 @@
+"""Random operations on one file against an oracle, and their replay."""
