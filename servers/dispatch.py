@@ -345,7 +345,13 @@ class Dispatcher:
         run = CompoundRun(
             self._store, request, payload, self._limits, self._works, self._list, _status, self._session, done
         )  # fmt: skip
-        work = self._noted(run.run)
+
+        def steps() -> Reply:
+            reply = run.run()
+            self._store.keep()
+            return reply
+
+        work = self._noted(steps)
         if self._store.blocking:
             return self._transact_slowly(work, landing)
         reply = work()
@@ -378,7 +384,9 @@ class Dispatcher:
 
     def _do(self, work: Callable[[Any], Body], request: Request) -> Reply:
         try:
-            return Reply(0, work(request))
+            body = work(request)
+            self._store.keep()
+            return Reply(0, body)
         except Exception as error:  # noqa: BLE001
             return Reply(_status(error, request))
 

@@ -13,7 +13,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import trio
 
@@ -23,6 +23,7 @@ from servers.listen import Listener, open_listener
 from servers.readonly import ReadOnly
 from servers.sessions import Channel, Keeper, Sessions
 from servers.stores.base import Store
+from servers.stores.handles import Places
 from transport.address import parse_address
 from transport.base import Handler, Limits
 from transport.env import Env, system_env
@@ -37,6 +38,15 @@ if TYPE_CHECKING:
     from transport.trust import Grant
 
 __all__ = ["Server", "Serving", "serve"]
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A store whose handles can outlive the server."""
+
+    def remember_in(self, places: Places) -> None:
+        """Have them do so."""
+
 
 log: Final = logging.getLogger(__name__)
 Around = Callable[[Handler], Handler]
@@ -251,7 +261,10 @@ def _open_state(store: Store) -> "ServerState | None":
         return None
     from servers.state import ServerState  # noqa: PLC0415 - loads SQLite
 
-    return ServerState(folder)
+    state = ServerState(folder)
+    if isinstance(store, Remembering):
+        store.remember_in(state)
+    return state
 
 
 def _rdma_listener(where: str, insecure: bool, crc: bool) -> Listener:

@@ -231,6 +231,13 @@ class ServerState:
             self._db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?, ?)", places)
             self._db.execute("COMMIT")
 
+    def forget_places(self, handles: Sequence[Handle]) -> None:
+        """See `Places`."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("DELETE FROM places WHERE handle = ?", [(handle,) for handle in handles])
+            self._db.execute("COMMIT")
+
     def place(self, handle: Handle) -> tuple[Handle, bytes] | None:
         """Return where an object was seen last: its parent and name."""
         with self._lock:

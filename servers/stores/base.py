@@ -86,6 +86,9 @@ class Store(ABC):
         """Return a folder for what the server keeps over its own end, None where nothing is to be kept."""
         return None
 
+    def keep(self) -> None:  # noqa: B027 - most stores have nothing to keep
+        """Have the handles that were given out outlive the server, where that is possible. Called before a reply leaves."""
+
     @abstractmethod
     def root(self) -> EntryReply:
         """Return handle and attributes of the export's root."""

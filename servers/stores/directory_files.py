@@ -30,7 +30,7 @@ from servers.stores.base import (
     fail,
 )
 from servers.stores.descriptors import Descriptor
-from servers.stores.handles import Node, Tree, anchor
+from servers.stores.handles import Node, Places, Tree, anchor
 from servers.stores.intents import Intents
 from servers.stores.journal import Entry, write_all
 from servers.stores.sidecar import SIDECAR_NAME, Sidecar
@@ -100,6 +100,13 @@ class DirectoryFiles(Store):
     def state_folder(self) -> Path | None:
         home = self._sidecar.home
         return None if home is None else Path(f"/proc/self/fd/{home}")
+
+    def remember_in(self, places: Places) -> None:
+        """Have handles outlive the server; called before the first request."""
+        self._tree.places = places
+
+    def keep(self) -> None:
+        self._tree.keep()
 
     # ---- objects
 

@@ -2,8 +2,8 @@
 
 A handle is (device, inode, birth time), so an inode that is used again is another object. A node remembers the parent and the
 name under which the object was seen; to open it, its path is walked down from the nearest open ancestor, one component at a
-time, and what is found must be who it was: a change behind our back is ESTALE, never another file. Handles live as long as
-the server; after a restart clients look their paths up again.
+time, and what is found must be who it was: a change behind our back is ESTALE, never another file. Where objects were seen is
+kept (`Places`) before a reply that tells of them leaves, so that handles outlive the server.
 
     Node(root) ◄── Node("a") ◄── Node("b")        descriptors, least recently used closed first:
        fd, kept      O_PATH fd      O_RDONLY or O_RDWR fd
@@ -17,17 +17,17 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from servers.stores.base import fail
 from servers.stores.descriptors import Descriptor, Descriptors
 from servers.stores.syscalls import Statx, open_beneath, statx
 from transport.messages import FileType, Handle
 
-__all__ = ["Node", "Tree", "anchor", "raw_name"]
+__all__ = ["Node", "Places", "Tree", "anchor", "raw_name"]
 
 ID_ATTRIBUTE: Final = "user.netfs.id"
 _MAX_PLACES: Final = 8
@@ -79,6 +79,19 @@ class Node:
         return b"/".join(reversed(parts))
 
 
+class Places(Protocol):
+    """What remembers, over a restart, where objects were seen."""
+
+    def remember_places(self, places: Sequence[tuple[Handle, Handle, bytes]]) -> None:
+        """Keep handle, parent and name of objects."""
+
+    def forget_places(self, handles: Sequence[Handle]) -> None:
+        """Forget objects that are gone."""
+
+    def place(self, handle: Handle) -> tuple[Handle, bytes] | None:
+        """Return parent and name of an object."""
+
+
 class Tree:
     """The nodes of an export and their open descriptors. mint: gives numbers for objects whose filesystem keeps no birth time."""
 
@@ -92,15 +105,46 @@ class Tree:
         self._moves = 0
         self.root = Node(self._identify(root_fd, statx(root_fd)), FileType.DIRECTORY, None, b"")
         self._nodes: dict[Handle, Node] = {self.root.handle: self.root}
+        self.places: Places | None = None
+        self._news: dict[Handle, tuple[Handle, bytes] | None] = {}
 
     # ---- nodes
 
     def node(self, handle: Handle) -> Node:
         """Raises: ESTALE."""
         node = self._nodes.get(handle)
-        if node is None:
+        return self._recall(handle) if node is None else node
+
+    def _recall(self, handle: Handle) -> Node:
+        """Look where an earlier server saw an object. Raises: ESTALE."""
+        place = None if self.places is None else self.places.place(handle)
+        if place is None:
+            raise fail(errno.ESTALE)
+        parent = self.directory_node(place[0])
+        held = self._settled(lambda: self._pin_directory(parent))
+        try:
+            node, _ = self.look(parent, held.fd, place[1])
+        except FileNotFoundError:
+            raise fail(errno.ESTALE) from None
+        finally:
+            self._directories.unpin(held)
+        if node.handle != handle:
             raise fail(errno.ESTALE)
         return node
+
+    def keep(self) -> None:
+        """Have everything that was seen since the last time outlive the server."""
+        places = self.places
+        if places is None or not self._news:
+            return
+        with self._table:
+            news, self._news = self._news, {}
+        seen = [(handle, *place) for handle, place in news.items() if place is not None]
+        gone = [handle for handle, place in news.items() if place is None]
+        if seen:
+            places.remember_places(seen)
+        if gone:
+            places.forget_places(gone)
 
     def knows(self, handle: Handle) -> bool:
         """Tell whether an object has been looked at."""
@@ -132,10 +176,12 @@ class Tree:
                 node = self._nodes.get(handle)
                 if node is None:
                     node = self._nodes[handle] = Node(handle, found.type, parent, name)
+                    self._news[handle] = (parent.handle, name)
                 elif (node.parent is not parent or node.name != name) and not _is_within(parent, node):
                     if found.nlink > 1 and node.parent is not None and node.type is not FileType.DIRECTORY:
                         node.remember(node.parent, node.name)
                     node.parent, node.name = parent, name
+                    self._news[handle] = (parent.handle, name)
                 return node, found
 
     def moved(self, node: Node, parent: Node, name: bytes) -> None:
@@ -143,6 +189,7 @@ class Tree:
         with self._table:
             self._moves += 1
             node.parent, node.name = parent, name
+            self._news[node.handle] = (parent.handle, name)
 
     def lost_name(self, node: Node, parent: Node, name: bytes) -> None:
         """Note that an object lost one of its names and has others left, of which we may know some."""
@@ -151,12 +198,14 @@ class Tree:
             node.others = [place for place in node.others or () if place[0] is not parent or place[1] != name]
             if node.parent is parent and node.name == name and node.others:
                 node.parent, node.name = node.others.pop()
+                self._news[node.handle] = (node.parent.handle, node.name)
 
     def forget(self, node: Node) -> None:
         """Note that an object is gone."""
         with self._table:
             self._moves += 1
             self._nodes.pop(node.handle, None)
+            self._news[node.handle] = None
         self._files.drop(node.handle)
         self._directories.drop(node.handle)
 
