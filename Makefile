@@ -39,6 +39,7 @@ peer-tests: .venv/.dev
 	@$(BIN)/python -m tests.rdma.peer
 
 soak: .venv/.dev
+	@$(PIP) install --group fuzz || echo "without atheris its test skips" >&2
 	@$(PYTEST) -m soak --timeout 3600
 
 bench: .venv/.run

@@ -14,6 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.rdma.captured import streams
 from tests.rdma.every_opcode import Recorder, Side
+from tests.rdma.iwarp_rig import Joined
 from tests.rdma.test_iwarp_codec import read_frame, untagged
 from transport.env import system_env
 from transport.errors import TransportError
@@ -22,8 +23,9 @@ from transport.rdma.cm import Connection, ConnectRequest, Rejected, open_cm
 from transport.rdma.cm_id import TABLE, CmEvent, CmEventType, CmId, CmParam, CmState, CmStep
 from transport.rdma.enums import Access, Opcode, QPState, WcStatus
 from transport.rdma.errors import VerbsError
-from transport.rdma.iwarp.mpa import MAX_PRIVATE, StartFrame
+from transport.rdma.iwarp.mpa import MAX_PRIVATE, Rtr, StartFrame
 from transport.rdma.iwarp.rdmap import Op
+from transport.rdma.iwarp.terminate import Cause, Terminate
 from transport.rdma.loopback import ALL_ACCESS
 from transport.rdma.memory_fabric import MemoryFabric
 from transport.rdma.profiles import CONNECTX, IWARP, DeviceProfile
@@ -202,6 +204,40 @@ def test_read_depths_are_told_as_they_concern_us(ird: int, ord_: int, peer_ird: 
     give(near, far.accept(CmParam(ird=peer_ird, ord=peer_ord)))
     assert near.settled is not None and far.settled is not None
     assert near.settled.ord <= far.settled.ird and far.settled.ord <= near.settled.ird
+
+
+@pytest.mark.parametrize(
+    ("reply", "cause"),
+    [
+        (StartFrame(True, ird=2, ord=9), Cause.LLP_IRD),
+        (StartFrame(True, ird=9, ord=9, rtr=Rtr(write=True)), Cause.LLP_RTR),
+        (StartFrame(True, markers=True), Cause.LLP_STARTUP),
+    ],
+    ids=["IRD", "RTR", "start-up"],
+)
+def test_reply_that_is_of_no_use_is_answered_by_a_terminate(reply: StartFrame, cause: Cause) -> None:
+    ident = ready_to_connect()
+    ident.connect(CmParam(ord=8, least_ord=3))
+    give(ident, reply.pack())
+    assert ident.state is CmState.FAILED
+    assert ident.parting == untagged(Op.TERMINATE, 0, 1, Terminate(cause).pack(), crc=False)
+    # A peer of ours understands it.
+    joined = Joined()
+    joined.b.recv(1)
+    joined.feed(joined.far, ident.parting)
+    assert joined.far.terminated == Terminate(cause) and joined.b.qp.state is QPState.ERR
+
+
+async def test_terminate_is_sent_before_the_stream_is_closed() -> None:
+    near, far = memory_link()
+    async with open_cm(system_env()) as cm, trio.open_nursery() as nursery:
+        nursery.start_soon(answer_by_hand, far, StartFrame(True, ird=1, ord=1).pack(), 0)
+        with pytest.raises(TransportError, match="answers 1 READs at a time, 2 are needed"):
+            await cm.connect_over(near, make_side().qp, ACCESS, CmParam(ord=4, least_ord=2))
+    buffer = memoryview(bytearray(100))
+    count = far.recv_nowait([buffer])
+    assert bytes(buffer[:count]) == untagged(Op.TERMINATE, 0, 1, Terminate(Cause.LLP_IRD).pack(), crc=False)
+    assert far.recv_nowait([buffer]) == 0
 
 
 # ---- queue pairs

@@ -348,6 +348,8 @@ async def _exchange(stream: ByteStream, ident: CmId) -> None:
         ident.broken(os.strerror(error.errno or errno.EIO))
         raise error_of(error, stream.peer) from error
     if ident.state is CmState.FAILED:
+        if ident.parting:
+            await send_all(stream, ident.parting)
         raise TransportError(errno.EPROTO, f"{stream.peer}: {ident.error}")
 
 

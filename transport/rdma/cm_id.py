@@ -21,7 +21,10 @@ from enum import IntEnum
 from typing import Final
 
 from transport.rdma.errors import VerbsError
-from transport.rdma.iwarp.mpa import MAX_PRIVATE, MpaError, Settled, StartFrame, StartReader, answer, settle
+from transport.rdma.iwarp.mpa import MAX_PRIVATE, MpaError, Settled, StartFrame, StartReader, answer, find_crc, settle
+from transport.rdma.iwarp.rdmap import Op
+from transport.rdma.iwarp.send import untagged_frame
+from transport.rdma.iwarp.terminate import Cause, Terminate
 
 __all__ = ["TABLE", "CmEvent", "CmEventType", "CmId", "CmParam", "CmState", "CmStep"]
 
@@ -111,12 +114,16 @@ TABLE: Final[dict[tuple[CmState, CmStep], tuple[CmState, CmEventType | None]]] =
 
 @dataclass(frozen=True, slots=True)
 class CmParam:
-    """What one side offers. ird: READs it answers at a time; ord: READs it will have open; crc: checksums are to be used."""
+    """What one side offers. ird: READs it answers at a time; ord: READs it will have open; crc: checksums are to be used.
+
+    least_ord: of who connects: fewer READs than this are of no use to it.
+    """
 
     private: bytes = b""
     ird: int = 1
     ord: int = 1
     crc: bool = False
+    least_ord: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +140,13 @@ class CmEvent:
 class CmId:
     """An identifier: a program's end of a connection, or its listener. external: the program brings the queue pair up.
 
-    events: told in order; settled: what both keep to, once they agree; error: why it failed, in words.
+    events: told in order; settled: what both keep to, once they agree; error: why it failed, in words; parting: what is to be
+    sent before the stream is closed then, a Terminate or nothing.
     """
 
-    __slots__ = ("_reader", "error", "events", "external", "reply", "request", "settled", "state")
+    __slots__ = (
+        "_least_ord", "_reader", "error", "events", "external", "parting", "reply", "request", "settled", "state",
+    )  # fmt: skip
 
     def __init__(self, *, external: bool = False) -> None:
         self.state = CmState.IDLE
@@ -146,6 +156,8 @@ class CmId:
         self.reply: StartFrame | None = None
         self.settled: Settled | None = None
         self.error = ""
+        self.parting = b""
+        self._least_ord = 0
         self._reader = StartReader(reply=False)
 
     def _step(self, step: CmStep, frame: StartFrame | None = None, status: int = 0) -> None:
@@ -189,6 +201,7 @@ class CmId:
         _check(param)
         self._step(CmStep.CONNECT)
         self._reader = StartReader(reply=True)
+        self._least_ord = param.least_ord
         self.request = StartFrame(False, crc=param.crc, ird=param.ird, ord=param.ord, private=param.private)
         return self.request.pack()
 
@@ -236,6 +249,7 @@ class CmId:
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes of the peer's frame, at most `need`; what is wrong with them ends in `error` and an event."""
+        settled: Settled | None = None
         try:
             self._reader.feed(data)
             if self._reader.need:
@@ -249,9 +263,15 @@ class CmId:
             if frame.reject:
                 self._step(CmStep.REJECTION, frame, errno.ECONNREFUSED)
                 return
-            self.settled = settle(self.request, frame)
+            self.settled = settled = settle(self.request, frame)
+            if settled.ord < self._least_ord:
+                raise MpaError(
+                    f"the peer answers {settled.ord} READs at a time, {self._least_ord} are needed", cause=Cause.LLP_IRD
+                )
             self._step(CmStep.RESPONSE if self.external else CmStep.REPLY, frame)
         except MpaError as error:
+            if error.cause is not None:
+                self.parting = _terminate(error.cause, settled is not None and settled.crc)
             self.broken(str(error), error.errno or errno.EPROTO)
 
     def broken(self, why: str, status: int = errno.ECONNRESET) -> None:
@@ -268,6 +288,12 @@ class CmId:
     def ended(self) -> None:
         """Take note that the connection is over, whoever ended it."""
         self._step(CmStep.ENDED)
+
+
+def _terminate(cause: Cause, crc: bool) -> bytes:
+    """Return the FPDU that tells a peer why its reply is not taken."""
+    body = memoryview(Terminate(cause).pack())
+    return b"".join(untagged_frame(find_crc() if crc else None, Op.TERMINATE, True, 0, 1, 0, [body]).views)  # header: 28 bytes
 
 
 def _check(param: CmParam) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from iov.checksum import HAVE_FAST_CRC, crc32c
 from transport.errors import HelloMismatch
+from transport.rdma.iwarp.terminate import Cause
 
 __all__ = [
     "MAX_PRIVATE", "MpaError", "Rtr", "Settled", "StartFrame", "StartReader", "answer", "find_crc", "settle",
@@ -34,11 +35,15 @@ Crc = Callable[[bytes | bytearray | memoryview, int], int]
 
 
 class MpaError(HelloMismatch):
-    """The peer speaks no MPA, or wants what we do not do. private: what it said when it rejected the connection, else None."""
+    """The peer speaks no MPA, or wants what we do not do. private: what it said when it rejected the connection, else None.
 
-    def __init__(self, text: str, private: bytes | None = None) -> None:
+    cause: what a Terminate may tell it, for who is not content with its reply.
+    """
+
+    def __init__(self, text: str, private: bytes | None = None, cause: Cause | None = None) -> None:
         super().__init__(text)
         self.private = private
+        self.cause = cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +160,7 @@ def _clamp(mine: int, theirs: int) -> int:
 
 def _no_markers(frame: StartFrame) -> None:
     if frame.markers:
-        raise MpaError("the peer wants MPA markers in the stream, which are not supported")
+        raise MpaError("the peer wants MPA markers in the stream, which are not supported", cause=Cause.LLP_STARTUP)
 
 
 def answer(request: StartFrame, ird: int, ord_: int, crc: bool, private: bytes = b"") -> tuple[StartFrame, Settled]:
@@ -183,8 +188,10 @@ def settle(request: StartFrame, reply: StartFrame) -> Settled:
     if reply.reject:
         raise MpaError("the peer rejected the connection", reply.private)
     _no_markers(reply)
-    if reply.revision > request.revision or reply.rtr is not None:
-        raise MpaError("the peer's MPA reply does not fit the request")
+    if reply.revision > request.revision:
+        raise MpaError("the peer's MPA reply does not fit the request", cause=Cause.LLP_STARTUP)
+    if reply.rtr is not None:
+        raise MpaError("the peer's MPA reply does not fit the request: it chose a message to start with", cause=Cause.LLP_RTR)
     return Settled(request.crc or reply.crc, _clamp(request.ird, reply.ord), _clamp(request.ord, reply.ird))
 
 

@@ -61,15 +61,21 @@ class Cause(enum.IntEnum):
 
 
 TEXTS: Final[dict[int, str]] = {
+    Cause.LOCAL_CATASTROPHIC: "it failed by itself",
     Cause.PROTECTION_STAG: "invalid STag",
     Cause.PROTECTION_BOUNDS: "outside the region",
     Cause.PROTECTION_ACCESS: "the region does not allow it",
     Cause.PROTECTION_STREAM: "the STag is not of this connection",
     Cause.PROTECTION_WRAP: "the offset wraps",
     Cause.PROTECTION_INVALIDATE: "the STag cannot be invalidated",
+    Cause.PROTECTION_UNSPECIFIED: "not allowed",
     Cause.OPERATION_VERSION: "unknown RDMAP version",
     Cause.OPERATION_OPCODE: "unexpected opcode",
     Cause.OPERATION_STREAM: "catastrophic for the connection",
+    Cause.OPERATION_GLOBAL: "catastrophic for the device",
+    Cause.OPERATION_INVALIDATE: "the STag cannot be invalidated",
+    Cause.OPERATION_UNSPECIFIED: "an operation that failed",
+    Cause.DDP_LOCAL_CATASTROPHIC: "it failed by itself",
     Cause.TAGGED_STAG: "invalid STag",
     Cause.TAGGED_BOUNDS: "outside the region",
     Cause.TAGGED_STREAM: "the STag is not of this connection",
@@ -81,8 +87,13 @@ TEXTS: Final[dict[int, str]] = {
     Cause.UNTAGGED_MO: "unexpected offset in a message",
     Cause.UNTAGGED_TOO_LONG: "longer than the receive",
     Cause.UNTAGGED_VERSION: "unknown DDP version",
+    Cause.LLP_LOST: "the stream was lost",
     Cause.LLP_CRC: "wrong checksum",
     Cause.LLP_LENGTH: "impossible length",
+    Cause.LLP_STARTUP: "invalid start-up frame",
+    Cause.LLP_LOCAL: "it failed by itself",
+    Cause.LLP_IRD: "it answers too few READs at a time",
+    Cause.LLP_RTR: "no common message to start with",
 }
 LAYERS: Final = ("RDMAP", "DDP", "MPA")
 

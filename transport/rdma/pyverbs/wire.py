@@ -148,6 +148,10 @@ class Wire:
         if ident.need and monotonic() > self.deadline:
             ident.unreached(errno.ETIMEDOUT)
             ident.broken("it said too little", errno.ETIMEDOUT)
+        if ident.parting:
+            self.out += ident.parting
+            ident.parting = b""
+            self._flush_out()
         if ident.state in (CmState.FAILED, CmState.REJECTED) and not self.out:
             self.close()
 
