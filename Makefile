@@ -7,13 +7,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n 2
 
-.PHONY: help demo test check peer-tests lint typing format soak bench venv clean
+.PHONY: help demo test check peer-tests lint typing format soak timing bench venv clean
 
 help:
 	@echo "make demo    show a real file travelling through every path"
 	@echo "make test    the tests that gate a change (minutes)"
 	@echo "make check   lint, types, and the slower tests"
 	@echo "make peer-tests  rdma-core's own Python tests against the emulated adapter"
+	@echo "make timing  whether the time of a refusal tells what was wrong"
 	@echo "make soak    long runs;  make bench  the figures;  make format  lay out the source"
 
 demo: .venv/.run
@@ -37,6 +38,9 @@ format: .venv/.dev
 
 peer-tests: .venv/.dev
 	@$(BIN)/python -m tests.rdma.peer
+
+timing: .venv/.dev
+	@$(BIN)/python -m tests.attacks.timing
 
 soak: .venv/.dev
 	@$(PIP) install --group fuzz || echo "without atheris its test skips" >&2

@@ -90,7 +90,7 @@ def register(host: Host) -> None:
             insecure: allow an address that other machines can reach without TLS and keys.
             capture: record what passes over every connection, above TLS, in a file for Wireshark: *.pcapng.
             verbose: log every connection.
-            tamper: lie to clients, on this machine alone: an attack as A04 or A04:block+page; a wrong one lists them.
+            tamper: lie to clients, on this machine alone: as an attack of docs/threat-model.md, A04 or A04:block+page.
         """
         if memory == (folder is not None):
             host.fail(_USAGE, "give either a folder or --memory")
