@@ -111,11 +111,8 @@ class IwarpFlow:
 
     def _emit(self, side: int, comment: str) -> None:
         """Write the frames that a side's sender has made, one segment each."""
-        messages = self.senders[side].messages
-        while messages:
-            frames, _ = messages.popleft()
-            for frame in frames:
-                data = bytearray()
-                for view in frame.views:
-                    data += view
-                self.flow.data(side, data, comment)
+        for frame in self.senders[side].drain():
+            data = bytearray()
+            for view in frame.views:
+                data += view
+            self.flow.data(side, data, comment)

@@ -66,6 +66,13 @@ class MrPool:
         self.registered -= mr.length
         self.free.append(mr)
 
+    def retire(self, mr: MR) -> None:
+        """Deregister a region that is out, at once; another may be made in its place."""
+        self.registered -= mr.length
+        self.made.remove(mr)
+        del self.bases[mr]
+        mr.dereg()
+
     def destroy(self) -> None:
         """Deregister every region, whatever its state: the memory is fenced when this returns."""
         for mr in self.made:

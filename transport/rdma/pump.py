@@ -382,6 +382,7 @@ class End(ABC):
     def disconnected(self) -> None:
         """Take the other end's disconnect, which here is told at once, as a connection manager's event would."""
         self.peer = None
+        self._progress()  # what the peer said before
         self.fail(TransportError(errno.ECONNRESET, "the peer ended the connection"))
 
     def destroy(self) -> None:

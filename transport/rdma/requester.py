@@ -142,10 +142,10 @@ class Requester:
     def _may_start(self, wr: SendWR) -> bool:
         if wr.opcode in FREE_STANDING:
             return False
-        reads = self.outstanding_reads()
-        if wr.flags & FENCE and reads:
-            return False
-        return wr.opcode not in READS or reads < self.qp.attr.max_rd_atomic
+        if wr.flags & FENCE:
+            reads = self.outstanding_reads()
+            return not reads and (wr.opcode not in READS or reads < self.qp.attr.max_rd_atomic)
+        return wr.opcode not in READS or self.outstanding_reads() < self.qp.attr.max_rd_atomic
 
     def outstanding_reads(self) -> int:
         """Return how many READs and atomics have been started and not answered."""

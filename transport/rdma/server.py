@@ -205,7 +205,10 @@ class ServerEnd(End):
         self.post(wrs)
 
     def _registered_reads(self, op: _Op, views: list[memoryview], length: int) -> list[SendWR] | None:
-        """Return REG_MR, READ and LOCAL_INV requests: an iWARP READ names its sink on the wire."""
+        """Return REG_MR and READ requests: an iWARP READ names its sink on the wire.
+
+        The regions are deregistered when the READs are done: a LOCAL_INV would wait for all before it, and hold up all behind it.
+        """
         most = self.mrs.max_segs
         if not self.mrs.has_room(-(-len(views) // most), length):
             return None
@@ -217,8 +220,7 @@ class ServerEnd(End):
             op.mrs.append(mr)
             registrations.append(SendWR(0, Opcode.REG_MR, (), 0, mr=mr, key=key, access=SINK))
             local.append(SGE(mr.iova, mr.length, key))
-        ends = [SendWR(0, Opcode.LOCAL_INV, (), 0, invalidate_rkey=sge.lkey) for sge in local]
-        return [*registrations, *plan(Opcode.READ, local, op.source, 1), *ends]
+        return [*registrations, *plan(Opcode.READ, local, op.source, 1)]
 
     def on_sent(self, wc: WC) -> None:
         """See `End`."""
@@ -233,7 +235,7 @@ class ServerEnd(End):
             return
         op.fetching = False
         for mr in op.mrs:
-            self.mrs.give_back(mr)
+            self.mrs.retire(mr)
         op.mrs.clear()
         self._fetch_starved()
         if op.cancelled:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["WC", "MwBind", "RecvWR", "SendWR"]
 
 _SIGNALED = int(SendFlag.SIGNALED)
+_PLAIN = frozenset({Opcode.SEND, Opcode.SEND_WITH_INV, Opcode.WRITE, Opcode.READ, Opcode.LOCAL_INV})
+"""Opcodes that use the first fields alone, where the queue pair is connected."""
 
 
 @dataclass(slots=True)
@@ -64,7 +66,10 @@ class SendWR:
 
     def snapshot(self) -> "SendWR":
         """Return a private copy, for a request that has to wait in the queue."""
-        return replace(self, sges=[SGE(sge.addr, sge.length, sge.lkey, sge.memory) for sge in self.sges])
+        sges = [SGE(sge.addr, sge.length, sge.lkey, sge.memory) for sge in self.sges]
+        if self.opcode in _PLAIN and self.ah is None:
+            return SendWR(self.wr_id, self.opcode, sges, self.flags, self.remote_addr, self.rkey, self.imm, self.invalidate_rkey)
+        return replace(self, sges=sges)
 
 
 @dataclass(slots=True)

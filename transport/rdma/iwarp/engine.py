@@ -428,20 +428,19 @@ class Engine:
             raise self._fault(stag, to, length, REMOTE_READ, Cause.PROTECTION_STAG)
         source = views
 
-        def readable(off: int, count: int) -> bool:
-            return not count or qp.responder.remote_views(stag, to + off, count, REMOTE_READ) is not None
+        def readable() -> bool:
+            return not length or qp.responder.remote_views(stag, to, length, REMOTE_READ) is not None
 
         def frames() -> Iterator[Frame]:
             for off, count, pieces, last in cut(source, sender.room_tagged):
-                check = partial(readable, off, count)
-                if not check():
+                if not readable():
                     # Memory that is gone is not read any more, not even for a checksum; the same check ends the stream.
                     pieces, count = [], 0
                 frame = sender.tagged_frame(Op.READ_RESPONSE, last, sink_stag, sink_to + off, pieces, count)
-                frame.check = check
+                frame.check = readable
                 yield frame
 
-        sender.put(frames(), self._served)
+        sender.put(frames(), self._served, tagged=True, answer=True)
 
     def _atomic_request(
         self, msn: int, kind: int, number: int, stag: int, to: int, add_swap: int, mask: int, compare: int, compare_mask: int
@@ -461,7 +460,7 @@ class Engine:
             raise self._fault(stag, to, 8, REMOTE_ATOMIC, Cause.PROTECTION_STAG)
         _, old = qp.responder.atomic(wr, msn, False, 0)
         body = ATOMIC_RESPONSE.pack(number, int.from_bytes(old, "little"))
-        self.sender.untagged(Op.ATOMIC_RESPONSE, [memoryview(body)], done=self._served)
+        self.sender.untagged(Op.ATOMIC_RESPONSE, [memoryview(body)], done=self._served, answer=True)
 
     def _atomic_response(self, number: int, old: int) -> None:
         head = self.orq[0] if self.orq else None

@@ -1,9 +1,10 @@
 """Sans-IO. Outgoing FPDUs: messages in order, cut as they come up, each with its memory lent until its bytes are taken.
 
-A message is an iterator of segments and what to call when the stream has the last byte. Segments are made a batch ahead. A READ
-response names memory a peer was allowed to read; its segments carry a check that is repeated before every send, so that memory
-whose registration has ended is not read again. When the stream is to end, what was not begun is dropped, and the rest of a
-segment half sent is copied first: its memory goes back at once.
+A message is an iterator of segments and what to call when the stream has the last byte. Segments are made a batch ahead. Answers
+to the peer's READs and atomics have a queue of their own: our requests do not wait behind them, but go between their segments,
+as far as two tagged messages are not mixed. A READ response names memory a peer was allowed to read; its segments carry a check
+that is repeated before every send, so that memory whose registration has ended is not read again. When the stream is to end,
+what was not begun is dropped, and the rest of a segment half sent is copied first: its memory goes back at once.
 """
 
 import itertools
@@ -32,17 +33,18 @@ from transport.rdma.iwarp.rdmap import QUEUES, RV
 
 __all__ = ["Frame", "Sender", "untagged_frame"]
 
-AHEAD_BYTES: Final = 512 << 10
+AHEAD_BYTES: Final = 256 << 10
 AHEAD_VIEWS: Final = 512
 Check = Callable[[], bool]
 
 
 @dataclass(slots=True)
 class Frame:
-    """An FPDU on its way: what is left of it, a check of its memory, and what follows its last byte."""
+    """An FPDU on its way: what is left of it, a check of its memory, and what follows its last byte. last: of its message."""
 
     views: list[memoryview]
     left: int
+    last: bool = True
     begun: bool = False
     check: Check | None = None
     done: Callable[[], None] | None = None
@@ -54,14 +56,25 @@ def untagged_frame(crc: Crc | None, op: int, last: bool, ulp: int, msn: int, mo:
     ctrl = VERSION | LAST if last else VERSION
     head = FRAME_UNTAGGED.pack(length, ctrl, RV | op, ulp, QUEUES[op], msn, mo)
     tail = trailer(crc, length, head, views)
-    return Frame([memoryview(head), *views, memoryview(tail)], len(head) + length - UNTAGGED_BYTES + len(tail))
+    return Frame([memoryview(head), *views, memoryview(tail)], len(head) + length - UNTAGGED_BYTES + len(tail), last)
+
+
+@dataclass(slots=True)
+class _Message:
+    """A message to be cut; tagged: of that kind. begun: it has segments on their way."""
+
+    frames: Iterator[Frame]
+    done: Callable[[], None] | None
+    tagged: bool
+    begun: bool = False
 
 
 class Sender:
     """The outgoing half of a stream. crc: the checksum, or None. `blocked` until a server may speak."""
 
     __slots__ = (
-        "blocked", "closed", "crc", "frames", "messages", "msns", "room_tagged", "room_untagged", "views", "waiting", "wake",
+        "answers", "blocked", "closed", "crc", "frames", "messages", "msns", "room_tagged", "room_untagged", "turn", "views",
+        "waiting", "wake",
     )  # fmt: skip
 
     def __init__(self, crc: Crc | None, wake: Callable[[], None], mulpdu: int = MAX_ULPDU) -> None:
@@ -69,7 +82,9 @@ class Sender:
         self.wake = wake
         self.room_tagged = tagged_room(mulpdu)
         self.room_untagged = untagged_room(mulpdu)
-        self.messages: deque[tuple[Iterator[Frame], Callable[[], None] | None]] = deque()
+        self.messages: deque[_Message] = deque()
+        self.answers: deque[_Message] = deque()
+        self.turn = False
         self.frames: deque[Frame] = deque()
         self.waiting = 0
         self.views = 0
@@ -79,18 +94,40 @@ class Sender:
 
     # ---- messages in
 
-    def put(self, frames: Iterator[Frame], done: Callable[[], None] | None = None) -> None:
-        """Queue a message; `done` is called when its last byte is taken."""
+    def put(
+        self, frames: Iterator[Frame], done: Callable[[], None] | None = None, *, tagged: bool = False, answer: bool = False
+    ) -> None:
+        """Queue a message; `done` is called when its last byte is taken. answer: of a request of the peer's."""
         if not self.closed:
-            self.messages.append((frames, done))
+            (self.answers if answer else self.messages).append(_Message(frames, done, tagged))
             self.wake()
 
-    def untagged(self, op: int, views: Sequence[memoryview], ulp: int = 0, done: Callable[[], None] | None = None) -> None:
+    def untagged(
+        self,
+        op: int,
+        views: Sequence[memoryview],
+        ulp: int = 0,
+        done: Callable[[], None] | None = None,
+        *,
+        answer: bool = False,
+    ) -> None:
         """Queue an untagged message under the next number of its queue."""
         msn = next(self.msns[QUEUES[op]]) & MSN_MASK
         crc = self.crc
+        length = len(views[0]) if len(views) == 1 else sum(map(len, views))
+        if length <= self.room_untagged:
+            if self.closed:
+                return
+            frame = untagged_frame(crc, op, True, ulp, msn, 0, views if length else ())
+            if self.messages or self.answers or self.blocked or self.waiting >= AHEAD_BYTES:
+                self.put(iter((frame,)), done, answer=answer)
+                return
+            frame.done = done
+            self._add(frame)
+            self.wake()
+            return
         frames = (untagged_frame(crc, op, last, ulp, msn, off, pieces) for off, _, pieces, last in cut(views, self.room_untagged))
-        self.put(frames, done)
+        self.put(frames, done, answer=answer)
 
     def tagged(self, op: int, views: Sequence[memoryview], stag: int, to: int, done: Callable[[], None] | None = None) -> None:
         """Queue a tagged message."""
@@ -98,7 +135,7 @@ class Sender:
             self.tagged_frame(op, last, stag, to + off, pieces, length)
             for off, length, pieces, last in cut(views, self.room_tagged)
         )
-        self.put(frames, done)
+        self.put(frames, done, tagged=True)
 
     def tagged_frame(self, op: int, last: bool, stag: int, to: int, views: Sequence[memoryview], length: int) -> Frame:
         """Return one tagged segment."""
@@ -106,38 +143,57 @@ class Sender:
         length += TAGGED_BYTES
         head = FRAME_TAGGED.pack(length, ctrl, RV | op, stag, to)
         tail = trailer(self.crc, length, head, views)
-        return Frame([memoryview(head), *views, memoryview(tail)], len(head) + length - TAGGED_BYTES + len(tail))
+        return Frame([memoryview(head), *views, memoryview(tail)], len(head) + length - TAGGED_BYTES + len(tail), last)
 
     # ---- bytes out
 
     @property
     def busy(self) -> bool:
         """Whether there is something to send now."""
-        return bool(self.frames or (self.messages and not self.blocked))
+        return bool(self.frames or ((self.messages or self.answers) and not self.blocked))
+
+    def _next(self) -> deque[_Message]:
+        """Return the queue whose head is to be cut further; it may be empty."""
+        mine, answers = self.messages, self.answers
+        if not answers or (mine and mine[0].begun):
+            return mine
+        if not mine or (answers[0].begun and mine[0].tagged):
+            return answers
+        self.turn = not self.turn
+        return mine if self.turn else answers
+
+    def _add(self, frame: Frame) -> None:
+        self.frames.append(frame)
+        self.waiting += frame.left
+        self.views += len(frame.views)
+
+    def drain(self) -> Iterator[Frame]:
+        """Yield all that is queued, and forget it, for whoever only wants to see it."""
+        frames = [*self.frames]
+        self.frames.clear()
+        self.waiting = self.views = 0
+        yield from frames
+        while queue := self._next():
+            yield from queue.popleft().frames
 
     def batch(self) -> list[memoryview] | None:
         """Return what to send next, or None when memory of a segment half sent may not be read any more: the stream is over."""
-        messages = self.messages
-        frames = self.frames
-        while messages and not self.blocked and self.waiting < AHEAD_BYTES and self.views < AHEAD_VIEWS:
-            iterator, done = messages[0]
-            frame = next(iterator, None)
-            if frame is None:
-                messages.popleft()
-                if done is not None:
-                    # The last segment was made before; if it is gone, the message is complete.
-                    if frames:
-                        frames[-1].done = done
-                    else:
-                        done()
-                continue
-            frames.append(frame)
-            self.waiting += frame.left
-            self.views += len(frame.views)
+        while not self.blocked and self.waiting < AHEAD_BYTES and self.views < AHEAD_VIEWS and (queue := self._next()):
+            message = queue[0]
+            frame = next(message.frames)
+            message.begun = True
+            if frame.last:
+                queue.popleft()
+                frame.done = message.done
+            self._add(frame)
         out: list[memoryview] = []
-        for frame in frames:
-            if frame.check is not None and not frame.check():
-                return None
+        checked: Check | None = None
+        for frame in self.frames:
+            check = frame.check
+            if check is not None and check is not checked:
+                if not check():
+                    return None
+                checked = check
             out += frame.views
         return out
 
@@ -173,6 +229,7 @@ class Sender:
             return
         self.closed = True
         self.messages.clear()
+        self.answers.clear()
         kept = self.frames[0] if self.frames and self.frames[0].begun else None
         if kept is not None and kept.check is not None and not kept.check():
             kept = last = None
