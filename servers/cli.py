@@ -80,7 +80,7 @@ def register(host: Host) -> None:
             folder: the folder to serve.
             listen: where: host:port, or unix:/path for a socket that only you can use; port 0 takes a free one.
                 127.0.0.1:2050 when not given.
-            rdma: where to listen for RDMA (iWARP) as well, host:port; port 0 takes a free one.
+            rdma: where to listen for RDMA (iWARP) as well, host:port; port 0 takes a free one. With keys it is over TLS.
             rdma_crc: protect RDMA messages by checksums; needs the package crc32c.
             read_only: refuse every change.
             memory: serve an empty store in memory instead of a folder; it is gone when the server ends.

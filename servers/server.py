@@ -177,7 +177,7 @@ class Server:
             nursery.start_soon(self.serve_connection, stream, listener.rdma)
 
     def _stream_of(self, sock: socket.socket, listener: Listener) -> ByteStream:
-        if self._gate is None or listener.address.socket or listener.rdma:
+        if self._gate is None or listener.address.socket:
             return SocketStream(sock)
         return self._gate.stream(sock, self._probe)
 
@@ -191,7 +191,7 @@ class Serving:
     def __init__(self, server: Server, listener: Listener, gate: "Gate | None", rdma: Listener | None = None) -> None:
         self.server = server
         self.address = str(listener.address)
-        self.rdma_url = None if rdma is None else rdma.address.url(plain=True, rdma=True)
+        self.rdma_url = None if rdma is None else rdma.address.url(plain=gate is None, rdma=True)
         self.url = listener.address.url(plain=gate is None)
         self.fingerprint = None if gate is None else gate.fingerprint
 
@@ -216,7 +216,7 @@ async def serve(
 
     Args: identity, authorized_keys: files, both or none; with them TCP is TLS, for clients whose keys are listed, each as its
     line says. Without, it is plain, for loopback or whoever says `insecure`.
-    rdma: where to listen for iWARP as well, which is always plain; rdma_crc: with checksums. capture: takes what
+    rdma: where to listen for iWARP as well, over TLS if there are keys; rdma_crc: with checksums. capture: takes what
     passes over every connection, above TLS. around: wraps what answers requests.
     Raises: ValueError for no address or half a pair of files; OSError as `open_listener`, and for the files.
     Ownership: the store stays the caller's, who closes it after the block; connections are dropped at the block's end.
@@ -232,11 +232,7 @@ async def serve(
             keeper=state,
         )  # fmt: skip
         if rdma is not None:
-            if gate is not None and not insecure:
-                raise ValueError(
-                    "RDMA has no TLS yet and would let in whoever comes without a key; say --insecure if that is meant"
-                )
-            listeners.append(_rdma_listener(rdma, insecure, rdma_crc))
+            listeners.append(_rdma_listener(rdma, insecure or gate is not None, rdma_crc))
     except BaseException:
         listener.close()
         if state is not None:

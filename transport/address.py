@@ -27,7 +27,7 @@ class Address:
         if self.socket:
             return f"netfs+unix://{self.socket}:/"
         if rdma:
-            return f"netfs+rdma://{self}/"
+            return f"netfs+rdma{'' if plain else 's'}://{self}/"
         return f"netfs+tcp://{self}/" if plain else f"netfs://{self}/"
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from netfs.fs.url import parse_url
 from transport.security import SEED_SIZE, Identity, KnownHosts, write_identity
 
 __all__ = ["Keyring", "keyring"]
@@ -30,7 +31,7 @@ class Keyring:
 
     def meet(self, url: str) -> None:
         """Have the client know the server at a URL."""
-        KnownHosts(self.known_hosts).remember(url.removeprefix("netfs://").rstrip("/"), self.server.fingerprint)
+        KnownHosts(self.known_hosts).remember(parse_url(url).peer, self.server.fingerprint)
 
 
 @contextmanager

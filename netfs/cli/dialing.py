@@ -26,7 +26,7 @@ __all__ = [
     "own_identity", "place_of", "read_key", "remote_place", "tracing",
 ]  # fmt: skip
 
-SECURE = "netfs://"
+SECURE = ("netfs://", "netfs+rdmas://")
 KeyFile = Annotated[
     str | None,
     Parameter(

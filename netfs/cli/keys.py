@@ -114,7 +114,7 @@ async def _trust(host: Host, url: str, fingerprint: str | None, access: Access) 
     place = remote_place(url)
     assert place.endpoint is not None
     if not place.endpoint.startswith(SECURE):
-        host.fail(Exit.USAGE, f"{url}: only a server at netfs:// has a key")
+        host.fail(Exit.USAGE, f"{url}: only a server at netfs:// or netfs+rdmas:// has a key")
     identity = own_identity(access)
     if identity is None:
         host.fail(Exit.LOCAL, "first make an identity for yourself: netfs keygen --identity")

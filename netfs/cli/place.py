@@ -11,7 +11,7 @@ from dataclasses import dataclass
 __all__ = ["Place", "parse_place", "printable"]
 
 UNIX = "netfs+unix://"
-SCHEMES = ("netfs", "netfs+tcp", "netfs+rdma")
+SCHEMES = ("netfs", "netfs+tcp", "netfs+rdma", "netfs+rdmas")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """Trio shell. From a URL to a transport that connects, and connects again when the connection is lost.
 
 `netfs` with an identity is TLS, to any address: the server must have a key that known_hosts has for it, and is shown ours.
-Without an identity, and with `netfs+tcp`, the connection is plain, and goes to loopback addresses only; to a UNIX socket it is
-plain always, as the socket's mode says who may connect. Every connection is made alike, the first and those that take the place
-of a lost one, and joins one session (`transport/reconnect.py`). The transport owns its sockets.
+`netfs+rdmas` is iWARP over the same TLS. Without an identity, and with `netfs+tcp` and `netfs+rdma`, the connection is plain,
+and goes to loopback addresses only; to a UNIX socket it is plain always, as the socket's mode says who may connect. Every
+connection is made alike, the first and those that take the place of a lost one, and joins one session
+(`transport/reconnect.py`). The transport owns its sockets.
 """
 
 import errno
@@ -94,6 +95,8 @@ async def dial(
     from transport.stream import connect_stream  # noqa: PLC0415
 
     plain = credentials is None or url.plain or bool(url.socket)
+    if url.rdma and plain and not url.plain:
+        raise NotReachable(errno.EACCES, "RDMA over TLS needs an identity, see netfs keygen --identity", url.peer)
     async with AsyncExitStack() as stack:
         secure: TlsStream | None = None
         try:

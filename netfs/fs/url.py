@@ -1,4 +1,4 @@
-"""Sans-IO. URLs of exports: `netfs://host[:port]/path`, `netfs+tcp://host[:port]/path` and `netfs+unix:///socket:/path`.
+"""Sans-IO. URLs of exports: `netfs://host[:port]/path`, with `+tcp`, `+rdma` or `+rdmas`, and `netfs+unix:///socket:/path`.
 
 `netfs` is TLS for whoever has an identity; who has none gets on a loopback address what `netfs+tcp` always is: a plain
 connection. The path begins at the export's root and is written as it is, without percent-encoding. Behind a `?` may stand
@@ -14,7 +14,7 @@ from transport.address import DEFAULT_PORT
 __all__ = ["DEFAULT_PORT", "SCHEMES", "Url", "parse_url"]
 
 MAX_CHANNELS: Final = 16
-SCHEMES: Final = ("netfs", "netfs+tcp", "netfs+unix", "netfs+rdma")
+SCHEMES: Final = ("netfs", "netfs+tcp", "netfs+unix", "netfs+rdma", "netfs+rdmas")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class Url:
     """Where a server listens, and a path in its export.
 
     host, port: of a TCP server. socket: path of a UNIX socket, then host is empty. path: absolute, "/" for the root. plain: no
-    TLS, whoever asks. rdma: by iWARP on that port, which is plain. hard, timeout_s, channels: of `open_client`; None: not said.
+    TLS, whoever asks. rdma: by iWARP on that port; `netfs+rdma` is plain, `netfs+rdmas` never. hard, timeout_s, channels: of
+    `open_client`; None: not said.
     """
 
     host: str
@@ -46,7 +47,7 @@ class Url:
         if self.socket:
             return f"netfs+unix://{self.socket}:/"
         if self.rdma:
-            return f"netfs+rdma://{self.peer}/"
+            return f"netfs+rdma{'' if self.plain else 's'}://{self.peer}/"
         return f"netfs{'+tcp' if self.plain else ''}://{self.peer}/"
 
 
@@ -69,8 +70,8 @@ def parse_url(text: str) -> Url:
         raise ValueError(f"not a port: {text!r}") from None
     if not parts.hostname:
         raise ValueError(f"no host in {text!r}")
-    rdma = parts.scheme == "netfs+rdma"
-    plain = rdma or parts.scheme == "netfs+tcp"
+    rdma = parts.scheme in ("netfs+rdma", "netfs+rdmas")
+    plain = parts.scheme in ("netfs+rdma", "netfs+tcp")
     port = DEFAULT_PORT if port is None else port
     return Url(parts.hostname, port, "", parts.path or "/", plain, rdma, hard, timeout_s, channels)
 

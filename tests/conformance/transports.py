@@ -174,6 +174,18 @@ async def rdma_stream_socketpair(handler_factory: HandlerFactory, limits: Limits
         yield opened
 
 
+@asynccontextmanager
+async def rdma_stream_tls(handler_factory: HandlerFactory, limits: Limits, profile: str = "iwarp") -> AsyncIterator[Opened]:
+    probes = Probe(), Probe()
+    near, far = socket.socketpair()
+    breaker = near.dup()
+    ours, theirs = client_side(near, probes[0]), server_side(far, probes[1])
+    await shaken(ours, theirs)
+    with breaker:
+        async with over_iwarp(ours, theirs, handler_factory, limits, shut(breaker), profile) as opened:
+            yield opened
+
+
 TRANSPORTS: Final[dict[str, Opener]] = {
     "memory": memory,
     "memory-bytewise": memory_bytewise,
@@ -188,8 +200,9 @@ TRANSPORTS: Final[dict[str, Opener]] = {
     "rdma-stream-narrow": rdma_stream_narrow,
     "rdma-stream-siw-crc": rdma_stream_siw_crc,
     "rdma-stream-socketpair": rdma_stream_socketpair,
+    "rdma-stream-tls": rdma_stream_tls,
 }
 SLOW: Final = frozenset({"memory-bytewise", "rdma-stream-bytewise"})
 """Where large payloads would take too long."""
-JOINING: Final = frozenset({"tls"})
+JOINING: Final = frozenset({"tls", "rdma-stream-tls"})
 """Where pieces shorter than a record are joined before they are sent, which copies them once more."""

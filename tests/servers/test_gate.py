@@ -214,11 +214,27 @@ async def test_files_that_a_server_cannot_start_with(tmp_path: Path) -> None:
             pass
 
 
-async def test_rdma_does_not_go_around_the_gate(tmp_path: Path) -> None:
+async def test_rdma_goes_through_the_gate(tmp_path: Path) -> None:
+    """With keys RDMA is over TLS: for clients that are known, as their lines say, and for nobody else."""
     async with open_town(tmp_path) as town:
-        with pytest.raises(ValueError, match="--insecure"):
-            async with serve(MemoryStore(Probe()), identity=town.server.path, authorized_keys=town.keys, rdma="127.0.0.1:0"):
-                pass
+        async with serve(
+            MemoryStore(Probe()), identity=town.server.path, authorized_keys=town.keys, rdma="127.0.0.1:0"
+        ) as serving:
+            url = serving.rdma_url
+            assert url is not None and url.startswith("netfs+rdmas://127.0.0.1:")
+            hosts = KnownHosts(tmp_path / "rdma_hosts")
+            hosts.remember(netfs.parse_url(url).peer, town.server.fingerprint)
+            data = bytes(range(256)) * 5000
+            async with town.client(hosts="rdma_hosts", url=url) as client:
+                async with await client.open("/file", "w+") as file:
+                    assert await file.write(data) == len(data)
+                    assert await file.read(len(data), 0) == data
+            mallory = identity(tmp_path, "mallory")
+            assert "it ended the connection" in await town.refused(town.client(mallory, "rdma_hosts", url))
+            assert "is not known" in await town.refused(town.client(hosts="nobody", url=url))
+            assert "needs an identity" in await town.refused(netfs.open_client(url))
+            assert await town.refused(netfs.open_client(url.replace("rdmas", "rdma")))
+            assert await town.refused(town.client(hosts="rdma_hosts", url=url.replace("+rdmas", "")))
 
 
 # ---- those who break off, are slow, or leave

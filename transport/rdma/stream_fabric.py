@@ -1,6 +1,6 @@
 """Trio shell. The stream fabric: a queue pair whose peer is at the other end of a byte stream, by iWARP.
 
-    | TCP, UNIX socket, link in memory | MPA start-up | FPDUs both ways | Terminate or end |
+    | TCP, UNIX socket, TLS, link in memory | MPA start-up | FPDUs both ways | Terminate or end |
 
 One task receives, one sends, none serves a message. The receiver asks the engine for memory at once before each system call:
 large payloads go from the stream straight to registered memory, and from registered memory to the stream in one gather. When the
@@ -17,6 +17,7 @@ import trio
 
 from iov.probe import Probe
 from transport.env import Env
+from transport.errors import TransportError
 from transport.link import ByteStream
 from transport.pump import error_of, send_all
 from transport.rdma.capture_stream import CapturedStream
@@ -76,6 +77,10 @@ async def receive_request(stream: ByteStream, env: Env) -> StartFrame:
 async def send_reply(stream: ByteStream, reply: StartFrame) -> None:
     """Answer a request; receives must be posted by then. Raises: TransportError when the stream breaks."""
     await send_all(stream, reply.pack())
+
+
+def _reason(error: OSError | TransportError) -> str:
+    return str(error) if isinstance(error, TransportError) else os.strerror(error.errno or errno.EIO)
 
 
 class StreamLink:
@@ -139,8 +144,8 @@ class StreamLink:
                     await trio.lowlevel.checkpoint()
                     engine.paused()
             await self._linger()
-        except OSError as error:
-            engine.lose(os.strerror(error.errno or errno.EIO))
+        except (OSError, TransportError) as error:
+            engine.lose(_reason(error))
         except trio.ClosedResourceError:
             engine.lose("the connection was closed here")
         self.drained.set()
@@ -168,8 +173,8 @@ class StreamLink:
                 probe.syscalls += 1
                 probe.wire_bytes += count
                 engine.sender.sent(count)
-        except OSError as error:
-            engine.lose(os.strerror(error.errno or errno.EIO))
+        except (OSError, TransportError) as error:
+            engine.lose(_reason(error))
         except trio.ClosedResourceError:
             engine.lose("the connection was closed here")
         if not engine.refused:
