@@ -21,6 +21,7 @@ from transport.messages import (
     Body,
     Compound,
     CompoundReply,
+    CompoundStep,
     DirEntry,
     EntryReply,
     Handle,
@@ -90,13 +91,14 @@ def _encoded_bytes(body: Body) -> int:
 class CompoundRun:
     """One compound being done. works: what does the steps without payload; payload: of the whole request; room: for bodies.
 
+    shared: what does the steps that are for the loop's thread; free: tells whether other clients' leases allow a step.
     readdir: lists with a bound of bytes. done: steps that a server before this one did before it was killed, with their answers.
     """
 
     def __init__(
         self, store: Store, request: Compound, payload: IovIter | None, limits: Limits, works: dict[type[Any], Work],
         readdir: Callable[[Readdir, int], ReaddirReply], status_of: Callable[[Exception, Request], int], session: int,
-        done: dict[int, Body],
+        done: dict[int, Body], shared: dict[type[Any], Work], free: Callable[[Request], bool], *, pausing: bool,
     ) -> None:  # fmt: skip
         self._store = store
         self._session = session
@@ -111,23 +113,65 @@ class CompoundRun:
         self._named: list[Handle] = []
         self._lent: list[Lent] = []
         self._reads = sum(type(step.request) in (Read, AuxRead) for step in request.steps)
+        self._shared = shared
+        self._free = free
+        self._pausing = pausing
         self.results: list[Result] = []
+        self.paused: Request | None = None
 
-    def run(self) -> Reply:
-        """Do the steps that are left. Returns: the reply, which owns what was lent."""
+    def run(self) -> Reply | None:
+        """Do the steps that are left. Returns: the reply, which owns what was lent; None when it paused.
+
+        It pauses before a step that has to wait for other clients, or that is for the thread of the loop: `paused` is its
+        request. The caller waits, or calls `here`, and then runs it again.
+        """
+        self.paused = None
         for step in self._steps[len(self.results) :]:
-            request = step.request
-            payload = None
-            if step.payload_length and self._payload is not None:
-                payload = IovIter.kvec(Direction.SOURCE, extract_segments(self._payload, step.payload_length))
             try:
-                self._resolve(request)
-                result = self._do(request, payload)
-            except Exception as error:  # noqa: BLE001 (one bad step does not end the connection)
-                self.results.append(Result(request.op, self._status_of(error, request)))
+                self._resolve(step.request)
+            except OSError as error:
+                self.results.append(Result(step.request.op, self._status_of(error, step.request)))
                 break
-            self.results.append(result)
+            if type(step.request) in self._shared or not self._free(step.request):
+                self.paused = step.request
+                if self._pausing:
+                    return None
+                status = errno.EOPNOTSUPP if self.for_the_loop else errno.EAGAIN
+                self.results.append(Result(step.request.op, status))
+                break
+            if not self._step(step):
+                break
+        self._store.keep()
         return self._reply()
+
+    def all(self) -> Reply:
+        """Do all steps without a pause: before one that would have to wait it ends, with EAGAIN, and `paused` is that."""
+        reply = self.run()
+        assert reply is not None
+        return reply
+
+    def here(self) -> Reply | None:
+        """Do the one step it paused before. Returns: the reply if that failed, else None."""
+        return None if self._step(self._steps[len(self.results)]) else self._reply()
+
+    @property
+    def for_the_loop(self) -> bool:
+        """Whether the step it paused before is to be done by `here`; else it waits for other clients."""
+        return type(self.paused) in self._shared
+
+    def _step(self, step: CompoundStep) -> bool:
+        """Do a step. Returns: false when it failed."""
+        request = step.request
+        payload = None
+        if step.payload_length and self._payload is not None:
+            payload = IovIter.kvec(Direction.SOURCE, extract_segments(self._payload, step.payload_length))
+        try:
+            result = self._do(request, payload)
+        except Exception as error:  # noqa: BLE001 (one bad step does not end the connection)
+            self.results.append(Result(request.op, self._status_of(error, request)))
+            return False
+        self.results.append(result)
+        return True
 
     def drop(self) -> None:
         """Give back what was lent, when no reply is wanted any more."""
@@ -165,7 +209,7 @@ class CompoundRun:
             case Readdir():
                 body = self._readdir(request, room)
             case _:
-                work = self._works.get(type(request))
+                work = self._works.get(type(request)) or self._shared.get(type(request))
                 if work is None:
                     raise fail(errno.EOPNOTSUPP)
                 body = work(request)

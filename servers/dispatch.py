@@ -11,67 +11,45 @@ import errno
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from iov.iov_iter import Direction, IovIter
 from iov.pool import BufferPool
 from iov.probe import Probe
 from servers.compound import ENTRY_BYTES, CompoundRun, entry_bytes
 from servers.place import Noting, Place
+from servers.sharing import Sharing
 from servers.stores.base import Lent, Store
+from servers.works import plain_works
 from transport.base import Landing, Limits, Reply
 from transport.env import Env
 from transport.messages import (
-    Ack,
-    Allocate,
     AttrReply,
     AuxRead,
     AuxWrite,
+    Await,
     Bind,
-    BlobGet,
     Body,
-    Commit,
     Compound,
-    CopyRange,
-    Create,
     EndSession,
     Fence,
-    Getattr,
-    Link,
-    Lookup,
-    Mkdir,
-    Mount,
-    Open,
+    Lease,
+    LeaseReturn,
+    Lock,
+    LockTest,
     Ping,
-    Punch,
     Read,
     Readdir,
     ReaddirReply,
-    Readlink,
     ReadReply,
     RecordGet,
     RecordReply,
-    Rename,
     Request,
-    Rmdir,
-    Seek,
-    SeekReply,
     Sequenced,
-    Setattr,
-    Statfs,
-    Symlink,
-    TargetReply,
     Transact,
-    Truncate,
-    Unlink,
+    Unlock,
     Write,
     WriteReply,
-    XattrGet,
-    XattrList,
-    XattrListReply,
-    XattrRemove,
-    XattrReply,
-    XattrSet,
 )
 from transport.session import SlotAction
 
@@ -86,6 +64,7 @@ _TOLD: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, e
 """What whoever runs the server should hear of."""
 
 Answer = Reply | Awaitable[Reply]
+R = TypeVar("R", Reply, Reply | None)
 
 
 class Dispatcher:
@@ -103,10 +82,12 @@ class Dispatcher:
         limits: Limits = _LIMITS,
         session: int | None = None,
         place: Place | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         self._store = store
         self._own_session = session is None
         self._session = store.intents.new_session() if session is None else session
+        self._sharing = sharing or Sharing(env)
         self._env = env
         self._probe = probe
         self._limits = limits
@@ -124,36 +105,20 @@ class Dispatcher:
             Fence: self._joining,
             EndSession: self._joining,
             Sequenced: self._sequenced,
+            Await: self._await,
+            **dict.fromkeys((LockTest, Lock, Unlock, Lease, LeaseReturn), self._share),
+        }
+        self._shared: dict[type[Any], Callable[[Any], Body]] = {
+            LockTest: lambda r: self._sharing.test_lock(self._session, r),
+            Lock: lambda r: self._sharing.lock(self._session, r),
+            Unlock: lambda r: self._sharing.unlock(self._session, r),
+            Lease: lambda r: self._sharing.lease(self._session, r.handle, r.kinds, store.getattr(r.handle).change),
+            LeaseReturn: lambda r: self._sharing.give_back(self._session, r.handle, r.kinds, r.epoch),
         }
         self._works: dict[type[Any], Callable[[Any], Body]] = {
-            Ping: lambda _: Ack(),
-            Mount: lambda _: store.root(),
-            Lookup: lambda r: store.lookup(r.parent, r.name),
-            Getattr: lambda r: AttrReply(store.getattr(r.handle)),
-            Setattr: lambda r: AttrReply(store.setattr(r)),
-            Create: lambda r: store.create(r.parent, r.name, r.mode, exclusive=r.exclusive),
-            Open: lambda r: AttrReply(store.open(r.handle, write=r.write)),
-            Commit: self._commit,
-            Truncate: lambda r: AttrReply(store.truncate(r.handle, r.size)),
-            Mkdir: lambda r: store.mkdir(r.parent, r.name, r.mode),
+            **plain_works(store),
             Readdir: self._readdir,
-            Unlink: lambda r: _ack(store.unlink(r.parent, r.name)),
-            Rmdir: lambda r: _ack(store.rmdir(r.parent, r.name)),
-            Rename: lambda r: _ack(store.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags)),
             RecordGet: lambda r: RecordReply(*store.record_get(r.handle), store.intents.rows(r.handle, self._session)),
-            BlobGet: lambda r: XattrReply(store.blob_get(r.handle, r.slot)),
-            Link: lambda r: store.link(r.handle, r.parent, r.name),
-            Symlink: lambda r: store.symlink(r.parent, r.name, r.target),
-            Readlink: lambda r: TargetReply(store.readlink(r.handle)),
-            Allocate: lambda r: AttrReply(store.allocate(r.handle, r.pos, r.length, keep_size=r.keep_size)),
-            Punch: lambda r: AttrReply(store.punch(r.handle, r.pos, r.length)),
-            Seek: lambda r: SeekReply(store.seek(r.handle, r.pos, r.whence)),
-            CopyRange: self._copy_range,
-            XattrGet: lambda r: XattrReply(store.xattr_get(r.handle, r.name)),
-            XattrSet: lambda r: AttrReply(store.xattr_set(r.handle, r.name, r.value, r.mode)),
-            XattrList: lambda r: XattrListReply(store.xattr_list(r.handle)),
-            XattrRemove: lambda r: AttrReply(store.xattr_remove(r.handle, r.name)),
-            Statfs: lambda r: store.statfs(r.handle),
         }
 
     def admit(self, request: Request, length: int) -> Landing | int:
@@ -201,6 +166,24 @@ class Dispatcher:
         return self._told(request, received, await answer)
 
     def _answer(self, request: Request, landing: Landing | None) -> Answer:
+        if self._sharing.leases and not self._sharing.free(self._session, request):
+            noting, self._noting = self._noting, None
+            return self._settled(request, landing, noting)
+        return self._answer_now(request, landing)
+
+    async def _settled(self, request: Request, landing: Landing | None, noting: Noting | None) -> Reply:
+        """Do a request when other clients have given back what is in its way."""
+        try:
+            await self._sharing.settle(self._session, request)
+        except BaseException:
+            _release(landing)
+            raise
+        self._noting = noting
+        answer = self._answer_now(request, landing)
+        self._noting = None
+        return answer if isinstance(answer, Reply) else await answer
+
+    def _answer_now(self, request: Request, landing: Landing | None) -> Answer:
         kind = type(request)
         special = self._table.get(kind)
         if special is not None:
@@ -214,6 +197,7 @@ class Dispatcher:
         self._staging.close()
         if self._own_session:
             self._store.intents.end_session(self._session)
+            self._sharing.end(self._session)
         if self._place is not None:
             self._place.left()
 
@@ -232,6 +216,7 @@ class Dispatcher:
         reply = await place.bind(request)
         if place.owner is not None and self._own_session:
             self._store.intents.end_session(self._session)
+            self._sharing.end(self._session)
             self._session, self._own_session = place.owner, False
         return reply
 
@@ -343,30 +328,86 @@ class Dispatcher:
             payload = IovIter.ubuf(Direction.SOURCE, landing.iter.mem)
         done = {} if self._noting is None else self._noting.done
         run = CompoundRun(
-            self._store, request, payload, self._limits, self._works, self._list, _status, self._session, done
+            self._store, request, payload, self._limits, self._works, self._list, _status, self._session, done,
+            self._shared, self._allowed, pausing=self._noting is None,
         )  # fmt: skip
-
-        def steps() -> Reply:
+        if self._noting is not None:
+            return self._compound_numbered(run, landing)
+        if not self._store.blocking:
             reply = run.run()
-            self._store.keep()
-            return reply
+            while reply is None and run.for_the_loop:
+                reply = run.here() or run.run()
+            if reply is not None:
+                _release(landing)
+                return reply
+        return self._compound_slowly(run, landing)
 
-        work = self._noted(steps)
+    def _compound_numbered(self, run: CompoundRun, landing: Landing | None) -> Answer:
+        """Do a compound in one go, so that it can be remembered whether it was done; what would have to wait is refused."""
+        work = self._noted(run.all)
         if self._store.blocking:
-            return self._transact_slowly(work, landing)
+            return self._numbered_slowly(run, work, landing)
         reply = work()
         _release(landing)
+        self._ask_for(run)
         return reply
 
+    async def _numbered_slowly(self, run: CompoundRun, work: Callable[[], Reply], landing: Landing | None) -> Reply:
+        reply = await self._transact_slowly(work, landing)
+        self._ask_for(run)
+        return reply
+
+    def _ask_for(self, run: CompoundRun) -> None:
+        """Have other clients give back what a compound was refused for, so that it is done the next time."""
+        if run.paused is not None:
+            self._sharing.ask(self._session, run.paused)
+
+    async def _compound_slowly(self, run: CompoundRun, landing: Landing | None) -> Reply:
+        """Run a compound on, in a worker where the store may sleep, waiting for what other clients have to give back."""
+        reply: Reply | None = None
+        try:
+            while True:
+                if run.paused is None:
+                    reply = await self._sleep(run.run, None) if self._store.blocking else run.run()
+                elif run.for_the_loop:
+                    reply = run.here()
+                    run.paused = None
+                else:
+                    await self._sharing.settle(self._session, run.paused)
+                    run.paused = None
+                if reply is not None:
+                    return reply
+        except BaseException:
+            run.drop()
+            raise
+        finally:
+            _release(landing)
+
+    def _allowed(self, request: Request) -> bool:
+        return not self._sharing.leases or self._sharing.free(self._session, request)
+
+    # ---- what clients share
+
+    def _await(self, request: Await, landing: Landing | None) -> Answer:
+        _release(landing)
+        return self._events(request)
+
+    async def _events(self, request: Await) -> Reply:
+        return Reply(0, await self._sharing.events(self._session, request))
+
+    def _share(self, request: LockTest | Lock | Unlock | Lease | LeaseReturn, landing: Landing | None) -> Answer:
+        """Do what the tables of leases and locks are for, if the file is there."""
+        _release(landing)
+        look = partial(self._do, lambda r: AttrReply(self._store.getattr(r.handle)), request)
+        return self._share_slowly(look, request) if self._store.blocking else self._share_now(look(), request)
+
+    async def _share_slowly(self, look: Callable[[], Reply], request: Request) -> Reply:
+        return self._share_now(await self._sleep(look, None), request)
+
+    def _share_now(self, looked: Reply, request: Request) -> Reply:
+        return looked if looked.status else self._do(self._shared[type(request)], request)
+
     # ---- the rest
-
-    def _copy_range(self, request: CopyRange) -> Body:
-        count = self._store.copy_range(request.handle, request.pos, request.target, request.target_pos, request.length)
-        return WriteReply(count, self._store.verifier)
-
-    def _commit(self, request: Commit) -> Body:
-        self._store.commit(request.handle)
-        return WriteReply(0, self._store.verifier)
 
     def _readdir(self, request: Readdir) -> Body:
         return self._list(request, self._limits.max_body - ENTRY_BYTES)
@@ -390,29 +431,28 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001
             return Reply(_status(error, request))
 
-    async def _sleep(self, work: Callable[[], Reply], landing: Landing | None) -> Reply:
+    async def _sleep(self, work: Callable[[], R], landing: Landing | None) -> R:
         """Run `work` where it may sleep.
 
         Cancellation: before the work began, `landing` is released; later the work is waited for and has happened.
         """
         began = False
-        reply: Reply | None = None
+        replies: list[R] = []
 
         def run() -> None:
-            nonlocal began, reply
+            nonlocal began
             began = True
-            reply = work()
+            replies.append(work())
 
         try:
             await self._env.run_blocking(run)
         except BaseException:
-            if reply is not None and reply.release is not None:
-                reply.release()
+            for reply in replies:
+                _drop(reply)
             if not began:
                 _release(landing)
             raise
-        assert reply is not None
-        return reply
+        return replies[0]
 
 
 def _unsupported(_: Request) -> Body:
@@ -424,8 +464,9 @@ def _reads(request: Request) -> bool:
     return isinstance(request, Compound) and any(isinstance(step.request, Read | AuxRead) for step in request.steps)
 
 
-def _ack(_: None) -> Ack:
-    return Ack()
+def _drop(reply: Reply | None) -> None:
+    if reply is not None and reply.release is not None:
+        reply.release()
 
 
 def _release(landing: Landing | None) -> None:

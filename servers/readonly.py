@@ -11,6 +11,7 @@ from typing import Final
 from transport.base import Handler, Landing, Reply
 from transport.messages import (
     AuxRead,
+    Await,
     Bind,
     Commit,
     Compound,
@@ -43,7 +44,7 @@ __all__ = ["ReadOnly"]
 
 READING: Final = frozenset({
     Ping, Mount, Lookup, Getattr, Open, Read, Readdir, AuxRead, RecordGet, Commit, Readlink, Seek, XattrGet, XattrList, Statfs,
-    LockTest, Lock, Unlock, Lease, LeaseReturn, Bind, Fence, EndSession,
+    LockTest, Lock, Unlock, Lease, LeaseReturn, Await, Bind, Fence, EndSession,
 })  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from servers.dispatch import Dispatcher
 from servers.listen import Listener, open_listener
 from servers.readonly import ReadOnly
 from servers.sessions import Channel, Keeper, Sessions
+from servers.sharing import Sharing
 from servers.stores.base import Store
 from servers.stores.handles import Places
 from transport.address import parse_address
@@ -81,18 +82,19 @@ class Server:
         self._around = around
         self._store = store
         self._env = env
+        self._sharing = Sharing(env)
         self._probe = probe
         self._limits = limits
         self._max_connections = max_connections
         self._gate = gate
         self._rdma_crc = rdma_crc
         self._capture = capture
-        self.sessions = Sessions(store, env, keeper)
+        self.sessions = Sessions(store, env, keeper, over=self._sharing.end)
 
     def handler(self, peer: str, limits: Limits, channel: Channel | None = None) -> Handler:
         """Return the handler of one connection; transports take this as their factory. channel: its place in a session."""
         log.info("connected peer=%s", peer)
-        handler = Dispatcher(self._store, self._env, self._probe, limits, place=channel)
+        handler = Dispatcher(self._store, self._env, self._probe, limits, place=channel, sharing=self._sharing)
         return handler if self._around is None else self._around(handler)
 
     def _handler_for(self, channel: Channel, grant: "Grant | None", peer: str, limits: Limits) -> Handler:

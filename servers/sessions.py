@@ -155,12 +155,16 @@ class Session:
 
 
 class Sessions:
-    """The sessions of one export. keeper: None when they end with the process. replays: answers given from memory."""
+    """The sessions of one export. keeper: None when they end with the process. over: told the number of one
+    that has ended. replays: answers given from memory.
+    """
 
     def __init__(
-        self, store: Store, env: Env, keeper: Keeper | None = None, *, expires_s: float = EXPIRES_S, grace_s: float = GRACE_S
-    ) -> None:
+        self, store: Store, env: Env, keeper: Keeper | None = None, *, expires_s: float = EXPIRES_S, grace_s: float = GRACE_S,
+        over: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
         self._store = store
+        self._over = over
         self._env = env
         self._names = Names()
         self._keeper = keeper
@@ -287,6 +291,8 @@ class Sessions:
             return
         session.ended = True
         self._store.intents.end_session(session.owner)
+        if self._over is not None:
+            self._over(session.owner)
         for end in session.ends:
             end()
         if self._keeper is not None:

@@ -82,6 +82,24 @@ def _check_assert(value: Any) -> tuple[Handle, int]:
     return check_handle(value[0]), U63.check(value[1])
 
 
+_EVENTS: Final[dict[int, Layout]] = {
+    int(m.EventKind.RECALL): Layout(m.Recall, handle=HANDLE, kinds=LEASE_KINDS, epoch=U63),
+    int(m.EventKind.REVOKE): Layout(m.Revoke, handle=HANDLE, epoch=U63),
+    int(m.EventKind.LOCK_FREE): Layout(m.LockFree, handle=HANDLE, owner=U64),
+}
+
+
+def _check_event(value: Any) -> m.Event:
+    if type(value) is not tuple or len(value) != 2 or type(value[0]) is not int or value[0] not in _EVENTS:
+        raise bad("an event", value)
+    event: m.Event = _EVENTS[value[0]].check(value[1])
+    return event
+
+
+def _encode_event(event: m.Event) -> object:
+    return int(event.kind), _EVENTS[event.kind].encode(event)
+
+
 _REQUESTS: Final[dict[Op, Layout]] = {
     Op.PING: Layout(m.Ping),
     Op.MOUNT: Layout(m.Mount),
@@ -125,9 +143,7 @@ _REQUESTS: Final[dict[Op, Layout]] = {
     Op.UNLOCK: Layout(m.Unlock, handle=HANDLE, owner=U64, pos=U63, length=U63),
     Op.LEASE: Layout(m.Lease, handle=HANDLE, kinds=LEASE_KINDS, reclaim=FLAG),
     Op.LEASE_RETURN: Layout(m.LeaseReturn, handle=HANDLE, kinds=LEASE_KINDS, epoch=U63),
-    Op.CB_RECALL: Layout(m.Recall, handle=HANDLE, kinds=LEASE_KINDS, epoch=U63),
-    Op.CB_REVOKE: Layout(m.Revoke, handle=HANDLE, epoch=U63),
-    Op.CB_LOCK_FREE: Layout(m.LockFree, handle=HANDLE, owner=U64),
+    Op.AWAIT: Layout(m.Await, seen=U63),
     Op.BLOB_GET: Layout(m.BlobGet, handle=HANDLE, slot=U32),
 }  # fmt: skip
 
@@ -194,9 +210,7 @@ _REPLIES: Final[dict[Op, Layout]] = {
     Op.UNLOCK: _ACK,
     Op.LEASE: Layout(m.LeaseReply, kinds=LEASE_KINDS, epoch=U63, change=U63),
     Op.LEASE_RETURN: _ACK,
-    Op.CB_RECALL: _ACK,
-    Op.CB_REVOKE: _ACK,
-    Op.CB_LOCK_FREE: _ACK,
+    Op.AWAIT: Layout(m.EventsReply, first=U63, events=array(_check_event, MAX_STEPS, _encode_event)),
     Op.BLOB_GET: Layout(m.XattrReply, value=RECORD),
 }
 
@@ -271,11 +285,11 @@ class _InnerReply(Layout):
 
 
 _STATUS: Final = integer(0, 4096)
-_STEP_OPS: Final = {int(op): op for op in Op if op is not Op.COMPOUND and op not in m.CALLBACKS}
+_SESSION_OPS: Final = frozenset({Op.BIND, Op.FENCE, Op.END_SESSION, Op.SEQUENCED})
+_STEP_OPS: Final = {int(op): op for op in Op if op not in _SESSION_OPS and op not in {Op.COMPOUND, Op.AWAIT}}
 _REQUESTS[Op.COMPOUND] = Layout(m.Compound, steps=array(_check_compound_step, MAX_COMPOUND, _encode_compound_step))
 _REPLIES[Op.COMPOUND] = Layout(m.CompoundReply, results=array(_check_result, MAX_COMPOUND, _encode_result))
-_SESSION_OPS: Final = frozenset({Op.BIND, Op.FENCE, Op.END_SESSION, Op.SEQUENCED})
-_INNER_OPS: Final = {int(op): op for op in Op if op not in _SESSION_OPS and op not in m.CALLBACKS}
+_INNER_OPS: Final = {int(op): op for op in Op if op not in _SESSION_OPS and op is not Op.AWAIT}
 _CHANNELS: Final = array(U32.check, MAX_STEPS)
 _REQUESTS[Op.BIND] = Layout(m.Bind, session=RECORD, channel=U32, fence=_CHANNELS, slots=U32)
 _REQUESTS[Op.FENCE] = Layout(m.Fence, channels=_CHANNELS)

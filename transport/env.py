@@ -4,6 +4,7 @@ Nothing else in the project asks the operating system for them, so a simulator h
 Owns no memory.
 """
 
+import math
 import os
 import random
 import time
@@ -13,7 +14,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
-__all__ = ["Env", "RunBlocking", "monotonic", "system_env"]
+__all__ = ["Env", "RunBlocking", "Signal", "monotonic", "system_env"]
 
 T = TypeVar("T")
 
@@ -24,6 +25,24 @@ class RunBlocking(Protocol):
     def __call__(self, fn: Callable[[], T], /) -> Awaitable[T]: ...
 
 
+class Signal:
+    """Something to wait for that happens once."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def set(self) -> None:
+        """It has happened; who waits goes on."""
+        self._event.set()
+
+    async def wait(self, deadline: float = math.inf) -> None:
+        """Wait until it has happened, or until a moment of `Env.now`. Cancellation: no effect."""
+        with trio.CancelScope(deadline=deadline):
+            await self._event.wait()
+
+
 @dataclass(frozen=True, slots=True)
 class Env:
     """What a shell may ask of the world.
@@ -31,7 +50,8 @@ class Env:
     now: monotonic time in seconds. rng: seeded choices (backoff, jitter), never for secrets. nonces: `n` fresh bytes from
     the client's cryptographic source. run_blocking: a worker thread, or an inline stand-in in the simulator.
     inline: true where run_blocking must not be used to gain parallelism (the simulator). wall_ns: the clock on the wall, for
-    the times of files.
+    the times of files. signal: makes something that one task may wait for and another tells, for cores that only hand on who
+    waits.
     """
 
     now: Callable[[], float]
@@ -40,6 +60,7 @@ class Env:
     run_blocking: RunBlocking
     inline: bool = False
     wall_ns: Callable[[], int] = time.time_ns
+    signal: Callable[[], Signal] = Signal
 
 
 async def _run_in_thread(fn: Callable[[], T], /) -> T:

@@ -30,6 +30,9 @@ from transport.messages_posix import (
 )
 from transport.messages_session import Bind, BindReply, EndSession, Fence, Sequenced, SequencedReply
 from transport.messages_sharing import (
+    Await,
+    Event,
+    EventsReply,
     Lease,
     LeaseReply,
     LeaseReturn,
@@ -42,10 +45,10 @@ from transport.messages_sharing import (
     Unlock,
 )
 from transport.opcodes import (
-    CALLBACKS,
     IDEMPOTENT,
     REPLY_PAYLOAD,
     REQUEST_PAYLOAD,
+    EventKind,
     FileType,
     Handle,
     LeaseKind,
@@ -58,16 +61,16 @@ from transport.opcodes import (
 )
 
 __all__ = [
-    "CALLBACKS", "IDEMPOTENT", "NOW_NS", "NO_HANDLE", "REPLY_PAYLOAD", "REQUEST_PAYLOAD", "Ack", "Allocate", "Attr",
-    "AttrReply", "AuxRead", "AuxWrite", "Bind", "BindReply", "BlobGet", "Body", "Commit", "Compound", "CompoundReply",
-    "CompoundStep", "CopyRange", "Create", "DirEntry", "EndSession", "EntryReply", "Fence", "FileType", "Getattr",
-    "Handle", "IntentRow", "Lease", "LeaseKind", "LeaseReply", "LeaseReturn", "Link", "Lock", "LockFree", "LockKind",
-    "LockReply", "LockTest", "Lookup", "Mkdir", "Mount", "Op", "Open", "Ping", "Punch", "Read", "ReadReply", "Readdir",
-    "ReaddirReply", "Readlink", "Recall", "RecordGet", "RecordReply", "Rename", "RenameFlag", "Request", "Result",
-    "Revoke", "Rmdir", "Seek", "SeekReply", "Sequenced", "SequencedReply", "Setattr", "Statfs", "StatfsReply", "Step",
-    "StepKind", "Symlink", "TargetReply", "Transact", "TransactReply", "Truncate", "Unlink", "Unlock", "Whence", "Write",
-    "WriteReply", "XattrGet", "XattrList", "XattrListReply", "XattrMode", "XattrRemove", "XattrReply", "XattrSet",
-    "is_idempotent",
+    "IDEMPOTENT", "NOW_NS", "NO_HANDLE", "REPLY_PAYLOAD", "REQUEST_PAYLOAD", "Ack", "Allocate", "Attr", "AttrReply",
+    "AuxRead", "AuxWrite", "Await", "Bind", "BindReply", "BlobGet", "Body", "Commit", "Compound", "CompoundReply",
+    "CompoundStep", "CopyRange", "Create", "DirEntry", "EndSession", "EntryReply", "Event", "EventKind", "EventsReply",
+    "Fence", "FileType", "Getattr", "Handle", "IntentRow", "Lease", "LeaseKind", "LeaseReply", "LeaseReturn", "Link",
+    "Lock", "LockFree", "LockKind", "LockReply", "LockTest", "Lookup", "Mkdir", "Mount", "Op", "Open", "Ping", "Punch",
+    "Read", "ReadReply", "Readdir", "ReaddirReply", "Readlink", "Recall", "RecordGet", "RecordReply", "Rename",
+    "RenameFlag", "Request", "Result", "Revoke", "Rmdir", "Seek", "SeekReply", "Sequenced", "SequencedReply", "Setattr",
+    "Statfs", "StatfsReply", "Step", "StepKind", "Symlink", "TargetReply", "Transact", "TransactReply", "Truncate",
+    "Unlink", "Unlock", "Whence", "Write", "WriteReply", "XattrGet", "XattrList", "XattrListReply", "XattrMode",
+    "XattrRemove", "XattrReply", "XattrSet", "is_idempotent",
 ]  # fmt: skip
 
 
@@ -459,13 +462,13 @@ Request = (
     Ping | Mount | Lookup | Getattr | Setattr | Create | Open | Read | Write | Commit | Truncate | Mkdir | Readdir | Unlink
     | Rmdir | Rename | AuxRead | AuxWrite | RecordGet | Transact | Link | Symlink | Readlink | Allocate | Punch | Seek | CopyRange
     | XattrGet | XattrSet | XattrList | XattrRemove | Statfs | LockTest | Lock | Unlock | Lease | LeaseReturn | Compound
-    | Recall | Revoke | LockFree | BlobGet | Bind | Fence | EndSession | Sequenced
+    | BlobGet | Bind | Fence | EndSession | Sequenced | Await
 )  # fmt: skip
 
 Body = (
     Ack | EntryReply | AttrReply | ReadReply | WriteReply | ReaddirReply | RecordReply | TransactReply | TargetReply | SeekReply
     | XattrReply | XattrListReply | StatfsReply | LockReply | LeaseReply | CompoundReply
-    | BindReply | SequencedReply
+    | BindReply | SequencedReply | EventsReply
 )  # fmt: skip
 
 NOW_NS: Final = -(1 << 63)

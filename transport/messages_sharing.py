@@ -1,4 +1,4 @@
-"""Sans-IO. Message bodies of byte-range locks and leases, and what a server asks of its client. Owns no memory.
+"""Sans-IO. Message bodies of byte-range locks and leases, and of what a server tells its client. Owns no memory.
 
 As `messages.py`, which gives these and the others their union.
 """
@@ -6,9 +6,12 @@ As `messages.py`, which gives these and the others their union.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from transport.opcodes import Handle, LeaseKind, LockKind, Op
+from transport.opcodes import EventKind, Handle, LeaseKind, LockKind, Op
 
 __all__ = [
+    "Await",
+    "Event",
+    "EventsReply",
     "Lease",
     "LeaseReply",
     "LeaseReturn",
@@ -41,7 +44,7 @@ class LockTest:
 class Lock:
     """Lock a range for an owner, replacing what the owner has of it. Reply: Ack; EAGAIN while others hold some of it.
 
-    wait: after EAGAIN the server calls CB_LOCK_FREE when it may be worth asking again. EDEADLK: that would never come.
+    wait: after EAGAIN the server tells LOCK_FREE when it may be worth asking again. EDEADLK: that would never come.
     reclaim: the client held it when the server stopped.
     """
 
@@ -90,10 +93,22 @@ class LeaseReturn:
 
 
 @dataclass(slots=True)
-class Recall:
-    """Ask a client to return leases but `kinds`, after what it kept back has been written. Reply: Ack, at once."""
+class Await:
+    """Lend the server a callback: it answers when it has something to tell. seen: number of the last event that came.
 
-    op: ClassVar[Op] = Op.CB_RECALL
+    What the server told and the client has not said it has seen is told again, so that no event is lost with a connection.
+    Reply: EventsReply.
+    """
+
+    op: ClassVar[Op] = Op.AWAIT
+    seen: int = 0
+
+
+@dataclass(slots=True)
+class Recall:
+    """Ask a client to return leases but `kinds` by LEASE_RETURN, after what it kept back has been written."""
+
+    kind: ClassVar[EventKind] = EventKind.RECALL
     handle: Handle
     kinds: LeaseKind
     epoch: int
@@ -101,20 +116,31 @@ class Recall:
 
 @dataclass(slots=True)
 class Revoke:
-    """Tell a client that it did not return in time and holds nothing any more. Reply: Ack."""
+    """Tell a client that it did not return in time and holds nothing of a file any more."""
 
-    op: ClassVar[Op] = Op.CB_REVOKE
+    kind: ClassVar[EventKind] = EventKind.REVOKE
     handle: Handle
     epoch: int
 
 
 @dataclass(slots=True)
 class LockFree:
-    """Tell a client that a lock it waits for may be free. Reply: Ack."""
+    """Tell a client that a lock it waits for may be free."""
 
-    op: ClassVar[Op] = Op.CB_LOCK_FREE
+    kind: ClassVar[EventKind] = EventKind.LOCK_FREE
     handle: Handle
     owner: int
+
+
+Event = Recall | Revoke | LockFree
+
+
+@dataclass(slots=True)
+class EventsReply:
+    """What happened, in order; the events are numbered on, `first` is the number of the first of them."""
+
+    first: int
+    events: list[Event]
 
 
 @dataclass(slots=True)

@@ -1,16 +1,16 @@
 """Sans-IO. The words of messages that are numbers on the wire: operations, kinds, flags; and what may be done twice.
 
-The operations from CB_RECALL on go the other way: a server asks them of its client. Owns no memory.
+Owns no memory.
 """
 
 import enum
 from typing import Final, NewType
 
 __all__ = [
-    "CALLBACKS",
     "IDEMPOTENT",
     "REPLY_PAYLOAD",
     "REQUEST_PAYLOAD",
+    "EventKind",
     "FileType",
     "Handle",
     "LeaseKind",
@@ -75,9 +75,15 @@ class Op(enum.IntEnum):
     FENCE = 40
     END_SESSION = 41
     SEQUENCED = 42
-    CB_RECALL = 240
-    CB_REVOKE = 241
-    CB_LOCK_FREE = 242
+    AWAIT = 48
+
+
+class EventKind(enum.IntEnum):
+    """What a server has to tell its client, or asks of it."""
+
+    RECALL = 1
+    REVOKE = 2
+    LOCK_FREE = 3
 
 
 class FileType(enum.IntEnum):
@@ -152,9 +158,6 @@ REQUEST_PAYLOAD: Final = frozenset({Op.WRITE, Op.AUX_WRITE, Op.TRANSACT, Op.COMP
 
 REPLY_PAYLOAD: Final = frozenset({Op.READ, Op.AUX_READ, Op.COMPOUND, Op.SEQUENCED})
 """Operations whose reply may carry payload."""
-
-CALLBACKS: Final = frozenset({Op.CB_RECALL, Op.CB_REVOKE, Op.CB_LOCK_FREE})
-"""Operations that a server asks of its client."""
 
 IDEMPOTENT: Final = frozenset(Op) - {
     Op.CREATE, Op.MKDIR, Op.UNLINK, Op.RMDIR, Op.RENAME, Op.TRANSACT, Op.LINK, Op.SYMLINK, Op.COPY_RANGE, Op.XATTR_SET,

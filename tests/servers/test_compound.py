@@ -30,6 +30,9 @@ from transport.messages import (
     Handle,
     Lease,
     LeaseKind,
+    LeaseReply,
+    Lock,
+    LockKind,
     Lookup,
     Mkdir,
     Open,
@@ -38,7 +41,6 @@ from transport.messages import (
     Readdir,
     ReaddirReply,
     ReadReply,
-    Recall,
     RecordGet,
     RecordReply,
     Rename,
@@ -208,11 +210,24 @@ async def test_what_does_not_fit_into_one_reply(store: Store) -> None:
 
 
 async def test_no_step_is_a_defect(store: Store) -> None:
-    side, root = Side(store), top(store)
-    for request in (Lease(root, LeaseKind.READ), Recall(root, LeaseKind.NONE, 1)):
-        assert statuses((await done(side, compound(Ping(), request)))[0])[0] == 0
+    side = Side(store)
     assert (await done(side, compound()))[0] == []
     assert (await done(side, compound(Ping())))[0][0].body == Ack()
+
+
+async def test_what_clients_share_is_a_step_too(store: Store) -> None:
+    side, root = Side(store), top(store)
+    new(store, "f", b"data")
+    results, data = await done(
+        side,
+        compound(Lookup(root, "f"), Lease(ref(0), LeaseKind.READ), Lock(ref(0), 1, LockKind.WRITE, 0, 0), Read(ref(0), 0, 9)),
+    )
+    leased = results[1].body
+    assert isinstance(leased, LeaseReply) and leased.kinds == LeaseKind.READ
+    assert (statuses(results), data) == ([0, 0, 0, 0], b"data")
+    results, _ = await done(side, compound(Lookup(root, "f"), Lock(ref(0), 2, LockKind.READ, 5, 1), Ping()))
+    assert statuses(results) == [0, errno.EAGAIN]
+    side.dispatcher.closed()
 
 
 async def test_cancelled_before_it_began(store: Store) -> None:

@@ -10,6 +10,7 @@ from servers.readonly import ReadOnly
 from transport.base import Landing, Reply
 from transport.messages import (
     AuxRead,
+    Await,
     Bind,
     Commit,
     Compound,
@@ -48,7 +49,7 @@ READS: tuple[Request, ...] = (
     Ping(), Mount(), Lookup(H, "n"), Getattr(H), Open(H), Read(H, 0, 1), Readdir(H), AuxRead(H, 0, 1), RecordGet(H), Commit(H),
     Readlink(H), Seek(H, 0, Whence.DATA), XattrGet(H, "user.a"), XattrList(H), Statfs(H), LockTest(H, 1, LockKind.WRITE, 0, 0),
     Lock(H, 1, LockKind.READ, 0, 0), Unlock(H, 1, 0, 0), Lease(H, LeaseKind.READ | LeaseKind.HANDLE),
-    LeaseReturn(H, LeaseKind.NONE, 1),
+    LeaseReturn(H, LeaseKind.NONE, 1), Await(),
     Compound([CompoundStep(Lookup(H, "n")), CompoundStep(Getattr(H))]),
 )  # fmt: skip
 

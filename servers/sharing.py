@@ -1,0 +1,189 @@
+"""Sans-IO. What the clients of an export are told of each other: leases are recalled, waiting lockers called, in order.
+
+Events of a session wait in a queue until its client has lent a callback, which is an AWAIT request without an answer; it is told
+again what it has not said it has seen. An access that another's lease forbids waits here until that is given back or, when the
+holder is too slow, revoked. The rules are `leases.py` and `locks.py`. Owns no memory.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from servers.leases import LeaseTable
+from servers.locks import LockTable, span
+from transport.env import Env, Signal
+from transport.messages import (
+    Ack,
+    Allocate,
+    AuxRead,
+    AuxWrite,
+    Await,
+    CopyRange,
+    Event,
+    EventsReply,
+    Handle,
+    LeaseKind,
+    LeaseReply,
+    Lock,
+    LockReply,
+    LockTest,
+    Open,
+    Punch,
+    Read,
+    RecordGet,
+    Request,
+    Setattr,
+    Transact,
+    Truncate,
+    Unlock,
+    Write,
+)
+
+__all__ = ["Access", "Sharing", "accesses"]
+
+MAX_EVENTS: Final = 64
+"""Events in one answer."""
+Access = tuple[Handle, bool]
+"""A file, and whether it may be changed."""
+
+
+def accesses(request: Request) -> Sequence[Access]:
+    """Return which files' content a request reads or changes."""
+    match request:
+        case Read(handle=handle) | AuxRead(handle=handle) | Open(handle=handle) | RecordGet(handle=handle):
+            return ((handle, False),)
+        case Write(handle=handle) | AuxWrite(handle=handle) | Truncate(handle=handle) | Allocate(handle=handle):
+            return ((handle, True),)
+        case Punch(handle=handle):
+            return ((handle, True),)
+        case Setattr(handle=handle, size=size):
+            return () if size is None else ((handle, True),)
+        case CopyRange(handle=handle, target=target):
+            return ((handle, False), (target, True))
+        case Transact(steps=steps):
+            return [(handle, True) for handle in dict.fromkeys(step.handle for step in steps)]
+        case _:
+            return ()
+
+
+class _Queue:
+    """What one session is to be told. first: the number of the first event in it; waiter: set when there is something."""
+
+    __slots__ = ("events", "first", "waiter")
+
+    def __init__(self) -> None:
+        self.events: deque[Event] = deque()
+        self.first = 1
+        self.waiter: Signal | None = None
+
+
+class Sharing:
+    """Leases, locks and events of the clients of one export, by session number."""
+
+    def __init__(self, env: Env) -> None:
+        self.leases = LeaseTable()
+        self.locks = LockTable()
+        self._env = env
+        self._queues: dict[int, _Queue] = {}
+        self._returned: dict[Handle, Signal] = {}
+
+    # ---- accesses
+
+    def free(self, session: int, request: Request) -> bool:
+        """Tell whether nothing is in the way of a request. Any thread may ask."""
+        in_the_way = self.leases.in_the_way
+        return not any(in_the_way(session, handle, writes=writes) for handle, writes in accesses(request))
+
+    async def settle(self, session: int, request: Request) -> None:
+        """Have others give back what is in the way of a request, and wait for that. Cancellation: the recalls stand."""
+        for handle, writes in accesses(request):
+            while self.leases.in_the_way(session, handle, writes=writes):
+                self._tell(self.leases.recall(session, handle, self._env.now(), writes=writes))
+                deadline = self.leases.deadline(handle)
+                assert deadline is not None
+                returned = self._returned.setdefault(handle, self._env.signal())
+                await returned.wait(deadline)
+                late = self.leases.expire(handle, self._env.now())
+                if late:
+                    self._tell(late)
+                    self._wake(handle)
+
+    def ask(self, session: int, request: Request) -> None:
+        """Have others give back what is in the way of a request, without waiting for it."""
+        for handle, writes in accesses(request):
+            self._tell(self.leases.recall(session, handle, self._env.now(), writes=writes))
+
+    # ---- leases
+
+    def lease(self, session: int, handle: Handle, kinds: LeaseKind, change: int) -> LeaseReply:
+        """Give a session leases. Raises: ENOLCK."""
+        return LeaseReply(*self.leases.grant(session, handle, kinds), change)
+
+    def give_back(self, session: int, handle: Handle, kinds: LeaseKind, epoch: int) -> Ack:
+        """Take back what a session no longer needs."""
+        self.leases.give_back(session, handle, kinds, epoch)
+        self._wake(handle)
+        return Ack()
+
+    # ---- locks
+
+    def test_lock(self, session: int, request: LockTest) -> LockReply:
+        """Say what is in the way of a lock."""
+        found = self.locks.test((session, request.owner), request.handle, request.kind, *span(request.pos, request.length))
+        if found is None:
+            return LockReply(None)
+        length = found.end - found.start if found.end < 1 << 63 else 0
+        return LockReply(found.kind, found.start, length, found.owner[1] if found.owner[0] == session else 0)
+
+    def lock(self, session: int, request: Lock) -> Ack:
+        """Lock a range. Raises: EAGAIN, EDEADLK, ENOLCK, EINVAL."""
+        start, end = span(request.pos, request.length)
+        self.locks.lock((session, request.owner), request.handle, request.kind, start, end, wait=request.wait)
+        return Ack()
+
+    def unlock(self, session: int, request: Unlock) -> Ack:
+        """Unlock a range, and call who waits for it."""
+        start, end = span(request.pos, request.length)
+        self._tell(self.locks.unlock((session, request.owner), request.handle, start, end))
+        return Ack()
+
+    # ---- events
+
+    async def events(self, session: int, request: Await) -> EventsReply:
+        """Wait for what there is to tell a session. Cancellation: it is told the next time."""
+        queue = self._queues.setdefault(session, _Queue())
+        while queue.events and queue.first <= request.seen:
+            queue.events.popleft()
+            queue.first += 1
+        if queue.waiter is not None:  # of a connection before this one; the newer is the one that works
+            waiter, queue.waiter = queue.waiter, None
+            waiter.set()
+        while not queue.events:
+            waiter = queue.waiter = self._env.signal()
+            await waiter.wait()
+            if queue.waiter is not waiter:
+                return EventsReply(queue.first, [])
+        queue.waiter = None
+        return EventsReply(queue.first, [event for _, event in zip(range(MAX_EVENTS), queue.events, strict=False)])
+
+    def end(self, session: int) -> None:
+        """A session is over: nothing of it is in anybody's way any more."""
+        for handle in self.leases.end(session):
+            self._wake(handle)
+        self._tell(self.locks.end(session))
+        queue = self._queues.pop(session, None)
+        if queue is not None and queue.waiter is not None:
+            waiter, queue.waiter = queue.waiter, None
+            waiter.set()
+
+    def _tell(self, told: "Sequence[tuple[int, Event]]") -> None:
+        for session, event in told:
+            queue = self._queues.setdefault(session, _Queue())
+            queue.events.append(event)
+            if queue.waiter is not None:
+                queue.waiter.set()
+
+    def _wake(self, handle: Handle) -> None:
+        returned = self._returned.pop(handle, None)
+        if returned is not None:
+            returned.set()

@@ -1,0 +1,94 @@
+"""Sans-IO. What the store does for a request that has no payload, by the kind of request: one row of a table each.
+
+Owns no memory.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from servers.stores.base import Store
+from transport.messages import (
+    Ack,
+    Allocate,
+    AttrReply,
+    BlobGet,
+    Body,
+    Commit,
+    CopyRange,
+    Create,
+    Getattr,
+    Link,
+    Lookup,
+    Mkdir,
+    Mount,
+    Open,
+    Ping,
+    Punch,
+    Readlink,
+    Rename,
+    Rmdir,
+    Seek,
+    SeekReply,
+    Setattr,
+    Statfs,
+    Symlink,
+    TargetReply,
+    Truncate,
+    Unlink,
+    WriteReply,
+    XattrGet,
+    XattrList,
+    XattrListReply,
+    XattrRemove,
+    XattrReply,
+    XattrSet,
+)
+
+__all__ = ["plain_works"]
+
+
+def plain_works(store: Store) -> dict[type[Any], Callable[[Any], Body]]:
+    """Return the table for a store."""
+    return {
+        Ping: lambda _: Ack(),
+        Mount: lambda _: store.root(),
+        Lookup: lambda r: store.lookup(r.parent, r.name),
+        Getattr: lambda r: AttrReply(store.getattr(r.handle)),
+        Setattr: lambda r: AttrReply(store.setattr(r)),
+        Create: lambda r: store.create(r.parent, r.name, r.mode, exclusive=r.exclusive),
+        Open: lambda r: AttrReply(store.open(r.handle, write=r.write)),
+        Commit: partial(_commit, store),
+        Truncate: lambda r: AttrReply(store.truncate(r.handle, r.size)),
+        Mkdir: lambda r: store.mkdir(r.parent, r.name, r.mode),
+        Unlink: lambda r: _ack(store.unlink(r.parent, r.name)),
+        Rmdir: lambda r: _ack(store.rmdir(r.parent, r.name)),
+        Rename: lambda r: _ack(store.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags)),
+        BlobGet: lambda r: XattrReply(store.blob_get(r.handle, r.slot)),
+        Link: lambda r: store.link(r.handle, r.parent, r.name),
+        Symlink: lambda r: store.symlink(r.parent, r.name, r.target),
+        Readlink: lambda r: TargetReply(store.readlink(r.handle)),
+        Allocate: lambda r: AttrReply(store.allocate(r.handle, r.pos, r.length, keep_size=r.keep_size)),
+        Punch: lambda r: AttrReply(store.punch(r.handle, r.pos, r.length)),
+        Seek: lambda r: SeekReply(store.seek(r.handle, r.pos, r.whence)),
+        CopyRange: partial(_copy_range, store),
+        XattrGet: lambda r: XattrReply(store.xattr_get(r.handle, r.name)),
+        XattrSet: lambda r: AttrReply(store.xattr_set(r.handle, r.name, r.value, r.mode)),
+        XattrList: lambda r: XattrListReply(store.xattr_list(r.handle)),
+        XattrRemove: lambda r: AttrReply(store.xattr_remove(r.handle, r.name)),
+        Statfs: lambda r: store.statfs(r.handle),
+    }
+
+
+def _ack(_: None) -> Ack:
+    return Ack()
+
+
+def _commit(store: Store, request: Commit) -> Body:
+    store.commit(request.handle)
+    return WriteReply(0, store.verifier)
+
+
+def _copy_range(store: Store, request: CopyRange) -> Body:
+    count = store.copy_range(request.handle, request.pos, request.target, request.target_pos, request.length)
+    return WriteReply(count, store.verifier)
