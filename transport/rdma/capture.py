@@ -33,10 +33,16 @@ APPLICATION: Final = "netfs"
 
 
 class Capture:
-    """A pcapng file as it grows. write: takes its bytes in order; wall_ns: the time of a packet, in nanoseconds since 1970."""
+    """A pcapng file as it grows. write: takes its bytes in order; wall_ns: the time of a packet, in nanoseconds since 1970.
 
-    def __init__(self, write: Callable[[View], object], wall_ns: Callable[[], int]) -> None:
+    flush: called where somebody who reads along should see what there is: when a connection has ended.
+    """
+
+    def __init__(
+        self, write: Callable[[View], object], wall_ns: Callable[[], int], flush: Callable[[], object] = lambda: None
+    ) -> None:
         self._write = write
+        self.flush = flush
         self._wall_ns = wall_ns
         self.packets = 0
         self.flows = 0
@@ -107,3 +113,4 @@ class TcpFlow:
             self.ended[side] = True
             self._segment(side, FIN | ACK)
             self._segment(1 - side, ACK)
+            self.capture.flush()

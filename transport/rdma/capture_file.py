@@ -36,16 +36,19 @@ def open_capture(path: str | PathLike[str], wall_ns: Callable[[], int] | None = 
     failed: OSError | None = None
     file = Path(path).open("wb", BUFFER)  # noqa: SIM115 (closed below, with its error kept)
 
-    def write(data: View) -> None:
+    def attempt(what: Callable[[], object]) -> None:
         nonlocal failed
         if failed is None:
             try:
-                file.write(data)
+                what()
             except OSError as error:
                 failed = error
 
+    def write(data: View) -> None:
+        attempt(lambda: file.write(data))
+
     try:
-        yield Capture(write, wall_ns or system_env().wall_ns)
+        yield Capture(write, wall_ns or system_env().wall_ns, lambda: attempt(file.flush))
     finally:
         try:
             file.close()
