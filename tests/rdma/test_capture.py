@@ -11,6 +11,7 @@ from tests.rdma.every_opcode import IDS, OPCODES, Pair, Recorder, fabric_pair, k
 from transport.rdma.ah import AddressVector
 from transport.rdma.capture_fabric import capture_fabric
 from transport.rdma.capture_file import open_capture
+from transport.rdma.control import Control, drop_response
 from transport.rdma.enums import AttrMask, Opcode, QPState, QPType, WcStatus
 from transport.rdma.packets import UDP
 from transport.rdma.profiles import CONNECTX
@@ -145,6 +146,21 @@ def test_refusals_of_rocev2() -> None:
     assert [wc.status for wc in pair.a.poll()] == [WcStatus.RETRY_EXC_ERR]
     assert [packet.data[28] for packet in recorder.packets()] == [RcOp.WRITE_ONLY] * 7
     assert {packet.comment for packet in recorder.packets()} == {"wr_id 3 WRITE"}
+
+
+def test_what_is_sent_again_has_its_number_again() -> None:
+    """The answer was lost: the request and its acknowledgement are seen twice, and count as one message."""
+    recorder = Recorder()
+    pair = fabric_pair(recorder)
+    Control.attach(pair.a.device).add(drop_response())
+    pair.a.qp.post_send(pair.to_peer(Opcode.WRITE, 8, wr_id=4))
+    pair.fabric.advance(60)
+    pair.a.qp.post_send(pair.to_peer(Opcode.WRITE, 8, wr_id=5))
+    assert all(wc.ok for wc in pair.a.poll())
+    first = pair.a.qp.attr.sq_psn
+    seen = [(p.comment, int.from_bytes(p.data[37:40], "big") - first) for p in recorder.packets()]
+    assert seen == [("wr_id 4 WRITE", 0)] * 4 + [("wr_id 5 WRITE", 1)] * 2
+    assert [p.data[41:44] for p in recorder.packets() if p.data[28] == RcOp.ACKNOWLEDGE] == [b"\0\0\1", b"\0\0\1", b"\0\0\2"]
 
 
 def test_request_that_fails_here_sends_nothing() -> None:

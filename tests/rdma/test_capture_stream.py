@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from iov.probe import Probe
 from tests.rdma.captured import complaints, needs_tshark, shown, streams
 from tests.rdma.every_opcode import IDS, OPCODES, RECV, Recorder, Side, fabric_pair, key_to_lose, post_all
+from tests.rdma.test_iwarp_codec import tagged
 from transport.env import system_env
 from transport.link import ByteStream, LinkShape, SocketStream, memory_link
 from transport.rdma.capture_stream import CapturedStream
@@ -232,6 +233,17 @@ def test_what_is_no_iwarp_is_captured_as_it_comes(messages: list[bytes], step: i
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
+def test_empty_frame_says_ready() -> None:
+    """It belongs to no request, and takes none away."""
+    recorder = Recorder()
+    near, _ = memory_link()
+    stream = CapturedStream(near, recorder.capture, active=True)
+    stream.posted(SendWR(3, Opcode.WRITE))
+    for frame in (StartFrame(False).pack(), bytes(8), tagged(Op.WRITE, 1, 0, b"x", crc=False)):
+        stream.send_nowait([frame])
+    assert [packet.comment for packet in recorder.packets()][3:] == ["MPA start-up", "ready to receive", "wr_id 3 WRITE"]
+
+
 async def test_addresses_are_those_of_the_socket() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as sock:
         recorder = Recorder()
@@ -241,6 +253,24 @@ async def test_addresses_are_those_of_the_socket() -> None:
         assert first[12:20] == bytes([127, 0, 0, 1] * 2) and int.from_bytes(first[22:24], "big") == port
         assert stream.fileno() is None
         await stream.aclose()
+
+
+async def test_both_ends_in_one_capture_are_one_connection() -> None:
+    recorder = Recorder()
+    for _ in range(2):  # the second time the ports may be the same
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            near = socket.create_connection(listener.getsockname())
+            far, _ = listener.accept()
+        ends = [
+            CapturedStream(SocketStream(sock), recorder.capture, active=active) for sock, active in ((near, True), (far, False))
+        ]
+        ends[0].send_nowait([b"there"])
+        await ends[1].wait_readable()
+        assert ends[1].recv_nowait([memoryview(bytearray(9))]) == 5
+        ends[1].posted(SendWR(1))
+        for end in ends:
+            await end.aclose()
+    assert sorted(streams(recorder.packets()).values()) == [b"", b"", b"there", b"there"]
 
 
 def test_streams_without_addresses_are_told_apart() -> None:

@@ -179,6 +179,29 @@ def test_nobody_listens() -> None:
     cmid.close()
 
 
+def test_address_that_is_none() -> None:
+    with pytest.raises(PyverbsRDMAError) as caught:
+        CMID(AddrInfo(dst="no-such-host.invalid", dst_service="7471"), INIT).connect()
+    assert caught.value.error_code == errno.EADDRNOTAVAIL
+
+
+def test_connection_without_a_queue_pair(server: socket.socket) -> None:
+    """The number a program gave is none: it is told, and the connection is closed."""
+    channel = CMEventChannel()
+    cmid = CMID(channel)
+    cmid.resolve_addr(AddrInfo(dst="127.0.0.1", dst_service=str(server.getsockname()[1])))
+    cmid.resolve_route()
+    for kind in ("ADDR_RESOLVED", "ROUTE_RESOLVED"):
+        expect(channel, kind)
+    cmid.connect(ConnParam(qp_num=999))
+    with server.accept()[0] as sock:
+        sock.recv(24, socket.MSG_WAITALL)
+        sock.sendall(StartFrame(True, ird=1, ord=1).pack())
+        expect(channel, "CONNECT_ERROR")
+        assert sock.recv(1) == b""
+    cmid.close()
+
+
 def test_port_of_another_program(server: socket.socket) -> None:
     cmid = CMID(AddrInfo(src="127.0.0.1", src_service=str(server.getsockname()[1]), flags=1), INIT)
     with pytest.raises(PyverbsRDMAError) as caught:

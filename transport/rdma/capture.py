@@ -46,11 +46,23 @@ class Capture:
         self._wall_ns = wall_ns
         self.packets = 0
         self.flows = 0
+        self._ends: set[tuple[Place, Place]] = set()
         write(file_header(APPLICATION, "netfs"))
 
     def now(self) -> int:
         """Return the time that a packet of this moment has."""
         return self._wall_ns()
+
+    def claim(self, near: Place, far: Place) -> bool:
+        """Take a connection as seen from `near`; False when it is seen from its other end, in the same process, already."""
+        if (far, near) in self._ends:
+            return False
+        self._ends.add((near, far))
+        return True
+
+    def release(self, near: Place, far: Place) -> None:
+        """Give a connection back that has ended: its ports may be used again."""
+        self._ends.discard((near, far))
 
     def next_flow(self) -> int:
         """Return a number no other flow of this capture has."""

@@ -125,11 +125,9 @@ class _Watcher:
             flow = self.flows[key] = IwarpFlow(self.capture, places[0], places[1], near, qp.attr)
         return flow
 
-    def count(self, device: "Device", qpn: int) -> int:
+    def count(self, device: "Device", qpn: int) -> None:
         """Count a message that a responder has completed."""
-        key = (device.lid, qpn)
-        self.messages[key] = count = self.messages.get(key, 0) + 1
-        return count
+        self.messages[device.lid, qpn] = self.completed(device, qpn) + 1
 
     def completed(self, device: "Device", qpn: int) -> int:
         """Return how many messages a responder has completed."""
@@ -181,7 +179,9 @@ class _Exchange:
         status = inner(self.requester, self.wr)
         qpn = self.qp.attr.dest_qpn
         if status == 0:
-            self._answer(last, self.watcher.count(self.far, qpn))
+            if not self.requester.duplicate:
+                self.watcher.count(self.far, qpn)
+            self._answer(last)
         elif status == RNR:
             peer = self.far.qps.get(qpn)
             self._reply(RcOp.ACKNOWLEDGE, self.psn, Nak.RNR | (peer.attr.min_rnr_timer if peer is not None else 0))
@@ -253,8 +253,7 @@ class _Exchange:
         )  # fmt: skip
         self.capture.packet(packet.views, self.comment)
 
-    def _answer(self, last: int, msn: int) -> None:
-        del msn  # counted; `_reply` looks it up
+    def _answer(self, last: int) -> None:
         opcode = self.wr.opcode
         if opcode == Opcode.READ:
             for index, (off, _, pieces, final) in enumerate(cut(self.views, self.mtu)):

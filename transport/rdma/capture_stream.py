@@ -96,12 +96,17 @@ class _Cutter:
 
 
 class CapturedStream:
-    """A stream whose bytes go into a capture too; it is also the `watch` of an engine over it. active: our side connected."""
+    """A stream whose bytes go into a capture too; it is also the `watch` of an engine over it. active: our side connected.
+
+    Of a connection whose both ends are here, with one capture, the end that came first is shown.
+    """
 
     def __init__(self, stream: ByteStream, capture: Capture, *, active: bool) -> None:
         self.peer = stream.peer
         self._stream = stream
-        self._flow = TcpFlow(capture, *_places(stream, capture, active), active=active)
+        self._places = _places(stream, capture, active)
+        claimed = capture.claim(*self._places)
+        self._flow = TcpFlow(capture, *self._places, active=active) if claimed else None
         self._cutters = (_Cutter(), _Cutter())
         self._held: list[tuple[int, bytearray]] = []
         self._posted: deque[tuple[int, int]] = deque()
@@ -113,15 +118,19 @@ class CapturedStream:
 
     def posted(self, wr: "SendWR") -> None:
         """Take note of a request whose message goes to the peer behind those before it."""
-        self._posted.append((wr.wr_id, int(wr.opcode)))
+        if self._flow is not None:
+            self._posted.append((wr.wr_id, int(wr.opcode)))
 
     def took(self, recv: "RecvWR") -> None:
         """Take note of the receive that the next message of the peer fills."""
-        self._taken.append(recv.wr_id)
+        if self._flow is not None:
+            self._taken.append(recv.wr_id)
 
     # ---- what passes
 
     def _passed(self, side: int, views: Sequence[bytes | memoryview], count: int) -> None:
+        if self._flow is None:
+            return
         now = self._flow.capture.now()
         for view in views:
             piece = memoryview(view)[:count]
@@ -136,7 +145,7 @@ class CapturedStream:
 
     def _settle(self) -> None:
         """Write the frames that came in before the engine had seen them."""
-        if self._held:
+        if self._held and self._flow is not None:
             held, self._held = self._held, []
             for then, frame in held:
                 self._flow.data(IN, frame, self._comment(IN, frame), then)
@@ -145,8 +154,10 @@ class CapturedStream:
         """Say which work request a frame belongs to."""
         if frame.startswith((REQUEST_KEY, REPLY_KEY)):
             return "MPA start-up"
-        if self._cutters[side].opaque or len(frame) < HEAD.size - 8:
+        if self._cutters[side].opaque:
             return ""
+        if not any(frame[:LENGTH_BYTES]):
+            return "ready to receive"
         op, last = frame[3] & 0x0F, bool(frame[2] & LAST)
         name = NAMES.get(op, f"opcode {op}")
         if op in STARTS:
@@ -195,7 +206,7 @@ class CapturedStream:
         count = self._stream.recv_nowait(views)
         if count:
             self._passed(IN, views, count)
-        elif count == 0:
+        elif count == 0 and self._flow is not None:
             self._flow.end(IN)
         return count
 
@@ -214,12 +225,14 @@ class CapturedStream:
 
     def close(self) -> None:
         """See `ByteStream`."""
-        if not self._flow.ended[OUT]:
+        flow = self._flow
+        if flow is not None and not flow.ended[OUT]:
             self._settle()
             for side, cutter in enumerate(self._cutters):
                 if cutter.kept:
-                    self._flow.data(side, cutter.kept)
-            self._flow.end(OUT)
+                    flow.data(side, cutter.kept)
+            flow.end(OUT)
+            flow.capture.release(*self._places)
         self._stream.close()
 
     async def aclose(self) -> None:

@@ -344,9 +344,13 @@ class CMID(PyverbsObject):
         self.wire = connection
         active = bool(connection.request)
         if event.type in (CmEventType.ESTABLISHED, CmEventType.CONNECT_RESPONSE):
-            if active:
-                self._attach(connection)
-            self.outcome = 0
+            try:
+                if active:
+                    self._attach(connection)
+            except PyverbsRDMAError as error:
+                connection.drop()
+                event = CmEvent(CmEventType.CONNECT_ERROR, error.error_code)
+            self.outcome = event.status
         elif event.type is CmEventType.DISCONNECTED:
             self.outcome = errno.ENOTCONN
         else:

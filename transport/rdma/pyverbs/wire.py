@@ -274,7 +274,10 @@ class Door:
 
 
 def _find(host: str | None, service: str) -> tuple[int, tuple[Any, ...]]:
-    family, _, _, _, address = socket.getaddrinfo(host or "127.0.0.1", service, type=socket.SOCK_STREAM)[0]
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host or "127.0.0.1", service, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise OSError(errno.EADDRNOTAVAIL, f"{host}: {error.strerror}") from None
     return family, address
 
 
