@@ -9,6 +9,7 @@ call.
 """
 
 import enum
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -103,9 +104,11 @@ class IoSubrequest:
             return
         self.in_progress = False
         self.call = None
-        if transferred:
+        if transferred > 0:
             self.transferred += transferred
             self.made_progress = True
+        elif transferred < 0:
+            error, eof, retry = OSError(errno.EIO, "fewer than no bytes were moved"), False, False
         self.error = error
         self.hit_eof = eof
         self.need_retry = retry

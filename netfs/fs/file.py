@@ -93,6 +93,7 @@ class File(FileSpace):
 
     async def strays(self) -> list[int]:
         """Return the numbers of blocks for which the server keeps bytes that are no part of the file. Cancellation: no effect."""
+        self._check_open()
         try:
             return await self._inode.file_ops.strays()
         except Exception as error:

@@ -37,6 +37,7 @@ class LoopCall:
     def abandon(self) -> None:
         if not self.transport.stubborn:
             self.withdrawn = True
+            trio.lowlevel.current_trio_token().run_sync_soon(self.transport.serve_one)
 
     def end(self, outcome: Outcome) -> None:
         self.ended = True
@@ -80,7 +81,7 @@ class LoopTransport(Transport):
         return call
 
     def serve_one(self) -> None:
-        ready = [call for call in self.queue if not (self.hold and self.hold(call.request))]
+        ready = [call for call in self.queue if call.withdrawn or not (self.hold and self.hold(call.request))]
         if ready:
             call = ready[0 if self.seed is None else self.rng.randrange(len(ready))]
             self.queue.remove(call)
