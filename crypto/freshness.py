@@ -70,7 +70,7 @@ class Marks:
     rollbacks seen and not accepted. accepted_ns: when rollbacks were accepted.
     """
 
-    __slots__ = ("_gone", "_marks", "_moved", "_moved_at", "_told", "accepted_ns", "clock", "tainted")
+    __slots__ = ("_gone", "_marks", "_moved", "_moved_at", "_removed", "_told", "accepted_ns", "clock", "tainted")
 
     def __init__(self) -> None:
         self.clock = 0
@@ -80,6 +80,7 @@ class Marks:
         self._moved_at: dict[bytes, int] = {}
         self._moved: dict[bytes, bytes] = {}
         self._gone: dict[bytes, None] = {}
+        self._removed: dict[bytes, None] = {}
         self._told = 0
 
     def __len__(self) -> int:
@@ -102,6 +103,11 @@ class Marks:
         before = self._marks.get(file_id)
         if before == mark:
             return True
+        if file_id in self._removed:
+            if self._moved_at.get(file_id, -1) > asked:
+                return False
+            self.tainted.append(Seen(file_id, generation))
+            raise Rollback(f"the server shows a file that was removed (file id {file_id.hex()})", file_id=file_id)
         if before is not None:
             highest = int(MARK.unpack(before)[0])
             if generation <= highest:
@@ -123,18 +129,20 @@ class Marks:
             self._move(file_id, mark_of(generation, sealed))
 
     def removed(self, file_id: bytes) -> None:
-        """Forget a file that this client has removed."""
+        """A file was removed by this client: it is not to be shown again while this lasts; the log only forgets it."""
         if self._marks.pop(file_id, None) is not None:
             self._moved.pop(file_id, None)
-            self._moved_at.pop(file_id, None)
             self._gone[file_id] = None
+        self.clock += 1
+        self._moved_at[file_id] = self.clock
+        self._removed[file_id] = None
 
     def accept(self, now_ns: int) -> None:
         """Believe what the server shows from now on, as after a backup was restored: every mark is void, and the taint."""
         self.tainted.clear()
         self._told = 0
         self.accepted_ns.append(now_ns)
-        for waiting in (self._marks, self._moved, self._moved_at, self._gone):
+        for waiting in (self._marks, self._moved, self._moved_at, self._gone, self._removed):
             waiting.clear()
 
     def check(self) -> None:

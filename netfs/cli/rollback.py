@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from netfs.cli.dialing import Access, connected
-from netfs.cli.host import CommandError, Exit, Host, failing
+from netfs.cli.host import Exit, Host, failing
 from netfs.cli.place import Place
 from netfs.cli.unlocking import has_terminal, keys_of, secret_of
 from netfs.fs.seen import SeenLog, log_path
@@ -26,6 +26,8 @@ __all__ = ["accept"]
 
 async def accept(host: Host, place: Place, access: Access, *, yes: bool) -> None:
     """Forget what was seen of the volume a place lies in."""
+    if not (yes or (has_terminal() and sys.stdin.isatty())):
+        host.fail(Exit.USAGE, "no terminal to ask at; say --yes if it is meant")
     secret = await secret_of(access)
     bare = replace(access, key_file=None, passphrase=False, passphrase_fd=None)
     async with connected(place, bare) as client:
@@ -60,8 +62,6 @@ def readable_log(key: "VolumeKey") -> SeenLog:
 
 async def confirmed() -> bool:
     """Ask a person at the terminal."""
-    if not has_terminal() or not sys.stdin.isatty():
-        raise CommandError(Exit.USAGE, "no terminal to ask at; say --yes if it is meant")
     print("type yes to accept that: ", end="", file=sys.stderr, flush=True)  # noqa: T201
     answer: str = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
     return answer.strip() == "yes"

@@ -88,7 +88,11 @@ def test_commits_do_not_lower_a_mark_and_removed_files_are_forgotten() -> None:
     marks.removed(ONE)
     marks.removed(TWO)
     assert marks.generation(ONE) == 0
-    assert marks.observe(ONE, 1, b"one", 0)
+    assert not marks.observe(ONE, 1, b"one", 0), "it was asked for before the removal"
+    with pytest.raises(Rollback, match="removed"):
+        marks.observe(ONE, 9, b"nine", marks.clock)
+    back, _ = read(written(marks))
+    assert back.observe(ONE, 1, b"one", 0), "the log only forgets"
 
 
 # ---- the log
