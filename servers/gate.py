@@ -24,10 +24,15 @@ class Gate:
     """
 
     def __init__(self, identity: str | os.PathLike[str], authorized_keys: str | os.PathLike[str]) -> None:
-        mine = load_identity(identity)
-        self.fingerprint = mine.fingerprint
+        self._identity = identity
         self.keys = AuthorizedKeys(authorized_keys)
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the files again; connections there are stay as they are. Raises: OSError, and nothing has changed."""
+        mine = load_identity(self._identity)
         self.keys.grants()
+        self.fingerprint = mine.fingerprint
         self._context = server_context(mine)
 
     def stream(self, sock: socket.socket, probe: Probe) -> TlsStream:

@@ -6,15 +6,17 @@ import ipaddress
 import os
 import socket
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from transport.address import Address
 
-__all__ = ["Listener", "open_listener"]
+__all__ = ["Listener", "default_listen", "open_listener"]
 
 BACKLOG: Final = 128
 _SOCKET_MODE: Final = 0o600
+DEFAULT_SOCKET: Final = "netfs.sock"
 
 
 class Listener:
@@ -31,7 +33,7 @@ class Listener:
         self.sock.close()
         if self._made is not None:
             name = Path(self.address.socket)
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # it may have been made by another user: by root
                 if os.path.samestat(self._made, name.lstat()):
                     name.unlink()
 
@@ -65,6 +67,23 @@ def open_listener(address: Address, *, insecure: bool = False, rdma: bool = Fals
     except OSError as error:
         sock.close()
         raise OSError(error.errno, error.strerror, str(address)) from None
+
+
+def default_listen(environment: Mapping[str, str]) -> str:
+    """Return where a server without keys listens: a socket in a directory that is the user's alone.
+
+    Raises: OSError when there is none and none can be made.
+    """
+    runtime = environment.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/") and Path(runtime).is_dir():
+        return f"unix:{runtime}/{DEFAULT_SOCKET}"
+    folder = Path("/tmp") / f"netfs-{os.geteuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise OSError(errno.EPERM, "not a directory that is yours alone; say --listen", str(folder))
+    return f"unix:{folder}/{DEFAULT_SOCKET}"
 
 
 def _listen_unix(address: Address) -> Listener:

@@ -10,27 +10,32 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import trio
 
 from iov.probe import Probe
+from servers.clients import Client, Clients
+from servers.config import ServerLimits
 from servers.dispatch import Dispatcher
 from servers.listen import Listener, open_listener
+from servers.pace import Paced, TokenBucket
 from servers.readonly import ReadOnly
+from servers.report import CONTROL, answer_reports
 from servers.sessions import Channel, Keeper, Sessions
 from servers.sharing import Sharing
 from servers.stores.base import Store
 from servers.stores.handles import Places
-from transport.address import parse_address
+from transport.address import Address, parse_address
 from transport.base import Handler, Limits
 from transport.env import Env, system_env
 from transport.errors import HelloMismatch, NotTrusted, TransportError
 from transport.link import ByteStream, SocketStream
 from transport.stream import serve_stream
+from transport.trust import Fingerprint
 
 if TYPE_CHECKING:
     from servers.gate import Gate
@@ -51,17 +56,19 @@ class Remembering(Protocol):
 
 log: Final = logging.getLogger(__name__)
 Around = Callable[[Handler], Handler]
-MAX_CONNECTIONS: Final = 1024
 _LIMITS: Final = Limits()
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _BREATH_S: Final = 0.1
+_DRAIN_LOOK_S: Final = 0.02
+_SWEEP_S: Final = 10.0
+_BOUNDS: Final = ServerLimits()
 
 
 class Server:
     """Serve one store.
 
-    max_connections: further clients are turned away. gate: lets in clients on TCP; None: plain, for all. around: wraps what
-    answers the requests of each connection.
+    bounds: what it allows; who comes beyond is turned away. exports: others than the default one, for keys that say so. gate:
+    lets in clients on TCP; None: plain, for all. around: wraps what answers the requests of each connection.
     """
 
     def __init__(
@@ -71,12 +78,13 @@ class Server:
         probe: Probe,
         limits: Limits = _LIMITS,
         *,
-        max_connections: int = MAX_CONNECTIONS,
         gate: "Gate | None" = None,
         rdma_crc: bool = False,
         capture: "Capture | None" = None,
         around: Around | None = None,
         keeper: Keeper | None = None,
+        exports: Mapping[str, tuple[Store, Keeper | None]] | None = None,
+        bounds: ServerLimits = _BOUNDS,
     ) -> None:
         self.connections = 0
         self._around = around
@@ -85,21 +93,33 @@ class Server:
         self._sharing = Sharing(env)
         self._probe = probe
         self._limits = limits
-        self._max_connections = max_connections
+        self._bounds = bounds
         self._gate = gate
         self._rdma_crc = rdma_crc
         self._capture = capture
-        self.sessions = Sessions(store, env, keeper, over=self._sharing.end)
+        self.sessions = Sessions(store, env, keeper, sharing=self._sharing)
+        self._exports = {name: Sessions(one, env, kept, sharing=Sharing(env)) for name, (one, kept) in (exports or {}).items()}
+        self.clients = Clients()
+        self.draining = trio.Event()
+        self._began = env.now()
+        self._accepted = self._refused = 0
 
     def handler(self, peer: str, limits: Limits, channel: Channel | None = None) -> Handler:
         """Return the handler of one connection; transports take this as their factory. channel: its place in a session."""
         log.info("connected peer=%s", peer)
-        handler = Dispatcher(self._store, self._env, self._probe, limits, place=channel, sharing=self._sharing)
+        store = self._store if channel is None else channel.store
+        sharing = self._sharing if channel is None else channel.sharing
+        handler = Dispatcher(store, self._env, self._probe, limits, place=channel, sharing=sharing)
         return handler if self._around is None else self._around(handler)
 
     def _handler_for(self, channel: Channel, grant: "Grant | None", peer: str, limits: Limits) -> Handler:
         handler = self.handler(peer if grant is None else f"{peer} name={grant.name}", limits, channel)
-        return ReadOnly(handler) if grant is not None and grant.read_only else handler
+        if grant is not None and grant.read_only:
+            handler = ReadOnly(handler)
+        bounds, now = self._bounds, self._env.now
+        if bounds.requests_per_s or bounds.bytes_per_s:
+            handler = Paced(handler, TokenBucket(bounds.requests_per_s, now), TokenBucket(bounds.bytes_per_s, now))
+        return handler
 
     async def serve_connection(self, stream: ByteStream, rdma: bool = False) -> None:
         """Serve one client until it leaves; raises nothing but Cancelled. A stream of the gate's is let in by it first.
@@ -108,7 +128,9 @@ class Server:
 
         Cancellation: the connection is dropped; what it had begun in a worker thread is finished.
         """
-        if self.connections >= self._max_connections:
+        self._accepted += 1
+        if self.connections >= self._bounds.connections or self.draining.is_set():
+            self._refused += 1
             log.warning("refused peer=%s connections=%d", stream.peer, self.connections)
             await stream.aclose()
             return
@@ -117,8 +139,9 @@ class Server:
             with trio.CancelScope() as scope:
                 await self._serve_peer(stream, rdma, scope)
             if scope.cancelled_caught:
-                log.info("fenced peer=%s", stream.peer)
+                log.info("ended peer=%s", stream.peer)
         except NotTrusted as error:
+            self._refused += 1
             log.warning("refused error=%s", error)
         except HelloMismatch as error:
             log.warning("stranger error=%s", error)
@@ -133,19 +156,102 @@ class Server:
     async def _serve_peer(self, stream: ByteStream, rdma: bool, scope: trio.CancelScope) -> None:
         """Let a client in and serve it until it leaves. scope: what ends the connection when its session fences it off."""
         grant = None if self._gate is None else await self._gate.admit(stream, self._env)
+        principal = str(getattr(stream, "fingerprint", None) or "")
+        sessions = self.sessions
+        if grant is not None and grant.export:
+            if grant.export not in self._exports:
+                raise NotTrusted(f"{stream.peer}: {grant.name} may see the export {grant.export}, which is not served here")
+            sessions = self._exports[grant.export]
+        if self.clients.of(principal) >= self._bounds.per_client:
+            who = "who comes without a key" if grant is None else grant.name
+            raise NotTrusted(f"{stream.peer}: {who} has {self._bounds.per_client} connections already")
+        client = Client(stream.peer, principal, grant, self._env.now(), scope)
+        self.clients.add(client)
+        try:
+            await self._serve_client(stream, rdma, Channel(sessions, principal, scope.cancel), grant)
+        finally:
+            self.clients.remove(client)
+        log.info("left peer=%s", client.peer)
+
+    async def _serve_client(self, stream: ByteStream, rdma: bool, channel: Channel, grant: "Grant | None") -> None:
         if self._capture is not None:
             from transport.rdma.capture_stream import CapturedStream  # noqa: PLC0415 - loaded by those who capture
 
             stream = CapturedStream(stream, self._capture, active=False)
-        channel = Channel(self.sessions, "" if grant is None else grant.name, scope.cancel)
         factory = partial(self._handler_for, channel, grant)
         if rdma:
             from transport.rdma.stream_endpoint import serve_rdma_stream  # noqa: PLC0415 - the verbs device is large
 
             await serve_rdma_stream(stream, factory, self._env, self._probe, self._limits, crc=self._rdma_crc)
         else:
-            await serve_stream(stream, factory, self._env, self._probe, self._limits)
-        log.info("left peer=%s", stream.peer)
+            await serve_stream(stream, factory, self._env, self._probe, self._limits, self.draining)
+
+    # ---- operation
+
+    async def drain(self) -> None:
+        """Take no more requests, answer those under way, and end every connection.
+
+        Sessions stay: their clients find them again at the next server. Cancellation: what is under way is dropped.
+        """
+        self.draining.set()
+        for sessions in (self.sessions, *self._exports.values()):
+            sessions.sharing.drain()
+        until = self._env.now() + self._bounds.drain_s
+        while self.connections and self._env.now() < until:  # noqa: ASYNC110 - for as long as connections end by themselves
+            await trio.sleep(_DRAIN_LOOK_S)
+        if self.connections:
+            log.warning("dropped connections=%d", self.connections)
+        for client in self.clients:
+            client.scope.cancel()
+
+    def reload(self) -> None:
+        """Read identity and keys again, and end the connections of keys that may do less than before.
+
+        Raises: OSError for a file that is not right; the old keys go on counting then.
+        """
+        if self._gate is None:
+            return
+        self._gate.reload()
+        grants = self._gate.keys.grants()
+        for client in self.clients:
+            if client.grant is not None and grants.get(Fingerprint(client.principal)) != client.grant:
+                log.warning("revoked peer=%s name=%s", client.peer, client.grant.name)
+                client.scope.cancel()
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the server's key."""
+        return None if self._gate is None else self._gate.fingerprint
+
+    def numbers(self) -> dict[str, float]:
+        """Return the counters for `--metrics`."""
+        all_sessions = [self.sessions, *self._exports.values()]
+        probe = self._probe
+        return {
+            "connections": self.connections,
+            "sessions": sum(len(sessions) for sessions in all_sessions),
+            "accepted_total": self._accepted,
+            "refused_total": self._refused,
+            "requests_total": probe.requests,
+            "replays_total": sum(sessions.replays for sessions in all_sessions),
+            "messages_total": probe.messages,
+            "wire_bytes_total": probe.wire_bytes,
+            "uptime_seconds": round(self._env.now() - self._began, 3),
+        }
+
+    def status(self) -> dict[str, object]:
+        """Return what `netfs status` shows."""
+        now = self._env.now()
+        state = "draining" if self.draining.is_set() else "serving"
+        clients = [client.told(now) for client in self.clients]
+        return {"state": state, "pid": os.getpid(), "exports": ["", *self._exports], **self.numbers(), "clients": clients}
+
+    async def _sweep(self) -> None:
+        """Forget sessions that have been without a connection for too long."""
+        while True:
+            await trio.sleep(_SWEEP_S)
+            for sessions in (self.sessions, *self._exports.values()):
+                await sessions.expire()
 
     async def serve(
         self, listeners: Sequence[Listener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -156,6 +262,7 @@ class Server:
         """
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._sweep)
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener, nursery)
                 task_status.started()
@@ -213,53 +320,65 @@ async def serve(
     rdma_crc: bool = False,
     capture: "Capture | None" = None,
     around: Around | None = None,
+    exports: Mapping[str, Store] | None = None,
+    bounds: ServerLimits = _BOUNDS,
+    reports: str | None = None,
+    opened: Callable[[], object] | None = None,
 ) -> AsyncIterator[Serving]:
     """Serve a store for the length of a block; port 0 takes a free one.
 
     Args: identity, authorized_keys: files, both or none; with them TCP is TLS, for clients whose keys are listed, each as its
     line says. Without, it is plain, for loopback or whoever says `insecure`.
     rdma: where to listen for iWARP as well, over TLS if there are keys; rdma_crc: with checksums. capture: takes what
-    passes over every connection, above TLS. around: wraps what answers requests.
+    passes over every connection, above TLS. around: wraps what answers requests. exports: more stores, for keys that name one.
+    bounds: what a client may ask for. reports: where to answer about itself, besides `.netfs/control` of the store's folder.
+    opened: called when every file and socket is open, before the first client.
     Raises: ValueError for no address or half a pair of files; OSError as `open_listener`, and for the files.
     Ownership: the store stays the caller's, who closes it after the block; connections are dropped at the block's end.
     """
     gate = _gate(identity, authorized_keys)
-    listener = open_listener(parse_address(listen), insecure=insecure or gate is not None)
-    listeners = [listener]
-    state = None
-    try:
-        state = _open_state(store)
-        server = Server(
-            store, env or system_env(), probe or Probe(), limits, gate=gate, rdma_crc=rdma_crc, capture=capture, around=around,
-            keeper=state,
-        )  # fmt: skip
+    env, probe = env or system_env(), probe or Probe()
+    with ExitStack() as stack:
+        listeners = [_closing(stack, open_listener(parse_address(listen), insecure=insecure or gate is not None))]
         if rdma is not None:
-            listeners.append(_rdma_listener(rdma, insecure or gate is not None, rdma_crc))
-    except BaseException:
-        listener.close()
-        if state is not None:
-            state.close()
-        raise
-    manager = trio.open_nursery()
-    nursery = await manager.__aenter__()
-    try:
-        nursery.start_soon(server.serve, listeners)
-        yield Serving(server, listener, gate, listeners[-1] if rdma is not None else None)
-    finally:
-        nursery.cancel_scope.cancel()
-        # The block's own exception passes by the nursery, which would wrap it in a group.
-        await manager.__aexit__(None, None, None)
-        if state is not None:
-            state.close()
+            listeners.append(_closing(stack, _rdma_listener(rdma, insecure or gate is not None, rdma_crc)))
+        kept = {name: (other, _kept(stack, other)) for name, other in (exports or {}).items()}
+        server = Server(
+            store, env, probe, limits, gate=gate, rdma_crc=rdma_crc, capture=capture, around=around,
+            keeper=_kept(stack, store), exports=kept, bounds=bounds,
+        )  # fmt: skip
+        asked = [_closing(stack, open_listener(parse_address(reports)))] if reports is not None else []
+        if (folder := store.state_folder()) is not None:
+            asked.append(_closing(stack, open_listener(Address(socket=str(folder / CONTROL)))))
+        if opened is not None:
+            opened()
+        manager = trio.open_nursery()
+        nursery = await manager.__aenter__()
+        try:
+            nursery.start_soon(server.serve, listeners)
+            for listener in asked:
+                nursery.start_soon(answer_reports, server, listener)
+            yield Serving(server, listeners[0], gate, listeners[-1] if rdma is not None else None)
+        finally:
+            nursery.cancel_scope.cancel()
+            # The block's own exception passes by the nursery, which would wrap it in a group.
+            await manager.__aexit__(None, None, None)
 
 
-def _open_state(store: Store) -> "ServerState | None":
+def _closing(stack: ExitStack, listener: Listener) -> Listener:
+    stack.callback(listener.close)
+    return listener
+
+
+def _kept(stack: ExitStack, store: Store) -> "ServerState | None":
+    """Open what a server keeps in the store's folder, until the stack ends."""
     folder = store.state_folder()
     if folder is None:
         return None
     from servers.state import ServerState  # noqa: PLC0415 - loads SQLite
 
     state = ServerState(folder)
+    stack.callback(state.close)
     if isinstance(store, Remembering):
         store.remember_in(state)
     return state

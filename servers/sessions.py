@@ -16,6 +16,7 @@ import trio
 
 from servers.once import Doubt, Keeping, Names, Running, settle
 from servers.place import Noting
+from servers.sharing import Sharing
 from servers.stores.base import Store
 from transport.base import Reply
 from transport.env import Env
@@ -129,6 +130,16 @@ class Channel:
         self._sessions.left(self)
 
     @property
+    def store(self) -> Store:
+        """The export's store."""
+        return self._sessions.store
+
+    @property
+    def sharing(self) -> Sharing:
+        """What the export's clients are told of each other."""
+        return self._sessions.sharing
+
+    @property
     def owner(self) -> int | None:
         """See `Place`."""
         return None if self.session is None else self.session.owner
@@ -155,16 +166,17 @@ class Session:
 
 
 class Sessions:
-    """The sessions of one export. keeper: None when they end with the process. over: told the number of one
-    that has ended. replays: answers given from memory.
+    """The sessions of one export.
+
+    keeper: None when they end with the process. sharing: what their clients are told of each other. replays: answers from memory.
     """
 
     def __init__(
         self, store: Store, env: Env, keeper: Keeper | None = None, *, expires_s: float = EXPIRES_S, grace_s: float = GRACE_S,
-        over: Callable[[int], None] | None = None,
+        sharing: Sharing | None = None,
     ) -> None:  # fmt: skip
-        self._store = store
-        self._over = over
+        self.store = store
+        self.sharing = sharing or Sharing(env)
         self._env = env
         self._names = Names()
         self._keeper = keeper
@@ -188,11 +200,11 @@ class Sessions:
         """Take a session over; what was begun and perhaps not done is looked into before anybody else can change it."""
         assert self._keeper is not None
         keeping = self._keeper.find(kept.name)
-        session = Session(kept.name, kept.principal, len(kept.slots), self._store.intents.new_session())
+        session = Session(kept.name, kept.principal, len(kept.slots), self.store.intents.new_session())
         session.idle_since = self._env.now()
         session.keeping = keeping
         for slot, (seq, found) in enumerate(kept.slots):
-            answer = settle(self._store, found) if isinstance(found, Doubt) else found
+            answer = settle(self.store, found) if isinstance(found, Doubt) else found
             if isinstance(found, Doubt):
                 if answer is None:
                     session.doubts[slot] = found
@@ -226,7 +238,7 @@ class Sessions:
         channel.session, channel.number = session, request.channel
         session.channels[request.channel] = channel
         grace_ms = int(self.grace_s * 1000)
-        return Reply(0, BindReply(session.name, len(session.slots), self._store.verifier, int(self._expires_s * 1000), grace_ms))
+        return Reply(0, BindReply(session.name, len(session.slots), self.store.verifier, int(self._expires_s * 1000), grace_ms))
 
     async def _begin(self, channel: Channel, slots: int) -> Session | None:
         mine = sum(session.principal == channel.principal for session in self._sessions.values())
@@ -234,7 +246,7 @@ class Sessions:
             log.warning("refused session by=%s sessions=%d", channel.principal, len(self._sessions))
             return None
         name = self._env.nonces(SESSION_BYTES)
-        session = Session(name, channel.principal, max(1, min(slots, MAX_SLOTS)), self._store.intents.new_session())
+        session = Session(name, channel.principal, max(1, min(slots, MAX_SLOTS)), self.store.intents.new_session())
         if self._keeper is not None:
             session.keeping = await self._env.run_blocking(partial(self._keeper.add, name, session.principal, len(session.slots)))
         self._sessions[name] = session
@@ -290,9 +302,8 @@ class Sessions:
         if self._sessions.pop(session.name, None) is None:
             return
         session.ended = True
-        self._store.intents.end_session(session.owner)
-        if self._over is not None:
-            self._over(session.owner)
+        self.store.intents.end_session(session.owner)
+        self.sharing.end(session.owner)
         for end in session.ends:
             end()
         if self._keeper is not None:
@@ -300,4 +311,4 @@ class Sessions:
 
     def running(self, session: Session, request: Sequenced, doubt: Doubt | None) -> Running:
         """Return what notes the doing of a request."""
-        return Running(request, self._store, self._names, session.keeping, doubt)
+        return Running(request, self.store, self._names, session.keeping, doubt)

@@ -166,6 +166,13 @@ class Sharing:
         queue.waiter = None
         return EventsReply(queue.first, [event for _, event in zip(range(MAX_EVENTS), queue.events, strict=False)])
 
+    def drain(self) -> None:
+        """Answer every callback that was lent, with nothing: the server stops, and the sessions go on at the next one."""
+        for queue in self._queues.values():
+            waiter, queue.waiter = queue.waiter, None
+            if waiter is not None:
+                waiter.set()
+
     def end(self, session: int) -> None:
         """A session is over: nothing of it is in anybody's way any more."""
         for handle in self.leases.end(session):

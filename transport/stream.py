@@ -38,6 +38,7 @@ ABANDON_TIMEOUT_S: Final = 10.0
 MAX_FRAMES: Final = 16
 """Frames worked through before what came of them is sent and other tasks get a turn; of 32 in flight both ends work on half."""
 MAX_EAGER: Final = 4
+DRAIN_LOOK_S: Final = 0.01
 MAX_PENDING: Final = 4 << 20
 """Bytes of replies that may wait before a server stops receiving."""
 
@@ -194,9 +195,10 @@ def connect_stream(
 class _Serving:
     """One client's connection, from after the hello to its end."""
 
-    def __init__(self, stream: ByteStream, handler: Handler, probe: Probe, limits: Limits) -> None:
+    def __init__(self, stream: ByteStream, handler: Handler, probe: Probe, limits: Limits, draining: trio.Event | None) -> None:
         self._stream = stream
         self._probe = probe
+        self._draining = draining
         self._connection = ServerConnection(handler, limits, probe, self._spawn)
         connection = self._connection
         self._pump = Pump(stream, probe, connection.writer, self._sent, self._fail, None, self._send_file)
@@ -211,7 +213,12 @@ class _Serving:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._pump.run)
-                await self._receive()
+                with trio.CancelScope() as listening:
+                    if self._draining is not None:
+                        nursery.start_soon(self._drain, self._draining, listening)
+                    await self._receive()
+                while listening.cancelled_caught and (self._connection.in_flight or self._connection.writer.pending):  # noqa: ASYNC110
+                    await trio.sleep(DRAIN_LOOK_S)
                 nursery.cancel_scope.cancel()
         finally:
             self._connection.lost()
@@ -220,6 +227,12 @@ class _Serving:
                 self._pool.close()
         if self._failure is not None:
             raise self._failure
+
+    @staticmethod
+    async def _drain(draining: trio.Event, listening: trio.CancelScope) -> None:
+        """Stop listening when the server is told to stop; what is under way is answered."""
+        await draining.wait()
+        listening.cancel()
 
     def _fail(self, error: Exception) -> None:
         """Remember the first error and end everything."""
@@ -321,9 +334,12 @@ class _Serving:
 
 
 async def serve_stream(
-    stream: ByteStream, handler_factory: HandlerFactory, env: Env, probe: Probe, limits: Limits = DEFAULT_LIMITS
-) -> None:
+    stream: ByteStream, handler_factory: HandlerFactory, env: Env, probe: Probe, limits: Limits = DEFAULT_LIMITS,
+    draining: trio.Event | None = None,
+) -> None:  # fmt: skip
     """Say hello over a stream and serve its client until it leaves; the handler is made after the hello.
+
+    draining: when it is set, no more requests are taken in, those under way are answered, and this ends.
 
     Raises: HelloMismatch for a stranger; TransportError when the client broke off or broke the protocol; and whatever the
     handler raised. In each case the connection is over, everything lent is back, and `handler.closed()` was called.
@@ -341,6 +357,6 @@ async def serve_stream(
         stream.close()
         raise
     try:
-        await _Serving(stream, handler, probe, agreed).run()
+        await _Serving(stream, handler, probe, agreed, draining).run()
     finally:
         handler.closed()

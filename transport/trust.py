@@ -4,7 +4,8 @@ A fingerprint is the SHA-256 of a key's SubjectPublicKeyInfo, printed as SSH pri
 empty lines and what follows a `#` are skipped:
 
     host:port SHA256:…              known_hosts: this server has this key; several lines for one server are alternatives
-    SHA256:… name [rw|ro]           authorized_keys: whoever has this key may come in, as name; rw when nothing is said
+    SHA256:… name [rw|ro] [export]  authorized_keys: whoever has this key may come in, as name; rw when nothing is said, and
+                                    to the export of that name, else to the one that is served by default
 
 A line that says something else is an error of the whole file: nobody is let in by a guess. Owns no memory.
 """
@@ -35,10 +36,11 @@ _RIGHTS: Final = {"rw": False, "ro": True}
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a key gives its owner: a name in the log, and the export, perhaps for reading only."""
+    """What a key gives its owner: a name in the log, and an export, perhaps for reading only. export: "" for the default one."""
 
     name: str
     read_only: bool = False
+    export: str = ""
 
 
 def fingerprint_of(spki: bytes) -> Fingerprint:
@@ -73,13 +75,18 @@ def parse_authorized_keys(text: str) -> dict[Fingerprint, Grant]:
     """Read authorized_keys. Raises: ValueError, one line that names the line, also for a key that is there twice."""
     grants: dict[Fingerprint, Grant] = {}
     for number, words in _lines(text):
-        rights = words[2] if len(words) == 3 else "rw"
-        if not 2 <= len(words) <= 3 or rights not in _RIGHTS or not _NAME.fullmatch(words[1]):
-            raise ValueError(f"line {number}: expected 'SHA256:… name', then nothing, rw or ro")
+        rights = words[2] if len(words) > 2 else "rw"
+        export = words[3] if len(words) > 3 else ""
+        if (
+            not 2 <= len(words) <= 4
+            or rights not in _RIGHTS
+            or not all(_NAME.fullmatch(word) for word in (words[1], export or "x"))
+        ):
+            raise ValueError(f"line {number}: expected 'SHA256:… name', then nothing, or rw or ro and perhaps an export")
         fingerprint = _fingerprint_in(number, words[0])
         if fingerprint in grants:
             raise ValueError(f"line {number}: the key of an earlier line again")
-        grants[fingerprint] = Grant(words[1], _RIGHTS[rights])
+        grants[fingerprint] = Grant(words[1], _RIGHTS[rights], export)
     return grants
 
 

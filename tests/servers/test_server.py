@@ -15,6 +15,7 @@ import trio
 from iov.iov_iter import Direction, IovIter
 from iov.probe import Probe
 from servers import MemoryStore, Server, serve
+from servers.config import ServerLimits
 from servers.dispatch import Dispatcher
 from servers.listen import open_listener
 from servers.sessions import Channel
@@ -236,7 +237,7 @@ async def test_client_that_leaves_mid_payload_tears_nothing_open(store: MemorySt
 
 
 async def test_too_many_connections_are_turned_away(store: MemoryStore) -> None:
-    server = Server(store, system_env(), Probe(), max_connections=2)
+    server = Server(store, system_env(), Probe(), bounds=ServerLimits(connections=2))
     listener = open_listener(Address("127.0.0.1", 0))
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve, [listener])
