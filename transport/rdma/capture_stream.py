@@ -35,7 +35,7 @@ OFFSET_END: Final = 20
 NAMES: Final = {int(op): op.name.replace("_", " ") for op in Op}
 STARTS: Final[dict[int, frozenset[int]]] = {
     **dict.fromkeys(SENDS, frozenset({int(Opcode.SEND), int(Opcode.SEND_WITH_INV), int(Opcode.SEND_WITH_IMM)})),
-    int(Op.WRITE): frozenset({int(Opcode.WRITE), int(Opcode.WRITE_WITH_IMM)}),
+    int(Op.WRITE): frozenset({int(Opcode.WRITE), int(Opcode.WRITE_WITH_IMM), int(Opcode.ATOMIC_WRITE)}),
     int(Op.IMMEDIATE): frozenset({int(Opcode.WRITE_WITH_IMM)}),
     int(Op.IMMEDIATE_SE): frozenset({int(Opcode.WRITE_WITH_IMM)}),
     int(Op.READ_REQUEST): frozenset({int(Opcode.READ)}),
