@@ -87,7 +87,7 @@ class Dispatcher:
         self._store = store
         self._own_session = session is None
         self._session = store.intents.new_session() if session is None else session
-        self._sharing = sharing or Sharing(env)
+        self._sharing = sharing or Sharing(env, store.verifier)
         self._env = env
         self._probe = probe
         self._limits = limits
@@ -112,7 +112,7 @@ class Dispatcher:
             LockTest: lambda r: self._sharing.test_lock(self._session, r),
             Lock: lambda r: self._sharing.lock(self._session, r),
             Unlock: lambda r: self._sharing.unlock(self._session, r),
-            Lease: lambda r: self._sharing.lease(self._session, r.handle, r.kinds, store.getattr(r.handle).change),
+            Lease: lambda r: self._sharing.lease(self._session, r, store.getattr(r.handle).change),
             LeaseReturn: lambda r: self._sharing.give_back(self._session, r.handle, r.kinds, r.epoch),
         }
         self._works: dict[type[Any], Callable[[Any], Body]] = {
@@ -393,7 +393,10 @@ class Dispatcher:
         return self._events(request)
 
     async def _events(self, request: Await) -> Reply:
-        return Reply(0, await self._sharing.events(self._session, request))
+        try:
+            return Reply(0, await self._sharing.events(self._session, request))
+        except OSError as error:
+            return Reply(_status(error, request))
 
     def _share(self, request: LockTest | Lock | Unlock | Lease | LeaseReturn, landing: Landing | None) -> Answer:
         """Do what the tables of leases and locks are for, if the file is there."""

@@ -90,7 +90,7 @@ class Server:
         self._around = around
         self._store = store
         self._env = env
-        self._sharing = Sharing(env)
+        self._sharing = Sharing(env, store.verifier, lambda: self.sessions.grace_s)
         self._probe = probe
         self._limits = limits
         self._bounds = bounds

@@ -5,12 +5,14 @@ again what it has not said it has seen. An access that another's lease forbids w
 holder is too slow, revoked. The rules are `leases.py` and `locks.py`. Owns no memory.
 """
 
+import errno
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from servers.leases import LeaseTable
 from servers.locks import LockTable, span
+from servers.stores.base import fail
 from transport.env import Env, Signal
 from transport.messages import (
     Ack,
@@ -22,6 +24,7 @@ from transport.messages import (
     Event,
     EventsReply,
     Handle,
+    Lease,
     LeaseKind,
     LeaseReply,
     Lock,
@@ -41,6 +44,8 @@ from transport.messages import (
 
 __all__ = ["Access", "Sharing", "accesses"]
 
+_EVENT_BITS: Final = 32
+_BOOTS: Final = 1 << 30
 MAX_EVENTS: Final = 64
 """Events in one answer."""
 Access = tuple[Handle, bool]
@@ -71,16 +76,22 @@ class _Queue:
 
     __slots__ = ("events", "first", "waiter")
 
-    def __init__(self) -> None:
+    def __init__(self, first: int) -> None:
         self.events: deque[Event] = deque()
-        self.first = 1
+        self.first = first
         self.waiter: Signal | None = None
 
 
 class Sharing:
-    """Leases, locks and events of the clients of one export, by session number."""
+    """Leases, locks and events of the clients of one export, by session number.
 
-    def __init__(self, env: Env) -> None:
+    boot: the server's start; events are numbered on from it, so that who has seen others is known to be of another.
+    grace_s: for how long yet nothing is given but what clients held before a restart.
+    """
+
+    def __init__(self, env: Env, boot: int = 1, grace_s: Callable[[], float] = lambda: 0.0) -> None:
+        self._first = (boot % _BOOTS << _EVENT_BITS) + 1
+        self._grace_s = grace_s
         self.leases = LeaseTable()
         self.locks = LockTable()
         self._env = env
@@ -115,8 +126,11 @@ class Sharing:
 
     # ---- leases
 
-    def lease(self, session: int, handle: Handle, kinds: LeaseKind, change: int) -> LeaseReply:
+    def lease(self, session: int, request: Lease, change: int) -> LeaseReply:
         """Give a session leases. Raises: ENOLCK."""
+        handle, kinds = request.handle, request.kinds
+        if not request.reclaim and self._grace_s():
+            kinds = LeaseKind.NONE
         return LeaseReply(*self.leases.grant(session, handle, kinds), change)
 
     def give_back(self, session: int, handle: Handle, kinds: LeaseKind, epoch: int) -> Ack:
@@ -137,6 +151,8 @@ class Sharing:
 
     def lock(self, session: int, request: Lock) -> Ack:
         """Lock a range. Raises: EAGAIN, EDEADLK, ENOLCK, EINVAL."""
+        if not request.reclaim and self._grace_s():
+            raise OSError(errno.EAGAIN, "the server waits for those who had locks before it was started again")
         start, end = span(request.pos, request.length)
         self.locks.lock((session, request.owner), request.handle, request.kind, start, end, wait=request.wait)
         return Ack()
@@ -150,8 +166,16 @@ class Sharing:
     # ---- events
 
     async def events(self, session: int, request: Await) -> EventsReply:
-        """Wait for what there is to tell a session. Cancellation: it is told the next time."""
-        queue = self._queues.setdefault(session, _Queue())
+        """Wait for what there is to tell a session; who has seen nothing is told at once where the numbers begin.
+
+        Raises: ESTALE for who has seen what was never told: by a server before this one, and with it went leases and locks.
+        Cancellation: it is told the next time.
+        """
+        queue = self._queue(session)
+        if not request.seen:
+            return EventsReply(queue.first, [])
+        if not queue.first - 1 <= request.seen < queue.first + len(queue.events):
+            raise fail(errno.ESTALE)
         while queue.events and queue.first <= request.seen:
             queue.events.popleft()
             queue.first += 1
@@ -183,9 +207,15 @@ class Sharing:
             waiter, queue.waiter = queue.waiter, None
             waiter.set()
 
+    def _queue(self, session: int) -> _Queue:
+        queue = self._queues.get(session)
+        if queue is None:
+            queue = self._queues[session] = _Queue(self._first)
+        return queue
+
     def _tell(self, told: "Sequence[tuple[int, Event]]") -> None:
         for session, event in told:
-            queue = self._queues.setdefault(session, _Queue())
+            queue = self._queue(session)
             queue.events.append(event)
             if queue.waiter is not None:
                 queue.waiter.set()

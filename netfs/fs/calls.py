@@ -3,14 +3,15 @@
 Owns no memory; what is lent to a call is back when it returns.
 """
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from netfs.errors import status_error
 from transport.base import Outcome, Reply, Transport
 from transport.errors import ProtocolError
-from transport.messages import Body, Request
+from transport.messages import Body, Request, Result
 
-__all__ = ["ask", "body_of"]
+__all__ = ["ask", "body_of", "result_of"]
 
 B = TypeVar("B", bound=Body)
 
@@ -36,3 +37,16 @@ async def ask(transport: Transport, request: Request, kind: type[B]) -> B:
     if isinstance(body, Exception):
         raise body
     return body
+
+
+def result_of(results: Sequence[Result], number: int, kind: type[B]) -> B:
+    """Return the body of a compound's step. Raises: OSError with the status of the step that failed, ProtocolError."""
+    if len(results) <= number:
+        last = results[-1].status if results else 0
+        raise status_error(last) if last else ProtocolError("the server left steps of a compound undone")
+    result = results[number]
+    if result.status:
+        raise status_error(result.status)
+    if type(result.body) is not kind:
+        raise ProtocolError(f"the server answered {type(result.body).__name__} where {kind.__name__} was due")
+    return result.body

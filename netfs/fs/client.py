@@ -21,12 +21,13 @@ from netfs.engine.background import run_background, run_timers
 from netfs.engine.park import acquire_exclusive
 from netfs.engine.writeback import END_OF_TIME, drop_range, fsync, resize
 from netfs.errors import translate
-from netfs.fs.calls import ask
+from netfs.fs.calls import ask, result_of
 from netfs.fs.connect import Credentials, connect, recovery_of
 from netfs.fs.dentry import DentryCache
 from netfs.fs.file import File, parse_mode
 from netfs.fs.inode import Inode
 from netfs.fs.kind import DEFAULT_BLOCK_SIZE, Level, StateFolder, volume_of
+from netfs.fs.leases import Leases
 from netfs.fs.path import child, is_name, names_of, split_last
 from netfs.fs.posix import PosixCalls
 from netfs.fs.url import parse_url
@@ -37,22 +38,24 @@ from transport.base import Transport
 from transport.env import Env, system_env
 from transport.errors import ProtocolError
 from transport.messages import (
-    Ack,
     Attr,
     AttrReply,
+    Compound,
+    CompoundReply,
+    CompoundStep,
     Create,
     EntryReply,
     FileType,
     Getattr,
     Handle,
+    Lease,
+    LeaseKind,
+    LeaseReply,
     Lookup,
-    Mkdir,
     Mount,
     Open,
     Readdir,
     ReaddirReply,
-    Rmdir,
-    Unlink,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -91,7 +94,7 @@ class Client(PosixCalls):
 
     def __init__(
         self, transport: Transport, volume: Volume, env: Env, probe: Probe, cache: PageCache, top: Sequence[str] = (),
-        caching: "FileCaching | None" = None,
+        caching: "FileCaching | None" = None, leasing: bool = False,
     ) -> None:  # fmt: skip
         self.transport = transport
         self.env = env
@@ -106,6 +109,9 @@ class Client(PosixCalls):
         self._root: Handle | None = None
         self._top = top
         self._closed = False
+        self._leasing = leasing
+        self._owners = 0
+        self.leases = Leases(transport, self._forget)
         self.cached = caching is not None
         """A local cache is at work, for buffered reads and writes."""
 
@@ -201,44 +207,6 @@ class Client(PosixCalls):
     async def listdir(self, path: str = "/") -> list[str]:
         """Return the names in a directory, sorted. Cancellation: no effect."""
         return sorted([entry.name async for entry in self.scandir(path)])
-
-    async def mkdir(self, path: str, mode: int = 0o755, *, parents: bool = False, exist_ok: bool = False) -> None:
-        """Make a directory, with `parents` also the ones above it. Raises: OSError. Cancellation: may have happened."""
-        if parents:
-            names = self._names(path)
-            for depth in range(1, len(names)):
-                await self.mkdir("/".join(names[:depth]), exist_ok=True)
-
-        async def made(walk: Walk) -> EntryReply:
-            names, name = self._split(path)
-            parent = await walk.directory(names)
-            return await ask(self.transport, Mkdir(parent, name, mode), EntryReply)
-
-        try:
-            await self._translated(made, path)
-        except FileExistsError:
-            if not exist_ok or (await self.stat(path)).type is not FileType.DIRECTORY:
-                raise
-
-    async def unlink(self, path: str) -> None:
-        """Remove a name that is not a directory. Open descriptors are not kept working. Cancellation: may have happened."""
-
-        async def removed(walk: Walk) -> Ack:
-            names, name = self._split(path)
-            return await ask(self.transport, Unlink(await walk.directory(names), name), Ack)
-
-        await self._translated(removed, path)
-
-    async def rmdir(self, path: str) -> None:
-        """Remove an empty directory. Cancellation: may have happened."""
-
-        async def removed(walk: Walk) -> Ack:
-            names, name = self._split(path)
-            parent = await walk.directory(names)
-            self._dentries.forget(parent, name)
-            return await ask(self.transport, Rmdir(parent, name), Ack)
-
-        await self._translated(removed, path)
 
     async def truncate(self, path: str, size: int) -> None:
         """Cut or extend a file to `size` bytes. Cancellation: may have happened."""
@@ -358,13 +326,44 @@ class Client(PosixCalls):
                 await fsync(inode)
             except Exception as error:  # noqa: BLE001 (it is the other descriptor's)
                 inode.wb_error.record(error)
+        if inode.change >= 0 and self.leases.covers(inode.handle, write=write):
+            await trio.lowlevel.checkpoint()
+            return
         modified = inode.modified
-        attr = (await ask(self.transport, Open(inode.handle, write), AttrReply)).attr
+        attr = await self._opened(inode.handle, write=write)
         size = await inode.file_ops.revalidate(attr)
         if inode.opened(attr, size, modified):
             await drop_range(inode, 0, END_OF_TIME)
         if self._caching is not None:
             await self._caching.opened(inode, attr, size, modified)
+
+    async def _opened(self, handle: Handle, *, write: bool) -> Attr:
+        """Send OPEN, and with it ask for a lease where there are any."""
+        if not self._leasing:
+            return (await ask(self.transport, Open(handle, write), AttrReply)).attr
+        self.leases.want()
+        kinds = LeaseKind.READ | (LeaseKind.WRITE if write else LeaseKind.NONE)
+        asked = Compound([CompoundStep(Open(handle, write)), CompoundStep(Lease(handle, kinds))])
+        results = (await ask(self.transport, asked, CompoundReply)).results
+        attr = result_of(results, 0, AttrReply).attr
+        if len(results) > 1 and not results[1].status:
+            self.leases.given(handle, result_of(results, 1, LeaseReply))
+        return attr
+
+    async def _forget(self, handle: Handle) -> None:
+        """Send what is dirty of a file and forget what is cached: somebody else is at it."""
+        inode = self._inodes.get(handle)
+        if inode is None:
+            return
+        if inode.mapping.dirty or inode.uncommitted:
+            await fsync(inode)
+        await drop_range(inode, 0, END_OF_TIME)
+        inode.change = -1
+
+    def new_owner(self) -> int:
+        """Return the number of one more owner of locks."""
+        self._owners += 1
+        return self._owners
 
     def _names(self, path: str) -> list[str]:
         """Return the names of a path. Raises: as `names_of`; FileNotFoundError for one the volume keeps to itself."""
@@ -430,6 +429,7 @@ async def open_client(
     freshness: Level = "local",
     state: StateFolder = None,
     capture: "Capture | None" = None,
+    leases: bool | None = None,
     hard: bool = False,
     timeout: float = 60.0,
     channels: int = 1,
@@ -473,11 +473,14 @@ async def open_client(
 
             caching = await stack.enter_async_context(run_caching(cache, server, env, probe))
         volume = volume_of(transport, keys, env, probe, rsize, wsize, block_size, freshness, state)
-        client = Client(transport, volume, env, probe, PageCache(cache_bytes), top, caching)
+        client = Client(
+            transport, volume, env, probe, PageCache(cache_bytes), top, caching, server is not None if leases is None else leases
+        )
         failure: BaseException | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run_timers, client.page_cache.timers, env.now)
             nursery.start_soon(run_background, client.page_cache, env.now)
+            nursery.start_soon(client.leases.run)
             try:
                 yield client
             except BaseException as error:  # noqa: BLE001 (raised below, outside the nursery, which would make a group of it)

@@ -24,6 +24,7 @@ from netfs.engine.readahead import MAX_WINDOW, Readahead
 from netfs.engine.writeback import fsync, resize
 from netfs.errors import translate
 from netfs.fs.calls import ask
+from netfs.fs.file_locks import FileLocks
 from netfs.fs.file_space import FileSpace
 from netfs.fs.inode import Inode
 from transport.messages import Attr, AttrReply, Getattr, Setattr
@@ -67,7 +68,7 @@ def parse_mode(mode: str) -> OpenMode:
     return replace(base, read=True, write=True) if letters[1:] else base
 
 
-class File(FileSpace):
+class File(FileSpace, FileLocks):
     """An open file. Use it as an async context manager, or call `aclose`."""
 
     def __init__(self, client: "Client", inode: Inode, path: str, mode: OpenMode, *, direct: bool) -> None:
@@ -78,6 +79,7 @@ class File(FileSpace):
         self._mode = mode
         self._pos = 0
         self._closed = False
+        self._owner = client.new_owner()
         self._error_mark = inode.wb_error.sample()
         self._ahead = Readahead(limit=min(MAX_WINDOW, inode.cache.budget // 4))
 
@@ -306,6 +308,8 @@ class File(FileSpace):
                 await self.fsync()
             else:
                 await trio.lowlevel.checkpoint()
+            if self._client.leases.locked(self._inode.handle, self._owner):
+                await self._unlock()
         finally:
             self._closed = True
             self._client.put_inode(self._inode)

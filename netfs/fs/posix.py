@@ -21,13 +21,17 @@ from transport.messages import (
     Attr,
     AttrReply,
     EntryReply,
+    FileType,
     Handle,
     Link,
+    Mkdir,
     Rename,
     RenameFlag,
+    Rmdir,
     Setattr,
     Statfs,
     StatfsReply,
+    Unlink,
     XattrMode,
 )
 
@@ -51,6 +55,53 @@ class PosixCalls(ABC):
 
     @abstractmethod
     async def _found(self, walk: Walk, path: str) -> Handle: ...
+
+    @abstractmethod
+    def _names(self, path: str) -> list[str]: ...
+
+    @abstractmethod
+    async def stat(self, path: str) -> Attr:
+        """See `Client`."""
+
+    # ---- names
+
+    async def mkdir(self, path: str, mode: int = 0o755, *, parents: bool = False, exist_ok: bool = False) -> None:
+        """Make a directory, with `parents` also the ones above it. Raises: OSError. Cancellation: may have happened."""
+        if parents:
+            names = self._names(path)
+            for depth in range(1, len(names)):
+                await self.mkdir("/".join(names[:depth]), exist_ok=True)
+
+        async def made(walk: Walk) -> EntryReply:
+            names, name = self._split(path)
+            parent = await walk.directory(names)
+            return await ask(self.transport, Mkdir(parent, name, mode), EntryReply)
+
+        try:
+            await self._translated(made, path)
+        except FileExistsError:
+            if not exist_ok or (await self.stat(path)).type is not FileType.DIRECTORY:
+                raise
+
+    async def unlink(self, path: str) -> None:
+        """Remove a name that is not a directory. Open descriptors are not kept working. Cancellation: may have happened."""
+
+        async def removed(walk: Walk) -> Ack:
+            names, name = self._split(path)
+            return await ask(self.transport, Unlink(await walk.directory(names), name), Ack)
+
+        await self._translated(removed, path)
+
+    async def rmdir(self, path: str) -> None:
+        """Remove an empty directory. Cancellation: may have happened."""
+
+        async def removed(walk: Walk) -> Ack:
+            names, name = self._split(path)
+            parent = await walk.directory(names)
+            self._dentries.forget(parent, name)
+            return await ask(self.transport, Rmdir(parent, name), Ack)
+
+        await self._translated(removed, path)
 
     # ---- links
 

@@ -52,6 +52,8 @@ from transport.messages import (
     Write,
 )  # fmt: skip
 
+START = 1 << 32
+"""Where the numbers of events begin, in the first boot."""
 H, G = Handle(b"file one"), Handle(b"file two")
 NONE = LeaseKind.NONE
 READ, WRITE, HANDLE = LeaseKind
@@ -197,8 +199,8 @@ async def test_a_second_client_waits_for_the_first(two: Two, autojump_clock: tri
     order: list[str] = []
 
     async def holder() -> None:
-        told = await two.one.ask(Await(), EventsReply)
-        assert told == EventsReply(1, [Recall(two.file, HANDLE, 1)])
+        told = await two.one.ask(Await(START), EventsReply)
+        assert told == EventsReply(START + 1, [Recall(two.file, HANDLE, 1)])
         await trio.sleep(3)
         put(two.store, two.file, 0, b"CONTENT")  # what it had kept back
         order.append("given back")
@@ -232,7 +234,7 @@ async def test_who_does_not_answer_loses_it(two: Two, autojump_clock: trio.testi
     started = trio.current_time()
     assert (await two.two.reply(Open(two.file))).status == 0
     assert trio.current_time() - started == pytest.approx(LEASE_TIMEOUT_S)
-    told = await two.one.ask(Await(), EventsReply)
+    told = await two.one.ask(Await(START), EventsReply)
     assert told.events == [Recall(two.file, READ, 1), Revoke(two.file, 1)]
     started = trio.current_time()
     assert (await two.two.reply(Open(two.file))).status == 0
@@ -246,32 +248,54 @@ async def test_what_was_not_seen_is_told_again(two: Two, autojump_clock: trio.te
         await two.one.ask(Lease(file, READ), LeaseReply)
         two.sharing.leases.recall(99, file, 0.0, writes=True)
     two.sharing._tell([(two.one.dispatcher._session, Recall(file, NONE, 1)) for file in (two.file, other)])
-    first = await two.one.ask(Await(0), EventsReply)
-    assert (first.first, len(first.events)) == (1, 2)
-    assert await two.one.ask(Await(0), EventsReply) == first
-    assert await two.one.ask(Await(1), EventsReply) == EventsReply(2, first.events[1:])
+    first = await two.one.ask(Await(START), EventsReply)
+    assert (first.first, len(first.events)) == (START + 1, 2)
+    assert await two.one.ask(Await(START), EventsReply) == first
+    assert await two.one.ask(Await(START + 1), EventsReply) == EventsReply(START + 2, first.events[1:])
     with trio.move_on_after(5) as scope:
-        await two.one.ask(Await(2), EventsReply)
+        await two.one.ask(Await(START + 2), EventsReply)
     assert scope.cancelled_caught
     two.close()
+
+
+async def test_who_has_seen_the_events_of_another_boot(two: Two, autojump_clock: trio.testing.MockClock) -> None:
+    assert await two.one.ask(Await(), EventsReply) == EventsReply(START + 1, [])
+    for seen in (1, START - 1, START + 1, 2 * START):
+        assert await two.one.status(Await(seen)) == errno.ESTALE
+    two.close()
+
+
+async def test_after_a_restart_only_what_was_held_is_given(autojump_clock: trio.testing.MockClock) -> None:
+    env = system_env()
+    ends = env.now() + 30
+    sharing = Sharing(env, 2, lambda: max(0.0, ends - env.now()))
+    lock, lease = Lock(H, 1, LockKind.WRITE, 0, 0), Lease(H, READ)
+    with refused(errno.EAGAIN):
+        sharing.lock(1, lock)
+    assert sharing.lease(1, lease, 5).kinds == NONE
+    sharing.lock(1, Lock(H, 1, LockKind.WRITE, 0, 0, reclaim=True))
+    assert sharing.lease(2, Lease(H, READ, reclaim=True), 5).kinds == READ
+    await trio.sleep(31)
+    sharing.lock(1, lock)
+    assert sharing.lease(1, lease, 5).kinds == READ
 
 
 async def test_a_newer_callback_takes_the_place_of_one_lent_before(two: Two, autojump_clock: trio.testing.MockClock) -> None:
     got: list[EventsReply] = []
 
     async def wait() -> None:
-        got.append(await two.one.ask(Await(), EventsReply))
+        got.append(await two.one.ask(Await(START), EventsReply))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
-        assert got == [EventsReply(1, [])]
+        assert got == [EventsReply(START + 1, [])]
         await two.one.ask(Lease(two.file, READ), LeaseReply)
         nursery.start_soon(two.two.reply, Truncate(two.file, 1))
         await trio.testing.wait_all_tasks_blocked()
-        assert got[1:] == [EventsReply(1, [Recall(two.file, NONE, 1)])]
+        assert got[1:] == [EventsReply(START + 1, [Recall(two.file, NONE, 1)])]
         two.one.dispatcher.closed()
     assert two.store.getattr(two.file).size == 1
     two.one.dispatcher = two.two.dispatcher
@@ -314,7 +338,7 @@ async def test_locks_between_clients(two: Two, autojump_clock: trio.testing.Mock
     assert await two.one.ask(LockTest(file, 7, LockKind.READ, 9, 0), LockReply) == LockReply(None)
     assert await two.two.status(Lock(file, 3, LockKind.WRITE, 5, 0, wait=True)) == errno.EAGAIN
     await two.one.ask(Unlock(file, 7, 0, 0), Ack)
-    assert await two.two.ask(Await(), EventsReply) == EventsReply(1, [LockFree(file, 3)])
+    assert await two.two.ask(Await(START), EventsReply) == EventsReply(START + 1, [LockFree(file, 3)])
     await two.two.ask(Lock(file, 3, LockKind.WRITE, 5, 0, wait=True), Ack)
     assert (await two.one.ask(LockTest(file, 1, LockKind.READ, 0, 0), LockReply)).length == 0
     assert await two.one.status(Lock(Handle(b"no such thing"), 1, LockKind.READ, 0, 0)) == errno.ESTALE

@@ -1,0 +1,129 @@
+"""Two clients on one folder: cached and alone, or seeing what the other wrote and closed; locks between them; by TCP and RDMA."""
+
+import errno
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+import netfs
+from iov.probe import Probe
+from netfs.fs.client import Client
+from servers.server import serve
+from servers.stores.memory import MemoryStore
+from transport.messages import LockKind, LockReply
+
+URLS = ("url", "rdma_url")
+
+
+@asynccontextmanager
+async def two_clients(which: str, leases: bool | None = None) -> AsyncIterator[tuple[Client, Client, list[Probe]]]:
+    probes = [Probe(), Probe()]
+    rdma = "127.0.0.1:0" if which == "rdma_url" else None
+    store = MemoryStore(Probe())
+    async with serve(store, "127.0.0.1:0", rdma=rdma) as server:
+        url = getattr(server, which)
+        async with netfs.open_client(url, probe=probes[0], leases=leases) as one:
+            async with netfs.open_client(url, probe=probes[1], leases=leases) as two:
+                yield one, two, probes
+    store.close()
+
+
+async def put(client: Client, data: bytes) -> None:
+    async with await client.open("/f", "w") as file:
+        await file.write(data)
+
+
+async def get(client: Client) -> bytes:
+    async with await client.open("/f") as file:
+        return await file.read()
+
+
+@pytest.mark.parametrize("which", URLS)
+async def test_alone_nothing_is_asked_twice(which: str) -> None:
+    async with two_clients(which) as (one, _, probes):
+        await put(one, b"mine" * 1000)
+        for _ in range(3):
+            assert await get(one) == b"mine" * 1000
+        requests = probes[0].snapshot()["messages"]
+        for _ in range(10):
+            assert await get(one) == b"mine" * 1000
+        looked_up = probes[0].snapshot()["messages"] - requests
+        assert looked_up <= 20, "one LOOKUP and its reply for each open, and nothing else"
+
+
+async def test_without_leases_each_open_asks() -> None:
+    async with two_clients("url", leases=False) as (one, two, probes):
+        await put(one, b"mine")
+        await get(one)
+        before = probes[0].snapshot()["messages"]
+        assert await get(one) == b"mine"
+        assert probes[0].snapshot()["messages"] - before == 4
+        await put(two, b"other")
+        assert await get(one) == b"other"
+
+
+@pytest.mark.parametrize("which", URLS)
+async def test_what_one_closed_the_other_opens(which: str) -> None:
+    async with two_clients(which) as (one, two, _):
+        for number in range(20):
+            writer, reader = (one, two) if number % 2 else (two, one)
+            data = b"%d " % number * 3000
+            await put(writer, data)
+            assert await get(writer) == data
+            assert await get(reader) == data
+            assert (await reader.stat("/f")).size == len(data)
+        assert one.leases.recalls and two.leases.recalls
+
+
+@pytest.mark.parametrize("which", URLS)
+async def test_what_is_kept_back_is_sent_when_another_opens(which: str) -> None:
+    async with two_clients(which) as (one, two, _):
+        async with await one.open("/f", "w") as file:
+            await file.write(b"not closed yet")
+            assert await get(two) == b"not closed yet"
+            await file.write(b", and more")
+        assert await get(two) == b"not closed yet, and more"
+
+
+async def test_a_client_that_went_away_is_not_waited_for() -> None:
+    async with serve(MemoryStore(Probe())) as server, netfs.open_client(server.url) as one:
+        async with netfs.open_client(server.url) as two:
+            await put(two, b"theirs")
+        with trio.fail_after(5):
+            await put(one, b"ours")
+            assert await get(one) == b"ours"
+
+
+@pytest.mark.parametrize("which", URLS)
+async def test_locks(which: str) -> None:
+    async with two_clients(which) as (one, two, _):
+        await put(one, b"0123456789")
+        async with await one.open("/f", "r+") as mine, await two.open("/f", "r+") as theirs:
+            await mine.lock(0, 5)
+            with pytest.raises(BlockingIOError) as caught:
+                await theirs.lock(4, 2, wait=False)
+            assert caught.value.filename == "/f"
+            assert await theirs.test_lock(0, 1, exclusive=False) == LockReply(LockKind.WRITE, 0, 5, 0)
+            await theirs.lock(5, 5)
+            order: list[str] = []
+
+            async def wait() -> None:
+                await theirs.lock()
+                order.append("theirs")
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await trio.sleep(0.05)
+                with pytest.raises(OSError, match="/f") as deadlock:
+                    await mine.lock(5, 1)
+                assert deadlock.value.errno == errno.EDEADLK
+                order.append("mine")
+                await mine.unlock()
+            assert order == ["mine", "theirs"]
+        async with await one.open("/f", "r+") as mine, await one.open("/f", "r+") as again:
+            await mine.lock()
+            assert (await again.test_lock()).kind is LockKind.WRITE, "another descriptor is another owner"
+        async with await two.open("/f", "r+") as theirs:
+            await theirs.lock(wait=False)
