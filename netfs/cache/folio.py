@@ -30,8 +30,9 @@ class Folio:
 
     locked: being filled. writeback: being sent, to the server, a local cache or both. to_cache: it was read from the server and
     the local cache is to have it. uses: since it came, or since its second chance. unsent: counted as dirty and not on its way.
-    dropped: it is the file's no longer. pins: readers or writers that wait for it and will look at it again. place: of its
-    memory. verifier: of the boot that took the unstable bytes.
+    group: of the dirty bytes; those of an earlier group go before. stale: what is valid around the dirty bytes has to be read
+    again before they are sent, as it was `changes` times. dropped: it is the file's no longer. pins: readers or writers that wait
+    for it and will look at it again. place: of its memory. verifier: of the boot that took the unstable bytes.
     """
 
     mapping: "Mapping"
@@ -50,6 +51,9 @@ class Folio:
     writeback: bool = False
     to_cache: bool = False
     unsent: bool = False
+    group: int = 0
+    stale: bool = False
+    changes: int = 0
     dropped: bool = False
     uses: int = 0
     pins: int = 0
@@ -87,6 +91,7 @@ class Folio:
 
     def filled(self) -> None:
         """All bytes are right now."""
+        self.stale = False
         self.valid_from, self.valid_to = 0, self.size
 
     def wrote(self, off: int, end: int) -> None:
@@ -126,11 +131,18 @@ class Folio:
 
     def cleaned(self) -> None:
         """Nothing is dirty any more."""
+        self.changes = 0
         self.dirty_from = self.dirty_to = 0
 
     def committed(self) -> None:
         """Nothing is unstable any more."""
         self.unstable_from = self.unstable_to = self.verifier = 0
+
+    def forget_rest(self) -> None:
+        """Another client has changed the file: only the dirty bytes are right."""
+        self.valid_from, self.valid_to = self.dirty_from, self.dirty_to
+        self.unstable_from = self.unstable_to = 0
+        self.stale = True
 
     def cut(self, off: int) -> None:
         """The file ends at `off` now: the rest is zero and nothing of it is dirty."""

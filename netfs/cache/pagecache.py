@@ -118,18 +118,20 @@ class PageCache:
 
     Args: budget: bytes; at least MIN_FOLIOS of the largest folios are allowed. folio_size: bytes, a power of two, of all folios,
     or of the smallest and the largest; None for what suits the budget. Files with larger blocks get folios of a block at least.
-    timers: what is to be done later for these files. flusher: who writes back in the background; flush_wanted: it should now.
+    wanted: it has a budget at all. timers: what is to be done later for these files. flusher: who writes back in the background;
+    flush_wanted: it should now.
     """
 
     __slots__ = (
         "_lru", "_slabs", "dirty_limit", "flush_wanted", "flusher", "held_bytes", "holders", "largest", "smallest", "timers",
-        "used_bytes",
+        "used_bytes", "wanted",
     )  # fmt: skip
 
     def __init__(self, budget: int, folio_size: int | tuple[int, int] | None = None) -> None:
         if isinstance(folio_size, int):
             folio_size = folio_size, folio_size
         self.smallest, self.largest = folio_size or folio_sizes_for(budget)
+        self.wanted = budget > 0
         budget = max(budget, MIN_FOLIOS * self.largest)
         self.dirty_limit = budget // 2
         self.used_bytes = 0

@@ -11,20 +11,21 @@ import contextlib
 import trio
 
 from iov.bvec import BioVec
-from iov.copy_iter import copy_to_iter, zero_iter
+from iov.copy_iter import copy_to_iter
 from iov.iov_iter import Direction, IovIter
 from netfs.cache.folio import Folio
 from netfs.engine.collect import advance
 from netfs.engine.events import begin, trace_folio
 from netfs.engine.inode import NetfsInode
-from netfs.engine.park import run_request
+from netfs.engine.park import park_at
 from netfs.engine.read_collect import read_terminated
+from netfs.engine.read_gaps import clear_tail, fill_gaps
 from netfs.engine.readahead import Readahead
 from netfs.engine.request import IoRequest, IoSubrequest, Origin, Source
 from netfs.engine.write_issue import copy_to_cache
-from netfs.engine.writeback import make_room, wait_for_folio
+from netfs.engine.writeback import make_room
 
-__all__ = ["buffered_read", "cached_view", "fill_gaps"]
+__all__ = ["buffered_read", "cached_view", "readable_folio"]
 
 
 def cached_view(inode: NetfsInode, pos: int, length: int) -> memoryview | None:
@@ -76,35 +77,15 @@ async def buffered_read(inode: NetfsInode, it: IovIter, pos: int, ahead: Readahe
     return pos - start
 
 
-async def fill_gaps(inode: NetfsInode, folio: Folio) -> None:
-    """Read what is not valid of a folio; it may be dirty between the gaps.
-
-    Raises: the read's error; the folio is then as before. Cancellation: as before.
-    """
-    assert not (folio.locked or folio.writeback)
-    folio.locked = True
-    folio.pins += 1
-    try:
-        if folio.valid_from == folio.valid_to:
-            folio.valid_from = folio.valid_to = 0
-        await _read_gap(inode, folio, 0, folio.valid_from)
-        await _read_gap(inode, folio, folio.valid_to, folio.size)
-        folio.filled()
-        trace_folio(inode, folio, "filled-gaps")
-    finally:
-        folio.unlock()
-        inode.cache.unpin(folio)
-
-
-async def _read_gap(inode: NetfsInode, folio: Folio, off: int, end: int) -> None:
-    if off == end:
-        return
-    it = IovIter.bvec(Direction.DEST, [BioVec(folio.memory, off, end - off)])
-    rreq = IoRequest(Origin.READ_GAPS, inode, folio.pos + off, end - off, it, inode.sizes.i_size, read_terminated, _clear_tail)
-    await begin(rreq)
-    await run_request(rreq)
-    if rreq.error is not None:
-        raise rreq.error
+async def readable_folio(inode: NetfsInode, pos: int, end: int, ahead: Readahead) -> Folio:
+    """Return the folio at `pos`, valid up to `end` or its own; it stays until the next checkpoint. Raises: the read's error."""
+    await trio.lowlevel.checkpoint()
+    mapping = inode.mapping
+    while True:
+        folio = mapping.folios.get(pos // mapping.unit)
+        if folio is not None and not folio.locked and folio.holds(pos - folio.pos, min(folio.size, end - folio.pos)):
+            return folio
+        await _fill(inode, folio, pos, end, ahead)
 
 
 async def _fill(inode: NetfsInode, folio: Folio | None, pos: int, end: int, ahead: Readahead) -> None:
@@ -116,14 +97,14 @@ async def _fill(inode: NetfsInode, folio: Folio | None, pos: int, end: int, ahea
             return
         folio = first
         if folio.locked:
-            await wait_for_folio(folio)
+            await park_at(folio)
         if folio.valid_to or folio.locked or folio.dropped:
             return
     if folio.locked:
-        await wait_for_folio(folio)
+        await park_at(folio)
     elif folio.writeback:
         # Its gaps may be filled, but a folio is lent to one request at a time.
-        await wait_for_folio(folio)
+        await park_at(folio)
     else:
         await fill_gaps(inode, folio)
 
@@ -170,20 +151,11 @@ async def _read_ahead(inode: NetfsInode, pos: int, end: int, ahead: Readahead) -
     return folios[0]
 
 
-def _clear_tail(rreq: IoRequest, front: IoSubrequest) -> None:
-    """The file ended inside this part: what is behind its end is zero."""
-    if front.failed or front.transferred == front.length:
-        return
-    it = rreq.iter.copy()
-    it.advance(front.start + front.transferred - rreq.start)
-    zero_iter(front.length - front.transferred, it)
-
-
 def _folios_filled(rreq: IoRequest, front: IoSubrequest) -> None:
     """Unlock the folios the collector has passed; after a failure they stay as they are."""
     if rreq.error is not None or front.failed:
         return
-    _clear_tail(rreq, front)
+    clear_tail(rreq, front)
     end = front.start + front.length
     if rreq.copy is not None and front.source is not Source.READ_FROM_CACHE and front.start < rreq.i_size:
         for folio in rreq.folios:

@@ -2,6 +2,7 @@
 
 For each folio the first strategy that fits (after netfs_perform_write of Linux):
 
+    dirty since before a barrier                  send it first
     the folio is uptodate                         copy
     the write covers the folio                    copy, the folio is uptodate
     the server has no data from the folio on      zero what is around the bytes, copy, the folio is uptodate
@@ -18,19 +19,22 @@ import trio
 from iov.copy_iter import copy_from_iter
 from iov.iov_iter import IovIter
 from netfs.cache.folio import Folio
-from netfs.engine.buffered_read import fill_gaps
 from netfs.engine.events import trace_folio
 from netfs.engine.inode import NetfsInode
-from netfs.engine.park import acquire_exclusive
-from netfs.engine.writeback import balance_dirty, make_room, start_writeback, wait_for_folio
+from netfs.engine.park import acquire_exclusive, park_at
+from netfs.engine.read_gaps import fill_gaps
+from netfs.engine.request import Origin
+from netfs.engine.writeback import balance_dirty, make_room, start_writeback
 
-__all__ = ["WRITEBACK_BATCH", "buffered_write"]
+__all__ = ["WRITEBACK_BATCH", "barrier", "buffered_write", "writable_folio", "wrote_folio"]
 
 WRITEBACK_BATCH = 1 << 22
 
 
-async def buffered_write(inode: NetfsInode, it: IovIter, pos: int, *, append: bool = False) -> int:
+async def buffered_write(inode: NetfsInode, it: IovIter, pos: int, *, append: bool = False, through: bool = False) -> int:
     """Write `it` at `pos`, or at the end of the file, into the page cache; `it` is moved by what was taken.
+
+    Args: through: send it at once; whoever asks waits for it by `fsync`.
 
     Returns: bytes; fewer than asked when a later part failed. Raises: the first part's error, as when a folio cannot be read.
     Cancellation: a prefix may be written.
@@ -52,6 +56,8 @@ async def buffered_write(inode: NetfsInode, it: IovIter, pos: int, *, append: bo
         except Exception:
             if pos == start:
                 raise
+        if through and pos > start:
+            await start_writeback(inode, start, pos, Origin.WRITETHROUGH)
         mapping = inode.mapping
         cache = inode.cache
         if cache.much_held and not cache.flush_wanted:
@@ -75,23 +81,32 @@ async def _start_batch(inode: NetfsInode, pos: int) -> None:
 
 
 async def _write_folio(inode: NetfsInode, it: IovIter, pos: int) -> int:
-    folio = await _folio_for_write(inode, pos, it.count)
+    folio = await writable_folio(inode, pos, it.count)
     off = pos - folio.pos
     end = min(off + it.count, folio.size)
     copied = copy_from_iter(folio.memory[off:end], it)
     assert copied == end - off
     inode.probe.copied(copied)
-    folio.wrote(off, end)
-    inode.cache.update(folio)
+    wrote_folio(inode, folio, off, end)
     if not off:
         folio.uses += 1
-    inode.modified += 1
-    inode.sizes.wrote_cache(pos + copied)
     return copied
 
 
-async def _folio_for_write(inode: NetfsInode, pos: int, count: int) -> Folio:
-    """Return the folio at `pos`, ready for as much of `count` bytes as fits to be copied in without a further wait."""
+def wrote_folio(inode: NetfsInode, folio: Folio, off: int, end: int) -> None:
+    """Note that bytes of a folio were changed."""
+    folio.wrote(off, end)
+    folio.group = inode.group
+    inode.cache.update(folio)
+    inode.modified += 1
+    inode.sizes.wrote_cache(folio.pos + end)
+
+
+async def writable_folio(inode: NetfsInode, pos: int, count: int, *, whole: bool = False) -> Folio:
+    """Return the folio at `pos`, ready for as much of `count` bytes as fits to be changed without a further wait.
+
+    Args: whole: the folio has to be uptodate, because the bytes may be read before they are changed.
+    """
     mapping = inode.mapping
     while True:
         folio = mapping.folios.get(pos // mapping.unit)
@@ -103,15 +118,19 @@ async def _folio_for_write(inode: NetfsInode, pos: int, count: int) -> Folio:
         off = pos - folio.pos
         end = min(off + count, folio.size)
         if folio.locked or folio.writeback:
-            await wait_for_folio(folio)
-        elif folio.uptodate or (off == 0 and end == folio.size):
+            await park_at(folio)
+        elif folio.dirty and folio.group != inode.group:
+            # What a barrier has put before this write goes first.
+            trace_folio(inode, folio, "mod-group")
+            await start_writeback(inode, folio.pos, folio.pos + folio.size)
+        elif folio.uptodate or (off == 0 and end == folio.size and not whole):
             trace_folio(inode, folio, "mod-uptodate" if folio.uptodate else "mod-whole-f")
             return folio
         elif folio.pos >= inode.sizes.zero_point:
             folio.zero_rest()
             trace_folio(inode, folio, "mod-n-clear")
             return folio
-        elif inode.ops.block_size == 1 and folio.touches(off, end):
+        elif inode.ops.block_size == 1 and folio.touches(off, end) and not whole:
             trace_folio(inode, folio, "mod-streamw+" if folio.dirty else "mod-streamw")
             return folio
         else:
@@ -125,3 +144,10 @@ def _size_for_write(inode: NetfsInode, pos: int, count: int) -> int:
     if before is not None and before.dirty_to == before.size and before.pos + before.size == pos:
         return max(count, 2 * before.size)
     return count
+
+
+async def barrier(inode: NetfsInode) -> None:
+    """What was written so far reaches the server before anything that is written from here on. Cancellation: no barrier."""
+    await acquire_exclusive(inode.lock)
+    inode.group += 1
+    inode.lock.release_exclusive()

@@ -119,7 +119,9 @@ class CacheStream:
         self.nr_subrequests += 1
         self.subrequests.append(subreq)
         request.inode.probe.subrequests += 1
-        trace_sreq(subreq, "SUBMT")
+        if request.inode.probe.sink is not None:
+            trace_sreq(subreq, "PREP")
+            trace_sreq(subreq, "SUBMT")
         try:
             request.inode.ops.issue_cache_write(subreq)
         except Exception as error:  # noqa: BLE001 (a cache never fails an I/O)

@@ -18,14 +18,15 @@ from netfs.engine.events import begin
 from netfs.engine.inode import NetfsInode
 from netfs.engine.park import acquire_exclusive, acquire_shared, run_request
 from netfs.engine.read_collect import read_terminated
-from netfs.engine.request import IoRequest, Origin
+from netfs.engine.request import FileChanged, IoRequest, Origin
 from netfs.engine.write_collect import write_terminated
+from netfs.engine.write_issue import MAX_CHANGES
 from netfs.engine.writeback import END_OF_TIME, SETTLE_TIMEOUT_S, drop_range, flush_range
 
 __all__ = ["direct_read", "direct_write"]
 
 
-async def direct_read(inode: NetfsInode, it: IovIter, pos: int) -> int:
+async def direct_read(inode: NetfsInode, it: IovIter, pos: int, origin: Origin = Origin.DIO_READ) -> int:
     """Read at `pos` into `it`, which is moved by what came.
 
     Returns: bytes, 0 at the end of the file; fewer than asked only there or where a later part failed.
@@ -43,9 +44,9 @@ async def direct_read(inode: NetfsInode, it: IovIter, pos: int) -> int:
             # Behind its own end the server would say so, although dirty data further on makes this a hole.
             await flush_range(inode, pos, end if end <= inode.sizes.remote_i_size else END_OF_TIME)
         if inode.ops.block_size == 1:
-            done = await _read(inode, it, pos, Origin.DIO_READ)
+            done = await _read(inode, it, pos, origin)
         else:
-            done = await _read_blocks(inode, it, pos)
+            done = await _read_blocks(inode, it, pos, origin)
     finally:
         lock.release_shared()
     it.advance(done)
@@ -61,7 +62,7 @@ async def _read(inode: NetfsInode, it: IovIter, pos: int, origin: Origin) -> int
     return rreq.transferred
 
 
-async def _read_blocks(inode: NetfsInode, it: IovIter, pos: int) -> int:
+async def _read_blocks(inode: NetfsInode, it: IovIter, pos: int, origin: Origin) -> int:
     block = inode.ops.block_size
     end = min(pos + it.count, inode.sizes.i_size)
     if end <= pos:
@@ -76,11 +77,13 @@ async def _read_blocks(inode: NetfsInode, it: IovIter, pos: int) -> int:
         chain.append(_bvecs(part))
         chain.append_gap(tail)
         part = IovIter.bvecq(Direction.DEST, chain)
-    done = await _read(inode, part, pos - head, Origin.DIO_READ)
+    done = await _read(inode, part, pos - head, origin)
     return max(0, min(done - head, end - pos))
 
 
-async def direct_write(inode: NetfsInode, it: IovIter, pos: int, *, append: bool = False) -> int:
+async def direct_write(
+    inode: NetfsInode, it: IovIter, pos: int, *, append: bool = False, origin: Origin = Origin.DIO_WRITE
+) -> int:
     """Write `it` at `pos`, or at the end of the file; `it` is moved by what was written.
 
     Returns: bytes; exactly these have reached the server, fewer than asked only where a later part failed.
@@ -107,9 +110,9 @@ async def direct_write(inode: NetfsInode, it: IovIter, pos: int, *, append: bool
         _forget_cached(inode, pos, length)
         try:
             if block > 1 and (pos % block or (pos + length) % block):
-                done = await _write_partial_blocks(inode, it, pos)
+                done = await _write_partial_blocks(inode, it, pos, origin)
             else:
-                done = await _write(inode, it, pos)
+                done = await _write(inode, it, pos, origin)
         except BaseException:
             # The server may have taken some of it all the same; what was cached meanwhile may be older.
             with trio.move_on_after(SETTLE_TIMEOUT_S, shield=True):
@@ -135,9 +138,9 @@ def _forget_cached(inode: NetfsInode, pos: int, length: int) -> None:
         inode.cookie.forget(pos, pos + length)
 
 
-async def _write(inode: NetfsInode, it: IovIter, pos: int, user_end: int | None = None) -> int:
+async def _write(inode: NetfsInode, it: IovIter, pos: int, origin: Origin, user_end: int | None = None) -> int:
     length = it.count
-    wreq = IoRequest(Origin.DIO_WRITE, inode, pos, length, it, inode.sizes.i_size, write_terminated, sequential=True)
+    wreq = IoRequest(origin, inode, pos, length, it, inode.sizes.i_size, write_terminated, sequential=True)
     await begin(wreq)
     try:
         await run_request(wreq)
@@ -152,7 +155,17 @@ async def _write(inode: NetfsInode, it: IovIter, pos: int, user_end: int | None 
     return wreq.transferred
 
 
-async def _write_partial_blocks(inode: NetfsInode, it: IovIter, pos: int) -> int:
+async def _write_partial_blocks(inode: NetfsInode, it: IovIter, pos: int, origin: Origin) -> int:
+    for _ in range(MAX_CHANGES):
+        try:
+            return await _write_staged(inode, it, pos, origin)
+        except FileChanged:
+            # Another client was faster: what it wrote around our bytes is read, and ours are laid over it.
+            inode.probe.retries += 1
+    return await _write_staged(inode, it, pos, origin)
+
+
+async def _write_staged(inode: NetfsInode, it: IovIter, pos: int, origin: Origin) -> int:
     block = inode.ops.block_size
     end = pos + it.count
     start = pos - pos % block
@@ -167,7 +180,7 @@ async def _write_partial_blocks(inode: NetfsInode, it: IovIter, pos: int) -> int
             chain.append(_bvecs(source.slice(middle)))
         if source.count:
             chain.append(await _stage(inode, end - end % block, leases, source, end - end % block))
-        done = await _write(inode, IovIter.bvecq(Direction.SOURCE, chain), start, max(end, inode.sizes.i_size))
+        done = await _write(inode, IovIter.bvecq(Direction.SOURCE, chain), start, origin, max(end, inode.sizes.i_size))
     finally:
         for lease in leases:
             lease.release()

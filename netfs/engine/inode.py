@@ -50,13 +50,14 @@ class NetfsInode:
 
     ops is set once, by the filesystem, before any I/O. uncommitted: something was written since the last commit.
     direct_verifier: of the boot that took unstable direct writes since then, 0 for none. debug_id: its number in events.
+    group: of what is written now; a barrier begins the next.
     requests: those that have begun and not ended, in the order they began. cookie: what a local cache has of the file, None
     without one; the filesystem sets it when the file is opened.
     """
 
     __slots__ = (
-        "cache", "cookie", "debug_id", "direct_verifier", "lock", "mapping", "modified", "ops", "pool", "probe", "requests",
-        "sizes", "uncommitted", "wb_error", "wb_lock", "wb_waiters",
+        "cache", "cookie", "debug_id", "direct_verifier", "group", "lock", "mapping", "modified", "ops", "pool", "probe",
+        "requests", "sizes", "uncommitted", "wb_error", "wb_lock", "wb_waiters",
     )  # fmt: skip
 
     ops: NetfsOps
@@ -74,6 +75,7 @@ class NetfsInode:
         self.wb_waiters = WakeList()
         self.uncommitted = False
         self.direct_verifier = 0
+        self.group = 0
         self.modified = 0
         probe.inode_ids += 1
         self.debug_id = probe.inode_ids

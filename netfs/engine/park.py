@@ -10,13 +10,14 @@ from typing import NoReturn
 import trio
 from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
+from netfs.cache.folio import Folio
 from netfs.cache.waiters import WakeList
 from netfs.engine.collect import advance, stage_next
 from netfs.engine.events import ended, trace_rreq
 from netfs.engine.locking import IoLock
 from netfs.engine.request import IoRequest
 
-__all__ = ["acquire_exclusive", "acquire_shared", "park", "run_request"]
+__all__ = ["acquire_exclusive", "acquire_shared", "park", "park_at", "run_request"]
 
 
 class _Waiter:
@@ -106,6 +107,15 @@ async def park(waiters: WakeList) -> None:
 
     waiters.add(wake)
     await wait_task_rescheduled(abort)
+
+
+async def park_at(folio: Folio) -> None:
+    """Wait until something about a folio changes; it is not evicted meanwhile. Cancellation: no effect."""
+    folio.pins += 1
+    try:
+        await park(folio.waiters)
+    finally:
+        folio.mapping.cache.unpin(folio)
 
 
 async def acquire_shared(lock: IoLock) -> None:

@@ -23,13 +23,23 @@ if TYPE_CHECKING:
     from netfs.engine.cache_stream import CacheStream
     from netfs.engine.inode import NetfsInode
 
-__all__ = ["IoRequest", "IoSubrequest", "Origin", "Source", "Wake", "nobody"]
+__all__ = ["FileChanged", "IoRequest", "IoSubrequest", "Origin", "Source", "Wake", "nobody"]
 
 Wake = Callable[[], None]
 
 
 def nobody() -> None:
     """Wake nobody: a request that no task waits for."""
+
+
+class FileChanged(OSError):
+    """A write failed because another client has changed the blocks that were read to be written in part.
+
+    The library reads them again, lays the caller's bytes over them and writes once more, a bounded number of times.
+    """
+
+    def __init__(self, message: str = "another client has changed the file") -> None:
+        super().__init__(errno.EAGAIN, message)
 
 
 class Origin(enum.Enum):

@@ -20,8 +20,8 @@ __all__ = ["allowed", "cut_memory", "launch", "next_part"]
 MAX_CACHE_READ = 1 << 20
 """Bytes of one read of a local cache, so that what it reads first can be used before the last has come."""
 
-_WRITES = frozenset({Origin.DIO_WRITE, Origin.WRITEBACK})
-_DIO_READ = Origin.DIO_READ
+_WRITES = frozenset({Origin.DIO_WRITE, Origin.UNBUFFERED_WRITE, Origin.WRITEBACK, Origin.WRITETHROUGH})
+_DIRECT_READS = frozenset({Origin.DIO_READ, Origin.UNBUFFERED_READ})
 _UPLOAD = Source.UPLOAD
 _DOWNLOAD = Source.DOWNLOAD
 _CACHED = Source.READ_FROM_CACHE
@@ -35,7 +35,7 @@ def next_part(rreq: IoRequest) -> IoSubrequest:
     source = _DOWNLOAD
     if rreq.origin in _WRITES:
         source = _UPLOAD
-    elif rreq.origin is not _DIO_READ:
+    elif rreq.origin not in _DIRECT_READS:
         source, left = _where_from(rreq, start, left)
     cursor = rreq.cursor
     if cursor is None:

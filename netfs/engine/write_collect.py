@@ -12,7 +12,7 @@ from typing import Final
 from netfs.engine.collect import advance
 from netfs.engine.events import trace_failure, trace_rreq, trace_sreq
 from netfs.engine.read_collect import IDLE_RETRIES, Verdict
-from netfs.engine.request import IoSubrequest
+from netfs.engine.request import FileChanged, IoSubrequest
 
 __all__ = ["MIXED", "VERDICTS", "judge_write", "write_terminated"]
 
@@ -20,6 +20,8 @@ MIXED: Final = -1
 
 
 def _again(s: IoSubrequest) -> bool:
+    if isinstance(s.error, FileChanged):
+        return False  # the same bytes again would undo the other client's
     return s.need_retry or (isinstance(s.error, OSError) and s.error.errno == errno.EAGAIN)
 
 

@@ -8,6 +8,7 @@ fs/netfs/write_issue.c and write_collect.c of Linux.
 """
 
 import errno
+from typing import Final
 
 from iov.bvec import BioVec
 from iov.iov_iter import Direction, IovIter
@@ -16,37 +17,63 @@ from netfs.engine.cache_stream import END, CacheStream
 from netfs.engine.collect import advance
 from netfs.engine.events import begin, number, trace_folio
 from netfs.engine.inode import NetfsInode
-from netfs.engine.request import IoRequest, IoSubrequest, Origin
+from netfs.engine.park import park_at
+from netfs.engine.request import FileChanged, IoRequest, IoSubrequest, Origin
 from netfs.engine.write_collect import write_terminated
 
-__all__ = ["copy_to_cache", "send_dirty"]
+__all__ = ["MAX_CHANGES", "copy_to_cache", "send_dirty"]
+
+MAX_CHANGES: Final = 8
+"""How often a folio is read again and sent once more because another client was faster."""
 
 
-async def send_dirty(inode: NetfsInode, start: int, end: int) -> None:
+async def send_dirty(inode: NetfsInode, start: int, end: int, origin: Origin = Origin.WRITEBACK) -> None:
+    """Issue the dirty folios that overlap [start, end), each group of them behind the groups before it, wherever those lie."""
     mapping = inode.mapping
     if len(mapping.dirty) == mapping.writeback:
         return
+    inside = [folio for folio in mapping.dirty.values() if folio.pos < end and folio.pos + folio.size > start]
+    newest = max((folio.group for folio in inside), default=0)
+    groups = sorted({folio.group for folio in mapping.dirty.values() if folio.group < newest})
+    for group in groups:
+        await _send(inode, [folio for folio in mapping.dirty.values() if folio.group == group], origin)
+        await _reached(inode, group)
+    await _send(inode, [folio for folio in inside if folio.group >= newest or not groups], origin)
+
+
+async def _reached(inode: NetfsInode, group: int) -> None:
+    """Wait until nothing of a group is on its way."""
+    for folio in list(inode.mapping.dirty.values()):
+        while folio.writeback and folio.group <= group:
+            await park_at(folio)
+
+
+async def _send(inode: NetfsInode, folios: list[Folio], origin: Origin) -> None:
+    mapping = inode.mapping
     run: list[Folio] = []
-    for pos in sorted(pos for pos, folio in mapping.dirty.items() if pos < end and pos + folio.size > start):
-        folio = mapping.dirty.get(pos)
-        if folio is None or folio.writeback:
+    for folio in sorted(folios, key=_pos):
+        if folio.writeback or folio.dropped or not folio.dirty:
             continue
         if run and not _continues(run[-1], folio):
-            await _send_run(inode, run)
+            await _send_run(inode, run, origin)
             run = []
         # Marked at once: the next init_request may wait, and nobody may change the folio from here on.
         mapping.begin_writeback(folio)
         trace_folio(inode, folio, "store+" if run else "store")
         run.append(folio)
     if run:
-        await _send_run(inode, run)
+        await _send_run(inode, run, origin)
+
+
+def _pos(folio: Folio) -> int:
+    return folio.pos
 
 
 def _continues(before: Folio, folio: Folio) -> bool:
     return before.dirty_to == before.size and not folio.dirty_from and folio.pos == before.pos + before.size
 
 
-async def _send_run(inode: NetfsInode, run: list[Folio]) -> None:
+async def _send_run(inode: NetfsInode, run: list[Folio], origin: Origin) -> None:
     """Make one request of folios whose dirty ranges lie end to end, whole blocks of them, and let it go."""
     block = inode.ops.block_size
     first, last = run[0], run[-1]
@@ -57,9 +84,7 @@ async def _send_run(inode: NetfsInode, run: list[Folio]) -> None:
     bvecs[0].off = head
     bvecs[0].length -= head
     it = IovIter.bvec(Direction.SOURCE, bvecs)
-    wreq = IoRequest(
-        Origin.WRITEBACK, inode, first.pos + head, it.count, it, inode.sizes.i_size, write_terminated, _folios_written
-    )  # fmt: skip
+    wreq = IoRequest(origin, inode, first.pos + head, it.count, it, inode.sizes.i_size, write_terminated, _folios_written)
     wreq.folios = run
     wreq.wake = lambda: _run_ended(wreq)
     try:
@@ -88,6 +113,8 @@ def copy_to_cache(inode: NetfsInode, folios: list[Folio]) -> None:
     pieces = _cache_pieces(inode, run, whole=True)
     if not pieces or inode.cache.held_bytes > inode.cache.dirty_limit // 2:
         # Readers come first: a cache that does not keep up gets less.
+        for folio in run:
+            trace_folio(inode, folio, "copy-skip")
         return
     for folio in run:
         mapping.begin_writeback(folio)
@@ -168,6 +195,13 @@ def _folios_written(wreq: IoRequest, front: IoSubrequest) -> None:
 def _run_ended(wreq: IoRequest) -> None:
     """Drop the folios that did not get there; their error is told at the next write, fsync or close."""
     if not wreq.folios:
+        return
+    if isinstance(wreq.error, FileChanged) and all(folio.changes < MAX_CHANGES for folio in wreq.folios):
+        for folio in wreq.folios:
+            folio.changes += 1
+            folio.forget_rest()
+            folio.mapping.end_writeback(folio)
+        wreq.folios.clear()
         return
     wreq.inode.wb_error.record(wreq.error or OSError(errno.EIO, "writeback ended early"))
     if wreq.cache is not None:

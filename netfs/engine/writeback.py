@@ -9,6 +9,8 @@ Linux; the folios are the page cache's and are lent to the requests.
 """
 
 import errno
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -16,12 +18,14 @@ from netfs.cache.folio import Folio
 from netfs.cache.pagecache import PageCache
 from netfs.engine.events import trace_folio
 from netfs.engine.inode import NetfsInode
-from netfs.engine.park import park
+from netfs.engine.park import park, park_at
+from netfs.engine.read_gaps import fill_gaps
+from netfs.engine.request import Origin
 from netfs.engine.write_issue import send_dirty
 
 __all__ = [
     "END_OF_TIME", "SETTLE_TIMEOUT_S", "balance_dirty", "drop_range", "flush_range", "fsync", "make_room", "resize",
-    "start_writeback", "wait_for_folio",
+    "start_writeback", "writeback_held",
 ]  # fmt: skip
 
 END_OF_TIME = 1 << 63
@@ -30,38 +34,48 @@ SETTLE_TIMEOUT_S = 10
 """How long a cancelled task waits for reads that are under way, so that what they bring is not kept."""
 
 
-async def wait_for_folio(folio: Folio) -> None:
-    """Wait until something about the folio changes; it is not evicted meanwhile. Cancellation: no effect."""
-    folio.pins += 1
-    try:
-        await park(folio.waiters)
-    finally:
-        folio.mapping.cache.unpin(folio)
-
-
-async def start_writeback(inode: NetfsInode, start: int, end: int) -> None:
+async def start_writeback(inode: NetfsInode, start: int, end: int, origin: Origin = Origin.WRITEBACK) -> None:
     """Send the dirty folios that overlap [start, end); does not wait for them.
 
     Checkpoints only when another task is starting writeback of the inode, or the filesystem's `init_request` waits.
     """
     await _wb_begin(inode)
     try:
-        await send_dirty(inode, start, end)
+        await send_dirty(inode, start, end, origin)
     finally:
         _wb_end(inode)
 
 
 async def flush_range(inode: NetfsInode, start: int, end: int) -> None:
     """Send the dirty folios that overlap [start, end) and wait until all of them are on the server or have failed."""
-    await start_writeback(inode, start, end)
-    await _wait_writeback(inode, start, end)
+    while True:
+        await start_writeback(inode, start, end)
+        await _wait_writeback(inode, start, end)
+        stale = [folio for folio in inode.mapping.dirty.values() if folio.stale]
+        if not stale:
+            return
+        # Another client was faster: what is around our bytes is read again, and they are sent once more.
+        for folio in stale:
+            while (folio.locked or folio.writeback) and not folio.dropped:
+                await park_at(folio)
+            if folio.stale and folio.dirty and not folio.dropped:
+                await _refill(inode, folio)
+
+
+async def _refill(inode: NetfsInode, folio: Folio) -> None:
+    try:
+        await fill_gaps(inode, folio)
+    except Exception as error:  # noqa: BLE001 (it is recorded, for the write, fsync or close that follows)
+        inode.wb_error.record(error)
+        if not (folio.dropped or folio.locked or folio.writeback):
+            inode.cache.drop(folio)
 
 
 async def drop_range(inode: NetfsInode, start: int, end: int) -> None:
     """Forget the folios that overlap [start, end), except dirty ones; waits for those in use."""
     for folio in inode.mapping.range(start, end):
         while folio.locked or folio.writeback:
-            await wait_for_folio(folio)
+            await park_at(folio)
         if not (folio.dropped or folio.dirty):
             if folio.unstable:
                 # No longer kept, so a restart of the server is an error from now on, as it is for a direct write.
@@ -94,7 +108,7 @@ async def make_room(cache: PageCache) -> None:
     if cache.holders:
         await _relieve(cache)
     elif (busy := cache.busy_folio()) is not None:
-        await wait_for_folio(busy)
+        await park_at(busy)
     else:
         # All are pinned by tasks that are about to run.
         await trio.lowlevel.checkpoint()
@@ -111,7 +125,7 @@ async def resize(inode: NetfsInode, size: int) -> None:
         await _wait_writeback(inode, 0, END_OF_TIME)
         for folio in inode.mapping.range(size, END_OF_TIME):
             while folio.locked:
-                await wait_for_folio(folio)
+                await park_at(folio)
         await inode.ops.resize(size)
         inode.modified += 1
         inode.uncommitted = True
@@ -132,7 +146,7 @@ async def _cut_folios(inode: NetfsInode, size: int) -> None:
     """Forget what is cached behind the new end; what a reader asked for before the cut is waited for, as it may be old."""
     for folio in inode.mapping.range(size, END_OF_TIME):
         while folio.locked:
-            await wait_for_folio(folio)
+            await park_at(folio)
         if folio.dropped:
             continue
         if folio.pos >= size:
@@ -140,6 +154,16 @@ async def _cut_folios(inode: NetfsInode, size: int) -> None:
         else:
             folio.cut(size - folio.pos)
             inode.cache.update(folio)
+
+
+@asynccontextmanager
+async def writeback_held(inode: NetfsInode) -> AsyncIterator[None]:
+    """Keep writeback of the file from starting for the length of a block; what is under way goes on."""
+    await _wb_begin(inode)
+    try:
+        yield
+    finally:
+        _wb_end(inode)
 
 
 async def _wb_begin(inode: NetfsInode) -> None:
@@ -159,7 +183,7 @@ async def _wait_writeback(inode: NetfsInode, start: int, end: int) -> None:
     if inode.mapping.writeback:
         for folio in inode.mapping.range(start, end):
             while folio.writeback:
-                await wait_for_folio(folio)
+                await park_at(folio)
 
 
 async def _commit(inode: NetfsInode) -> bool:

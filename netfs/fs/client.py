@@ -115,8 +115,12 @@ class Client(PosixCalls):
         self.cached = caching is not None
         """A local cache is at work, for buffered reads and writes."""
 
-    async def open(self, path: str, mode: str = "r", *, direct: bool = False, create_mode: int = 0o644) -> File:
+    async def open(
+        self, path: str, mode: str = "r", *, direct: bool = False, sync: bool = False, create_mode: int = 0o644
+    ) -> File:
         """Open a regular file. mode: r, w, a or x, perhaps with +, as Python's open; bytes always. direct: past the page cache.
+
+        sync: each write is durable when it returns (O_SYNC, and O_DSYNC, which a COMMIT does not tell apart).
 
         Raises: OSError (FileNotFoundError, IsADirectoryError, FileExistsError, …); ValueError for a mode that is none.
         Cancellation: not open; a file may have been created.
@@ -148,7 +152,7 @@ class Client(PosixCalls):
                 raise
         except Exception as error:
             raise translate(error, path, self.probe) from error
-        return File(self, inode, path, how, direct=direct)
+        return File(self, inode, path, how, direct=direct, sync=sync, buffers=self.page_cache.wanted)
 
     async def stat(self, path: str) -> Attr:
         """Return the attributes of what a path names; the size is the one a reader sees. Cancellation: no effect."""
@@ -439,8 +443,8 @@ async def open_client(
     Args: target: a URL (`netfs://host:port/path`, `netfs+unix:///socket:/path`), whose path becomes the client's root, or a
     connected transport; either is closed in the end. keys: of an encrypted volume, None for plain files. identity: a file; with
     it `netfs://` is TLS, without it a plain connection, to this machine only. known_hosts: the file with the keys of servers,
-    None for the one in `~/.config/netfs`. cache_bytes: budget of the page cache. cache: a directory that keeps what buffered
-    reads and writes have moved for the next time, or a `LocalCache` with its limits; ciphertext where the volume is encrypted.
+    None for the one in `~/.config/netfs`. cache_bytes: budget of the page cache; 0: files are used past it. cache: a directory that keeps what
+    buffered reads and writes have moved for the next time, or a `LocalCache` with its limits; ciphertext where the volume is encrypted.
     rsize, wsize: most bytes of one read or write. block_size: of encrypted files created here, in bytes: 16 KiB, or 64 KiB for
     files that are mostly read and written in order. freshness: `local` remembers what was seen of an encrypted volume from one
     mount to the next, in the folder `state` (by default ~/.local/state/netfs/volumes), so that a server cannot go back behind it;

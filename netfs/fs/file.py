@@ -7,7 +7,8 @@ it; everything else moves data straight between the caller's memory and the foli
 import errno
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -17,10 +18,12 @@ import trio
 from iov.bvec import Buffer, byte_view
 from iov.iov_iter import Direction, IovIter
 from netfs.engine.buffered_read import buffered_read, cached_view
-from netfs.engine.buffered_write import buffered_write
+from netfs.engine.buffered_write import barrier, buffered_write
 from netfs.engine.direct import direct_read, direct_write
+from netfs.engine.mapped import map_read, map_write
 from netfs.engine.park import acquire_exclusive
 from netfs.engine.readahead import MAX_WINDOW, Readahead
+from netfs.engine.request import Origin
 from netfs.engine.writeback import fsync, resize
 from netfs.errors import translate
 from netfs.fs.calls import ask
@@ -71,9 +74,13 @@ def parse_mode(mode: str) -> OpenMode:
 class File(FileSpace, FileLocks):
     """An open file. Use it as an async context manager, or call `aclose`."""
 
-    def __init__(self, client: "Client", inode: Inode, path: str, mode: OpenMode, *, direct: bool) -> None:
+    def __init__(
+        self, client: "Client", inode: Inode, path: str, mode: OpenMode, *, direct: bool, sync: bool = False, buffers: bool = True
+    ) -> None:
         self.path = path
-        self.direct = direct
+        self.direct = direct or not buffers
+        self.sync = sync
+        self._origins = (Origin.DIO_READ, Origin.DIO_WRITE) if direct else (Origin.UNBUFFERED_READ, Origin.UNBUFFERED_WRITE)
         self._client = client
         self._inode = inode
         self._mode = mode
@@ -204,7 +211,7 @@ class File(FileSpace, FileLocks):
             it.truncate(MAX_POS - pos)
         try:
             if self.direct:
-                return await direct_read(self._inode, it, pos)
+                return await direct_read(self._inode, it, pos, self._origins[0])
             return await buffered_read(self._inode, it, pos, self._ahead)
         except Exception as error:
             raise translate(error, self.path, self._inode.probe) from error
@@ -225,9 +232,14 @@ class File(FileSpace, FileLocks):
         append = self._mode.append
         try:
             if self.direct:
-                return await direct_write(self._inode, it, pos, append=append)
-            self._raise_late_error()
-            return await buffered_write(self._inode, it, pos, append=append)
+                done = await direct_write(self._inode, it, pos, append=append, origin=self._origins[1])
+            else:
+                self._raise_late_error()
+                done = await buffered_write(self._inode, it, pos, append=append, through=self.sync)
+            if self.sync and done:
+                await fsync(self._inode)
+                self._raise_late_error()
+            return done
         except Exception as error:
             raise translate(error, self.path, self._inode.probe) from error
 
@@ -244,6 +256,36 @@ class File(FileSpace, FileLocks):
             self._raise_late_error()
         except Exception as error:
             raise translate(error, self.path, self._inode.probe) from error
+
+    async def barrier(self) -> None:
+        """Order writes without waiting for them: what the file was given before reaches the server before what it is given after.
+
+        Cancellation: no barrier.
+        """
+        self._check_open()
+        await trio.lowlevel.checkpoint()
+        await barrier(self._inode)
+
+    @asynccontextmanager
+    async def mapped(self, pos: int, length: int, *, write: bool = False) -> AsyncIterator[memoryview]:
+        """Lend the file's bytes at `pos` in place, without a copy: as many of `length` as one folio holds.
+
+        Args: write: they may be changed; the file's other writers wait until the block ends, and the file does not grow by it.
+        Raises: OSError; EINVAL for a direct descriptor, and to change what lies behind the end.
+        Cancellation: no effect; what was changed is written. Ownership: the memory is lent for the length of the block.
+        """
+        (self._check_write if write else self._check_read)(pos)
+        if self.direct:
+            raise OSError(errno.EINVAL, "a direct descriptor has nothing in memory", self.path)
+        lent = map_write(self._inode, pos, length) if write else map_read(self._inode, pos, length, self._ahead)
+        async with AsyncExitStack() as stack:
+            try:
+                view = await stack.enter_async_context(lent)
+            except Exception as error:
+                raise translate(error, self.path, self._inode.probe) from error
+            yield view
+        if not write:
+            self._ahead.consumed(pos + len(view))
 
     async def truncate(self, size: int | None = None) -> int:
         """Cut or extend the file to `size` bytes, by default to the position. Returns: the size. Cancellation: may have

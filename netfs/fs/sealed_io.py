@@ -31,7 +31,7 @@ from transport.messages import Read, ReadReply, Write, WriteReply
 
 __all__ = ["SealedRead", "SealedWrite"]
 
-PAST_CACHES = frozenset({Origin.DIO_READ, Origin.DIO_WRITE})
+PAST_CACHES = frozenset({Origin.DIO_READ, Origin.UNBUFFERED_READ, Origin.DIO_WRITE, Origin.UNBUFFERED_WRITE})
 
 
 class SealedCall:

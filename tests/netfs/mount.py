@@ -62,12 +62,12 @@ class FaultyTransport(LoopTransport):
 
 @asynccontextmanager
 async def mounted(
-    *, rsize: int = 4096, wsize: int = 4096, folio: int = 1024, folios: int = 64
+    *, rsize: int = 4096, wsize: int = 4096, folio: int = 1024, folios: int = 64, probe: Probe | None = None
 ) -> AsyncIterator[tuple[Client, FaultyTransport]]:
     store = MemoryStore(Probe())
     transport = FaultyTransport(store)
     cache = PageCache(folio * folios, folio)
-    client = Client(transport, PlainVolume(transport, rsize, wsize), system_env(), Probe(), cache)
+    client = Client(transport, PlainVolume(transport, rsize, wsize), system_env(), probe or Probe(), cache)
     try:
         yield client, transport
     finally:

@@ -42,7 +42,36 @@ async def _write_close(_: Client, file: File) -> None:
     await file.aclose()
 
 
+async def _write_sync(client: Client, file: File) -> None:
+    async with await client.open("/file", "r+", direct=file.direct, sync=True) as other:
+        await other.pwritev([NEW[300:9000]], 300)
+
+
+async def _barrier(_: Client, file: File) -> None:
+    await file.pwritev([NEW[300:5000]], 300)
+    await file.barrier()
+    await file.pwritev([NEW[4000:9000]], 4000)
+    await file.fsync()
+
+
+async def _map_read(client: Client, file: File) -> None:
+    async with await client.open("/file") as other:
+        for pos in range(0, SIZE, 1000):
+            async with other.mapped(pos, 1000) as view:
+                assert view == OLD[pos : pos + len(view)]
+
+
+async def _map_write(client: Client, file: File) -> None:
+    async with await client.open("/file", "r+") as other, other.mapped(3000, 700, write=True) as view:
+        view[:] = NEW[3000 : 3000 + len(view)]
+        await trio.lowlevel.checkpoint()
+
+
 OPS: dict[str, Op] = {
+    "write sync": _write_sync,
+    "barrier between writes": _barrier,
+    "map and read": _map_read,
+    "map and write": _map_write,
     "read": lambda _, f: f.preadv([bytearray(7000), bytearray(6000)], 100),
     "read all": lambda _, f: f.read(),
     "write": lambda _, f: f.pwritev([NEW[300:9000]], 300),
@@ -92,7 +121,7 @@ async def run(setup: Setup, name: str, k: int, *, direct: bool, cold: bool, stub
         trio.lowlevel.add_instrument(instrument)
         await OPS[name](client, file)
     trio.lowlevel.remove_instrument(instrument)
-    if direct and name not in {"close", "truncate", "open and read"}:
+    if direct and name not in {"close", "truncate", "open and read", "write sync", "map and read", "map and write"}:
         assert transport.in_flight == 0, "a direct operation left something in flight"
     await settle(transport)
     assert client._pool.leased == 0

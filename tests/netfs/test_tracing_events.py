@@ -18,6 +18,8 @@ from netfs.tracing import Stats
 from netfs.tracing.text import LINES
 from servers.stores.memory import MemoryStore
 from tests.netfs.loop import LoopTransport
+from tests.netfs.memory_cookie import MemoryCookie
+from tests.netfs.mount import DATA, mounted, put
 from tests.netfs.scripted import FULL, Answer, Run, ScriptedOps
 from transport.base import Reply
 from transport.env import system_env
@@ -157,26 +159,58 @@ async def test_statistics_of_known_work() -> None:
     async with pair("stream", world=world, rsize=1 << 16, wsize=1 << 16) as p:
         await work(p.client)
         counts = stats.counts
-        assert (counts["BW"], counts["DW"], counts["DR"]) == (3, 1, 1)
-        assert (counts["RG"], counts["RW"], counts["WP"]) == (2, 0, 2)
-        assert counts["DL"] == counts["ds"] and counts["UL"] == counts["us"]
+        assert (counts["Writes.BW"], counts["Writes.DW"], counts["Reads.DR"]) == (3, 1, 1)
+        assert (counts["Reads.RF"], counts["Reads.WB"], counts["Writes.WP"]) == (2, 0, 2)
+        assert counts["DownOps.DL"] == counts["DownOps.ds"] and counts["UpldOps.UL"] == counts["UpldOps.us"]
         # 400,000 bytes in parts of 64 KiB; then a folio; then 10 bytes.
-        assert counts["UL"] == 7 + 1 + 1
-        assert all(counts[name] == 0 for name in ("df", "uf", "rq", "rs", "wq", "ws", "rr", "sr"))
+        assert counts["UpldOps.UL"] == 7 + 1 + 1
+        quiet = ("DownOps.df", "UpldOps.uf", "Objs.rr", "Objs.sr")
+        assert all(count == 0 for name, count in counts.items() if name in quiet or name.startswith(("Retries", "Ca")))
     text = str(stats).splitlines()
-    assert text[0] == f"Reads  : DR=1 RA={counts['RA']} RG=2 RW=0"
+    assert text[0] == f"Reads  : DR=1 RA={counts['Reads.RA']} RF=2 RS=0 WB=0 WBZ={counts['Reads.WBZ']} UR=0"
     assert [line.split(":")[0].rstrip() for line in text] == [
-        "Reads", "Writes", "ZeroOps", "DownOps", "UpldOps", "Retries", "Objs", "WbLock",
+        "Reads", "Writes", "ZeroOps", "DownOps", "CaRdOps", "UpldOps", "CaWrOps", "Retries", "Objs", "WbLock",
     ]  # fmt: skip
+
+
+async def test_statistics_of_a_local_cache() -> None:
+    stats = Stats()
+    cookie = MemoryCookie(4096)
+    async with mounted(folio=4096, rsize=1 << 20, wsize=1 << 20, probe=Probe(stats.sink)) as (client, _):
+        await put(client, "/f", DATA)
+        for _ in range(2):
+            client.drop_caches()
+            async with await client.open("/f", "r+") as file:
+                file._inode.cookie = cookie
+                await file.read(len(DATA), 0)
+                await trio.testing.wait_all_tasks_blocked()
+        cookie.fails = [(0, OSError(5, "a bad disk"))]
+        client.drop_caches()
+        async with await client.open("/f", "r+") as file:
+            file._inode.cookie = cookie
+            await file.read(len(DATA), 0)
+            cookie.fails = [(0, OSError(28, "full"))]
+            await file.pwritev([bytes(4096)], 0)
+            await file.fsync()
+    counts = stats.counts
+    assert counts["Writes.2C"] >= 1
+    assert counts["CaRdOps.RD"] == counts["CaRdOps.rs"] + counts["CaRdOps.rf"]
+    assert (counts["CaRdOps.rf"], counts["DownOps.di"]) == (1, 1)
+    assert (counts["CaWrOps.wf"], counts["Objs.wsc"]) == (1, 1)
+    assert (counts["Objs.rr"], counts["Objs.sr"]) == (0, 0)
 
 
 @pytest.mark.parametrize(
     ("write", "answers", "expected"),
     [
-        (False, {(0, 0): Answer(40), (1, 0): Answer(40)}, {"DL": 4, "ds": 4, "rq": 1, "rs": 2}),
-        (False, {(0, 0): CUT_OFF}, {"DL": 2, "ds": 1, "df": 1}),
-        (True, {(0, 0): Answer(40)}, {"UL": 3, "us": 3, "wq": 1, "ws": 1}),
-        (True, {(1, 0): CUT_OFF}, {"UL": 2, "us": 1, "uf": 1}),
+        (
+            False,
+            {(0, 0): Answer(40), (1, 0): Answer(40)},
+            {"DownOps.DL": 4, "DownOps.ds": 4, "Retries.rq": 1, "Retries.rs": 2, "ZeroOps.sh": 2},
+        ),
+        (False, {(0, 0): CUT_OFF}, {"DownOps.DL": 2, "DownOps.ds": 1, "DownOps.df": 1}),
+        (True, {(0, 0): Answer(40)}, {"UpldOps.UL": 3, "UpldOps.us": 3, "Retries.wq": 1, "Retries.ws": 1}),
+        (True, {(1, 0): CUT_OFF}, {"UpldOps.UL": 2, "UpldOps.us": 1, "UpldOps.uf": 1}),
     ],
 )
 def test_statistics_of_retries_and_failures(
@@ -188,7 +222,7 @@ def test_statistics_of_retries_and_failures(
     run.finish(random.Random(2))
     found = {name: count for name, count in stats.counts.items() if count}
     # These requests are driven without `begin`, so that only their ends are seen.
-    assert found.pop("rr") == -1
+    assert found.pop("Objs.rr") == -1
     assert found == expected
 
 
