@@ -13,7 +13,7 @@ from typing import Any
 
 from crypto import aead
 
-__all__ = ["NonceUsedTwice", "chosen_nonces", "entries", "install"]
+__all__ = ["NonceUsedTwice", "chosen_nonces", "entries", "install", "world"]
 
 
 class NonceUsedTwice(AssertionError):
@@ -26,12 +26,13 @@ class Ledger:
     def __init__(self) -> None:
         self.seen: dict[bytes, int] = {}
         self.watching = True
+        self.world = b""
 
     def note(self, key: bytes, nonce: aead.Bytes, plain: aead.Bytes) -> None:
         """Take one encryption."""
         if not self.watching:
             return
-        who = blake2b(key + b"\0" + bytes(nonce), digest_size=16).digest()
+        who = blake2b(self.world + key + b"\0" + bytes(nonce), digest_size=16).digest()
         what = zlib.crc32(plain, len(plain))
         if self.seen.setdefault(who, what) != what:
             raise NonceUsedTwice(f"nonce {bytes(nonce).hex()} was used for two plaintexts under one key")
@@ -53,6 +54,16 @@ def chosen_nonces() -> Iterator[None]:
         yield
     finally:
         LEDGER.watching = True
+
+
+@contextmanager
+def world(name: str) -> Iterator[None]:
+    """Keep what the block encrypts apart: simulations that begin with one seed draw the same keys and nonces, each for itself."""
+    before, LEDGER.world = LEDGER.world, name.encode()
+    try:
+        yield
+    finally:
+        LEDGER.world = before
 
 
 def install() -> None:

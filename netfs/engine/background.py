@@ -50,7 +50,7 @@ async def run_background(cache: PageCache, now: Callable[[], float]) -> None:
                 # What cannot be committed stays held; whoever syncs or closes learns why.
                 with contextlib.suppress(Exception):
                     await fsync(mapping.host)
-            elif mapping.unsent_bytes and now() - mapping.dirty_since >= DIRTY_EXPIRE_S:
+            elif mapping.unsent_bytes and mapping.dirty_since + DIRTY_EXPIRE_S <= now():
                 mapping.dirty_since = now()
                 await _send(mapping)
 

@@ -443,13 +443,13 @@ async def open_client(
     Args: target: a URL (`netfs://host:port/path`, `netfs+unix:///socket:/path`), whose path becomes the client's root, or a
     connected transport; either is closed in the end. keys: of an encrypted volume, None for plain files. identity: a file; with
     it `netfs://` is TLS, without it a plain connection, to this machine only. known_hosts: the file with the keys of servers,
-    None for the one in `~/.config/netfs`. cache_bytes: budget of the page cache; 0: files are used past it. cache: a directory that keeps what
-    buffered reads and writes have moved for the next time, or a `LocalCache` with its limits; ciphertext where the volume is encrypted.
-    rsize, wsize: most bytes of one read or write. block_size: of encrypted files created here, in bytes: 16 KiB, or 64 KiB for
-    files that are mostly read and written in order. freshness: `local` remembers what was seen of an encrypted volume from one
-    mount to the next, in the folder `state` (by default ~/.local/state/netfs/volumes), so that a server cannot go back behind it;
-    `session` does so for this mount only, `inspect` also after it has. capture: takes what passes over the connection to a URL,
-    as `open_capture` of transport/rdma/capture_file.py makes them.
+    None for the one in `~/.config/netfs`. cache_bytes: budget of the page cache; 0: files are used past it. cache: a directory
+    that keeps what buffered reads and writes have moved for the next time, or a `LocalCache` with its limits; ciphertext where
+    the volume is encrypted. rsize, wsize: most bytes of one read or write. block_size: of encrypted files created here, in bytes:
+    16 KiB, or 64 KiB for files that are mostly read and written in order. freshness: `local` remembers what was seen of an
+    encrypted volume from one mount to the next, in the folder `state` (by default ~/.local/state/netfs/volumes), so that a server
+    cannot go back behind it; `session` does so for this mount only, `inspect` also after it has. capture: takes what passes over
+    the connection to a URL, as `open_capture` of transport/rdma/capture_file.py makes them.
     hard, timeout, channels: of a URL, if it does not say so itself (`?hard&timeout=30&channels=2`). A lost connection is made
     anew and what was under way goes on; a call that has had none for `timeout` seconds fails with ETIMEDOUT, with `hard` it waits
     for ever. channels: connections side by side.

@@ -3,6 +3,7 @@
 import sys
 from functools import partial
 
+from tests.ledger import world as ledger_of
 from trials import sim
 from trials.pairs import TransportName, pair
 from trials.workloads import Mixed, mixed
@@ -18,7 +19,8 @@ async def scenario(world: sim.SimWorld, transport: TransportName) -> Mixed:
 
 def run(seed: int, transport: TransportName) -> sim.Outcome[Mixed]:
     """Run the scenario once."""
-    return sim.run(seed, partial(scenario, transport=transport))
+    with ledger_of(f"{seed} {transport}"):
+        return sim.run(seed, partial(scenario, transport=transport))
 
 
 if __name__ == "__main__":
