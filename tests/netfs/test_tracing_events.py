@@ -251,6 +251,7 @@ async def held(do: Callable[[Client, LoopTransport], object]) -> None:
 
 async def read_held(client: Client, transport: LoopTransport, *, cancel: bool) -> None:
     transport.hold = lambda request: isinstance(request, Read)
+    transport.stubborn = True
     async with await client.open("/f", direct=True) as file:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(file.read, 5000, 0)
