@@ -131,7 +131,9 @@ async def over_iwarp(
 
     async def serve() -> None:
         with contextlib.suppress(TransportError):  # as above
-            await serve_rdma_stream(theirs, handler_factory, env, server_probe, limits, PROFILES[profile])
+            mine = PROFILES[profile]
+            iwarp = mine if mine.iwarp else PROFILES["iwarp"]
+            await serve_rdma_stream(theirs, handler_factory, env, server_probe, limits, iwarp, roce_profile=mine)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
@@ -186,6 +188,27 @@ async def rdma_stream_tls(handler_factory: HandlerFactory, limits: Limits, profi
             yield opened
 
 
+@asynccontextmanager
+async def rdma_stream_roce(
+    handler_factory: HandlerFactory, limits: Limits, profile: str = "rxe", shape: LinkShape | None = None
+) -> AsyncIterator[Opened]:
+    ours, theirs = memory_link(shape, shape)
+    async with over_iwarp(ours, theirs, handler_factory, limits, ours.reset, profile) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def rdma_stream_roce_narrow(handler_factory: HandlerFactory, limits: Limits) -> AsyncIterator[Opened]:
+    async with rdma_stream_roce(handler_factory, limits, "connectx", LinkShape(slice_length=1500, capacity=4000)) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def rdma_stream_roce_tls(handler_factory: HandlerFactory, limits: Limits) -> AsyncIterator[Opened]:
+    async with rdma_stream_tls(handler_factory, limits, "rxe") as opened:
+        yield opened
+
+
 TRANSPORTS: Final[dict[str, Opener]] = {
     "memory": memory,
     "memory-bytewise": memory_bytewise,
@@ -201,8 +224,11 @@ TRANSPORTS: Final[dict[str, Opener]] = {
     "rdma-stream-siw-crc": rdma_stream_siw_crc,
     "rdma-stream-socketpair": rdma_stream_socketpair,
     "rdma-stream-tls": rdma_stream_tls,
+    "rdma-stream-roce": rdma_stream_roce,
+    "rdma-stream-roce-narrow": rdma_stream_roce_narrow,
+    "rdma-stream-roce-tls": rdma_stream_roce_tls,
 }
 SLOW: Final = frozenset({"memory-bytewise", "rdma-stream-bytewise"})
 """Where large payloads would take too long."""
-JOINING: Final = frozenset({"tls", "rdma-stream-tls"})
+JOINING: Final = frozenset({"tls", "rdma-stream-tls", "rdma-stream-roce-tls"})
 """Where pieces shorter than a record are joined before they are sent, which copies them once more."""

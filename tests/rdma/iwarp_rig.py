@@ -6,11 +6,13 @@ from transport.rdma.enums import Opcode, WcStatus
 from transport.rdma.iwarp.ddp import MAX_ULPDU
 from transport.rdma.iwarp.engine import Engine
 from transport.rdma.iwarp.mpa import Crc, Settled
-from transport.rdma.iwarp.operations import attach
+from transport.rdma.iwarp.operations import bind, make_ready
+from transport.rdma.iwarp.roce import RoceEngine
+from transport.rdma.iwarp.roce import bind as bind_roce
 from transport.rdma.iwarp.terminate import Terminate
 from transport.rdma.loopback import ALL_ACCESS, Side
 from transport.rdma.memory_fabric import MemoryFabric
-from transport.rdma.profiles import IWARP
+from transport.rdma.profiles import IWARP, DeviceProfile
 from transport.rdma.qp import QPCap
 from transport.rdma.wr import SendWR
 
@@ -32,6 +34,8 @@ class Joined:
         access: int = ALL_ACCESS,
         depth: int = 4,
         mr_access: int = ALL_ACCESS,
+        profile: DeviceProfile = IWARP,
+        rnr_retry: int = 0,
     ) -> None:
         self.step = step
         self.reasons: list[str] = []
@@ -40,15 +44,21 @@ class Joined:
         for name, memory in zip("ab", self.memories, strict=True):
             window = memoryview(memory)[GUARD:-GUARD]
             window[:] = bytes(SIZE)
-            device = MemoryFabric().add_device(name, IWARP)
+            device = MemoryFabric().add_device(name, profile)
             sides.append(Side(device, QPCap(32, 32, 4, 4, 64), mr_access, [window]))
         self.a, self.b = sides
         settled = Settled(crc is not None, depth, depth)
         self.engines = []
         for side, is_server in ((self.a, False), (self.b, True)):
-            engine = Engine(side.qp, crc, depth, is_server, lambda: None, mulpdu)
+            if profile.iwarp:
+                engine = Engine(side.qp, crc, depth, is_server, lambda: None, mulpdu)
+                bind(side.qp, engine)
+            else:
+                roce = RoceEngine(side.qp, crc, depth, is_server, lambda: None, mulpdu)
+                bind_roce(side.qp, roce)
+                engine = roce
             engine.on_end = self.reasons.append
-            attach(side.qp, engine, settled, access)
+            make_ready(side.qp, settled, access, rnr_retry)
             self.engines.append(engine)
         self.near, self.far = self.engines
 

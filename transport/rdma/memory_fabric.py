@@ -7,7 +7,7 @@ transfer is one copy from view to view.
 
 import heapq
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from transport.rdma.ah import AddressVector
 from transport.rdma.device import Device
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["MemoryFabric", "connect_pair"]
 
 
+class Timed(Protocol):
+    """Who is called by the clock; `wake_at` says whether it still wants to be."""
+
+    wake_at: float | None
+
+    def on_timer(self, deadline: float, transport: bool) -> None:
+        """Act on a deadline that has come."""
+
+
 class MemoryFabric:
     """Devices of one process and their timers. handlers: what carries requests out, if it is not what does so by itself."""
 
@@ -32,7 +41,7 @@ class MemoryFabric:
         self.devices: list[Device] = []
         self.by_gid: dict[bytes, Device] = {}
         self.by_lid: dict[int, Device] = {}
-        self.timers: list[tuple[float, int, Requester, bool]] = []
+        self.timers: list[tuple[float, int, Timed, bool]] = []
         self.serial = 0
         self.listeners: list[Callable[[], None]] = []
         self.handlers: dict[int, Callable[[Requester, SendWR], int]] | None = None
@@ -57,7 +66,7 @@ class MemoryFabric:
         device = self._find(av)
         return None if device is None else device.qps.get(qpn)
 
-    def set_timer(self, deadline: float, requester: "Requester", transport: bool) -> None:
+    def set_timer(self, deadline: float, requester: Timed, transport: bool) -> None:
         """Have `requester.on_timer` called when the clock reaches the deadline."""
         self.serial += 1
         heapq.heappush(self.timers, (deadline, self.serial, requester, transport))

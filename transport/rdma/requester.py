@@ -200,7 +200,9 @@ class Requester:
         self.started = False
         self.moved = 0
         while self.flying:
-            self.complete(self.flying.popleft().wr, FLUSH_ERR)
+            flight = self.flying.popleft()
+            # One that has failed already, behind others that are open, keeps its reason.
+            self.complete(flight.wr, flight.status or FLUSH_ERR)
         while self.todo:
             self.complete(self.todo.popleft(), FLUSH_ERR)
 
@@ -224,6 +226,26 @@ class Requester:
             self.qp.pd.context.raise_event(EventType.SQ_DRAINED, self.qp)
 
     # ---- timers
+
+    def back_off(self, flight: Flight, timer: int) -> bool:
+        """Take back a request that found its peer not ready, and all behind it, for the time that the peer has told.
+
+        Returns: False when it was told so too often.
+        """
+        qp = self.qp
+        if self.rnr_left == 0:
+            return False
+        if qp.attr.rnr_retry != INFINITE_RNR:
+            self.rnr_left -= 1
+        while True:
+            last = self.flying.pop()
+            self.todo.appendleft(last.wr)
+            if last is flight:
+                break
+        fabric = qp.device.fabric
+        self.wake_at = fabric.now + RNR_TIMERS_US[timer] * 1e-6
+        fabric.set_timer(self.wake_at, self, False)
+        return True
 
     def _wait(self, wr: SendWR, why: int) -> bool:
         """Set the timer that `why` calls for; return True when the request was completed instead."""

@@ -248,10 +248,14 @@ class Responder:
         """Take a FLUSH; what it asks for has happened already, so only the permission is checked."""
         if access < 0 or access & ~self.qp.attr.access_flags:
             return self.refuse(INV_REQ)
+        return 0 if self.may_flush(wr, access) else self.refuse(ACCESS_ERR)
+
+    def may_flush(self, wr: "SendWR", access: int) -> bool:
+        """Whether the region or range a FLUSH names allows it."""
         whole = wr.flush_level == FlushLevel.MR
         mr: MR | None = self.qp.device.mrs.get(wr.rkey)
         addr, length = (mr.iova, mr.length) if whole and mr is not None else (wr.remote_addr, wr.length)
-        return 0 if self.remote_views(wr.rkey, addr, length, access) is not None else self.refuse(ACCESS_ERR)
+        return self.remote_views(wr.rkey, addr, length, access) is not None
 
     def invalidate(self, rkey: int, remote: bool) -> int:
         """End a registration by its key, for LOCAL_INV or for a peer's SEND_WITH_INV; return 0 or LOC_QP_OP_ERR."""

@@ -24,7 +24,7 @@ from transport.rdma.endpoint import client_block
 from transport.rdma.enums import Access
 from transport.rdma.iwarp.mpa import MpaError, StartFrame, answer, find_crc, settle
 from transport.rdma.memory_fabric import MemoryFabric
-from transport.rdma.profiles import IWARP, DeviceProfile
+from transport.rdma.profiles import IWARP, RXE, DeviceProfile
 from transport.rdma.pump import End
 from transport.rdma.server import ServerEnd
 from transport.rdma.stream_fabric import StreamLink, receive_request, send_reply, start_mpa
@@ -62,7 +62,9 @@ def _link(end: End, stream: ByteStream, link: StreamLink) -> None:
 async def connect_rdma_stream(
     stream: ByteStream, env: Env, probe: Probe, limits: Limits = DEFAULT_LIMITS, profile: DeviceProfile = IWARP, crc: bool = False
 ) -> AsyncIterator[RdmaTransport]:
-    """Start a connection as its client and open a transport for the length of a block. crc: ask for checksums.
+    """Start a connection as its client and open a transport for the length of a block.
+
+    profile: of our device; one with RoCE's rules asks the server for them. crc: ask for checksums.
 
     Raises: HelloMismatch when the peer is not a server of ours; TransportError when the stream breaks.
     Cancellation: the connection is broken, memory is fenced and given back.
@@ -71,7 +73,7 @@ async def connect_rdma_stream(
     try:
         if crc:
             find_crc()
-        request = StartFrame(False, crc=crc, ird=READ_DEPTH, ord=READ_DEPTH, private=encode_hello(limits))
+        request = StartFrame(False, crc=crc, ird=READ_DEPTH, ord=READ_DEPTH, private=encode_hello(limits), roce=not profile.iwarp)
         reply = await start_mpa(stream, env, request)
         try:
             settled = settle(request, reply)
@@ -79,6 +81,8 @@ async def connect_rdma_stream(
             if error.private is not None:
                 agree(limits, _hello_of(error.private, "server"), "server")
             raise MpaError(f"{stream.peer}: {error}") from None
+        if not settled.roce and not profile.iwarp:
+            raise MpaError(f"{stream.peer}: the server does not know RoCE's rules on a stream")
         agreed = agree(limits, _hello_of(reply.private, "server"), "server")
         client = ClientEnd(_device("client", env, profile), env, probe, agreed)
         link = StreamLink(stream, client.qp, probe, settled, CLIENT_ACCESS, is_server=False)
@@ -99,8 +103,9 @@ async def serve_rdma_stream(
     limits: Limits = DEFAULT_LIMITS,
     profile: DeviceProfile = IWARP,
     crc: bool = False,
+    roce_profile: DeviceProfile = RXE,
 ) -> None:
-    """Answer a client's start-up and serve it until it leaves.
+    """Answer a client's start-up and serve it until it leaves. roce_profile: of the device for a client that wants RoCE's rules.
 
     Raises: HelloMismatch for a stranger; TransportError when the client broke off or broke the protocol; what the handler raised.
     Cancellation: the connection is dropped, handlers are cancelled.
@@ -108,7 +113,7 @@ async def serve_rdma_stream(
     try:
         request = await receive_request(stream, env)
         try:
-            reply, settled = answer(request, READ_DEPTH, READ_DEPTH, crc, encode_hello(limits))
+            reply, settled = answer(request, READ_DEPTH, READ_DEPTH, crc, encode_hello(limits), roce=True)
             if settled.crc:
                 find_crc()
             agreed = agree(limits, _hello_of(request.private, "client"), "client")
@@ -120,7 +125,8 @@ async def serve_rdma_stream(
     except BaseException:
         stream.close()
         raise
-    server = ServerEnd(_device("server", env, profile), env, probe, agreed, handler)
+    device = _device("server", env, roce_profile if settled.roce else profile)
+    server = ServerEnd(device, env, probe, agreed, handler)
     link = StreamLink(stream, server.qp, probe, settled, 0, is_server=True)
     _link(server, stream, link)
     server.start()

@@ -23,7 +23,9 @@ from transport.pump import error_of, send_all
 from transport.rdma.capture_stream import CapturedStream
 from transport.rdma.iwarp.engine import Engine
 from transport.rdma.iwarp.mpa import MpaError, Settled, StartFrame, StartReader, find_crc
-from transport.rdma.iwarp.operations import attach
+from transport.rdma.iwarp.operations import bind, make_ready
+from transport.rdma.iwarp.roce import RoceEngine
+from transport.rdma.iwarp.roce import bind as bind_roce
 from transport.rdma.pump import Wake
 from transport.rdma.qp import QP
 
@@ -86,21 +88,31 @@ def _reason(error: OSError | TransportError) -> str:
 class StreamLink:
     """The connection under one queue pair, which is in INIT and goes to RTS here; `run` serves it.
 
-    access: what the peer may do, a set of `Access`. is_server: the side that sent the reply.
+    access: what the peer may do, a set of `Access`. is_server: the side that sent the reply. rnr_retry: how often to try again
+    where the peer has no receive, if RoCE's rules were settled.
     Raises: MpaError when a checksum was settled that cannot be computed here.
     """
 
-    def __init__(self, stream: ByteStream, qp: QP, probe: Probe, settled: Settled, access: int, is_server: bool) -> None:
+    def __init__(
+        self, stream: ByteStream, qp: QP, probe: Probe, settled: Settled, access: int, is_server: bool, rnr_retry: int = 0
+    ) -> None:
         crc = find_crc() if settled.crc else None
         self.stream = stream
         self.probe = probe
         self.wake = Wake()
         self.over = Wake()
         self.drained = Wake()
-        self.engine = Engine(qp, crc, settled.ird, is_server, self._on_wake)
+        self.engine: Engine
+        if settled.roce:
+            roce = RoceEngine(qp, crc, settled.ird, is_server, self._on_wake)
+            bind_roce(qp, roce)
+            self.engine = roce
+        else:
+            self.engine = Engine(qp, crc, settled.ird, is_server, self._on_wake)
+            bind(qp, self.engine)
         if isinstance(stream, CapturedStream):
             self.engine.watch = stream
-        attach(qp, self.engine, settled, access)
+        make_ready(qp, settled, access, rnr_retry)
 
     def _on_wake(self) -> None:
         self.wake.set()

@@ -42,7 +42,7 @@ LOCAL_WRITE: Final = int(Access.LOCAL_WRITE)
 SOLICITED: Final = int(SendFlag.SOLICITED)
 END_U64: Final = 1 << 64
 INVALIDATING: Final = frozenset({int(Op.SEND_INV), int(Op.SEND_SE_INV)})
-SOLICITING: Final = frozenset({int(Op.SEND_SE), int(Op.SEND_SE_INV), int(Op.IMMEDIATE_SE)})
+SOLICITING: Final = frozenset(map(int, (Op.SEND_SE, Op.SEND_SE_INV, Op.IMMEDIATE_SE, Op.SEND_SE_IMM)))
 ALIVE: Final = (QPState.RTR, QPState.RTS, QPState.SQD)
 
 
@@ -101,7 +101,7 @@ class Engine:
         # The client speaks first, RFC 5044 7.1.2.
         self.sender.blocked = is_server
         self.receiver = Receiver(self, crc)
-        self.expected = [1, 1, 1, 1]
+        self.expected = [1] * len(Queue)
         self.orq: deque[Outstanding] = deque()
         self.serving = 0
         self.atomics = 0
@@ -246,7 +246,6 @@ class Engine:
         return Place(length, views, resolve, finish)
 
     def _read_response(self, last: bool, stag: int, to: int, length: int) -> Place:
-        qp = self.qp
         head = self.orq[0] if self.orq else None
         if head is None or head.atomic:
             raise Refused(Cause.OPERATION_OPCODE)
@@ -255,23 +254,30 @@ class Engine:
         if to != head.to + head.placed or length > head.length - head.placed or last != (head.placed + length == head.length):
             raise Refused(Cause.TAGGED_BOUNDS)
 
-        def resolve(off: int) -> list[memoryview]:
-            mr = qp.device.mrs.get(stag)
-            out: list[memoryview] = []
-            needed = REMOTE_WRITE if qp.requester.iwarp else LOCAL_WRITE
-            good = mr is not None and mr.state is MrState.VALID and mr.pd is qp.pd and mr.access & needed
-            if mr is None or not good or not mr.covers(to + off, length - off):
-                raise Refused(Cause.TAGGED_STAG, partial(self.answered, head.flight, 0, WcStatus.LOC_QP_OP_ERR))
-            mr.append_views(to + off, length - off, out)
-            return out
-
         def finish() -> None:
             head.placed += length
             if last:
                 self.orq.popleft()
                 self.answered(head.flight, head.length)
 
+        start = head.placed
+
+        def resolve(off: int) -> list[memoryview]:
+            return self.sink(head, start + off, length - off)
+
         return Place(length, resolve(0) if length else [], resolve, finish)
+
+    def sink(self, head: Outstanding, off: int, length: int) -> list[memoryview]:
+        """Return a part of the memory that a READ fills. Raises: Refused when it is gone."""
+        qp = self.qp
+        mr = qp.device.mrs.get(head.stag)
+        out: list[memoryview] = []
+        needed = REMOTE_WRITE if qp.requester.iwarp else LOCAL_WRITE
+        good = mr is not None and mr.state is MrState.VALID and mr.pd is qp.pd and mr.access & needed
+        if mr is None or not good or not mr.covers(head.to + off, length):
+            raise Refused(Cause.TAGGED_STAG, partial(self.answered, head.flight, 0, WcStatus.LOC_QP_OP_ERR))
+        mr.append_views(head.to + off, length, out)
+        return out
 
     def _fault(self, stag: int, to: int, length: int, access: int, base: Cause) -> Refused:
         """Return the refusal of a one-sided request; the owner of the queue pair is told by an event."""
@@ -366,6 +372,8 @@ class Engine:
             if qp.responder.invalidate(ulp, remote=True):
                 raise self._failed_recv(WcStatus.REM_INV_REQ_ERR, Cause.PROTECTION_INVALIDATE)
             flags, imm = int(WcFlag.WITH_INV), ulp
+        elif message.op in (Op.SEND_IMM, Op.SEND_SE_IMM):
+            flags, imm = int(WcFlag.WITH_IMM), ulp
         self.message = None
         self.written = 0
         qp.complete_recv(message.recv, 0, WcOpcode.RECV, message.placed, flags, imm, message.op in SOLICITING)

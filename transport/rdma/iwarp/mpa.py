@@ -29,6 +29,8 @@ RESERVED: Final = 0x0700
 TOP, NEXT = 0x8000, 0x4000
 NO_DEPTH: Final = 0x3FFF
 MAX_LENGTH: Final = 512
+ROCE_MARK: Final = b"NETFSROC"
+"""In front of the private data of a side that knows RoCE's rules."""
 MAX_PRIVATE: Final = 256
 """Bytes of private data that every peer takes (Linux siw does not take more)."""
 Crc = Callable[[bytes | bytearray | memoryview, int], int]
@@ -57,7 +59,10 @@ class Rtr:
 
 @dataclass(frozen=True, slots=True)
 class StartFrame:
-    """A start-up frame. ird, ord: the sender's own read depths (revision 2). rtr: None where the client will speak first."""
+    """A start-up frame. ird, ord: the sender's own read depths (revision 2). rtr: None where the client will speak first.
+
+    roce: RoCE's rules are asked for, or agreed to (`roce.py`).
+    """
 
     reply: bool
     revision: int = 2
@@ -68,11 +73,13 @@ class StartFrame:
     ord: int = 0
     rtr: Rtr | None = None
     private: bytes = b""
+    roce: bool = False
 
     def pack(self) -> bytes:
         """Return the frame. Raises: ValueError for more private data than every peer takes."""
-        if len(self.private) > MAX_PRIVATE:
-            raise ValueError(f"{len(self.private)} bytes of private data, {MAX_PRIVATE} at most")
+        private = ROCE_MARK + self.private if self.roce else self.private
+        if len(private) > MAX_PRIVATE:
+            raise ValueError(f"{len(private)} bytes of private data, {MAX_PRIVATE} at most")
         flags = self.revision | MARKERS * self.markers | CRC * self.crc | REJECT * self.reject
         depths = b""
         if self.revision > 1:
@@ -83,7 +90,7 @@ class StartFrame:
                 ord_ |= TOP * self.rtr.write | NEXT * self.rtr.read
             depths = DEPTHS.pack(ird, ord_)
         key = REPLY_KEY if self.reply else REQUEST_KEY
-        return HEAD.pack(key, flags, len(depths) + len(self.private)) + depths + self.private
+        return HEAD.pack(key, flags, len(depths) + len(private)) + depths + private
 
 
 class StartReader:
@@ -134,9 +141,11 @@ class StartReader:
             start += DEPTHS.size
             if ird & TOP:
                 rtr = Rtr(bool(ird & NEXT), bool(ord_ & TOP), bool(ord_ & NEXT))
+        private = bytes(self._data[start:])  # header: at most 512 bytes
+        roce = private.startswith(ROCE_MARK)
         return StartFrame(
             self._reply, flags & 0xFF, bool(flags & CRC), bool(flags & MARKERS), bool(flags & REJECT),
-            ird & NO_DEPTH, ord_ & NO_DEPTH, rtr, bytes(self._data[start:]),  # header: at most 512 bytes
+            ird & NO_DEPTH, ord_ & NO_DEPTH, rtr, private.removeprefix(ROCE_MARK), roce,
         )  # fmt: skip
 
     def ended(self) -> MpaError:
@@ -146,12 +155,17 @@ class StartReader:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What both keep to. ird: READs we answer at a time; ord: READs we have open. rtr: the client opens with such a message."""
+    """What both keep to.
+
+    ird: READs we answer at a time; ord: READs we have open. rtr: the client opens with such a message.
+    roce: by RoCE's rules.
+    """
 
     crc: bool
     ird: int
     ord: int
     rtr: Rtr | None = None
+    roce: bool = False
 
 
 def _clamp(mine: int, theirs: int) -> int:
@@ -163,20 +177,24 @@ def _no_markers(frame: StartFrame) -> None:
         raise MpaError("the peer wants MPA markers in the stream, which are not supported", cause=Cause.LLP_STARTUP)
 
 
-def answer(request: StartFrame, ird: int, ord_: int, crc: bool, private: bytes = b"") -> tuple[StartFrame, Settled]:
+def answer(
+    request: StartFrame, ird: int, ord_: int, crc: bool, private: bytes = b"", roce: bool = False
+) -> tuple[StartFrame, Settled]:
     """Return the reply to a request, in its revision, and what is settled by it.
 
     Raises: MpaError for markers, and for a peer-to-peer start with nothing to start with.
     """
     _no_markers(request)
-    settled = Settled(crc or request.crc, _clamp(ird, request.ord), _clamp(ord_, request.ird))
+    settled = Settled(crc or request.crc, _clamp(ird, request.ord), _clamp(ord_, request.ird), roce=roce and request.roce)
     if request.rtr is not None:
         offered = request.rtr
         if not (offered.write or offered.read or offered.empty):
             raise MpaError("the peer asks for a peer-to-peer start without a message to start with")
         chosen = Rtr(write=True) if offered.write else Rtr(read=True) if offered.read else Rtr(empty=True)
         settled = replace(settled, rtr=chosen)
-    reply = StartFrame(True, request.revision, settled.crc, ird=settled.ird, ord=settled.ord, rtr=settled.rtr, private=private)
+    reply = StartFrame(True, request.revision, settled.crc, ird=settled.ird, ord=settled.ord, rtr=settled.rtr, private=private,
+        roce=settled.roce,
+    )  # fmt: skip
     return reply, settled
 
 
@@ -192,7 +210,9 @@ def settle(request: StartFrame, reply: StartFrame) -> Settled:
         raise MpaError("the peer's MPA reply does not fit the request", cause=Cause.LLP_STARTUP)
     if reply.rtr is not None:
         raise MpaError("the peer's MPA reply does not fit the request: it chose a message to start with", cause=Cause.LLP_RTR)
-    return Settled(request.crc or reply.crc, _clamp(request.ird, reply.ord), _clamp(request.ord, reply.ird))
+    if reply.roce and not request.roce:
+        raise MpaError("the peer's MPA reply does not fit the request: it wants RoCE's rules", cause=Cause.LLP_STARTUP)
+    return Settled(request.crc or reply.crc, _clamp(request.ird, reply.ord), _clamp(request.ord, reply.ird), roce=reply.roce)
 
 
 def find_crc() -> Crc:

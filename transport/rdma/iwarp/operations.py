@@ -24,23 +24,18 @@ if TYPE_CHECKING:
     from transport.rdma.qp import QP
     from transport.rdma.requester import Requester
 
-__all__ = ["attach", "bind"]
+__all__ = ["bind", "make_ready", "payload_of"]
 
 SOLICITED, INLINE = int(SendFlag.SOLICITED), int(SendFlag.INLINE)
 SINK: Final = int(Access.LOCAL_WRITE | Access.REMOTE_WRITE)
 LOCAL_WRITE: Final = int(Access.LOCAL_WRITE)
 PROT_ERR, LEN_ERR = int(WcStatus.LOC_PROT_ERR), int(WcStatus.LOC_LEN_ERR)
+RNR_TIMER: Final = 12
+"""0.64 ms."""
+TIMEOUT, RETRIES = 19, 6
+"""A peer that acknowledges nothing for 7 times 2.1 s is given up, under RoCE's rules."""
 NOT_CARRIED: Final = (Opcode.SEND_WITH_IMM, Opcode.ATOMIC_WRITE, Opcode.FLUSH)
 Handler = Callable[["Requester", SendWR], int]
-
-
-def attach(qp: "QP", engine: Engine, settled: Settled, access: int) -> None:
-    """Have the queue pair's requests travel over the engine's stream, and take it to RTS. access: what the peer may do.
-
-    Raises: VerbsError when the queue pair is not in INIT, or RESET.
-    """
-    bind(qp, engine)
-    _make_ready(qp, settled, access)
 
 
 def bind(qp: "QP", engine: Engine) -> None:
@@ -65,8 +60,12 @@ def _refuse(requester: "Requester", wr: SendWR) -> int:
     return WcStatus.LOC_QP_OP_ERR
 
 
-def _make_ready(qp: "QP", settled: Settled, access: int) -> None:
-    """Take a queue pair to RTS. Addresses and packet numbers mean nothing on a stream: they are the device's own."""
+def make_ready(qp: "QP", settled: Settled, access: int, rnr_retry: int = 0) -> None:
+    """Take a queue pair to RTS. Addresses and packet numbers mean nothing on a stream: they are the device's own.
+
+    access: what the peer may do. rnr_retry: how often to try again where the peer has no receive, under RoCE's rules.
+    Raises: VerbsError when the queue pair is not in INIT, or RESET.
+    """
     device = qp.device
     attr = QPAttr(
         qp_state=QPState.INIT,
@@ -76,6 +75,10 @@ def _make_ready(qp: "QP", settled: Settled, access: int) -> None:
         path_mtu=Mtu.MTU_4096,
         max_rd_atomic=min(settled.ord, device.profile.max_rd_atom),
         max_dest_rd_atomic=min(settled.ird, device.profile.max_rd_atom),
+        min_rnr_timer=RNR_TIMER,
+        timeout=TIMEOUT,
+        retry_cnt=RETRIES,
+        rnr_retry=rnr_retry,
     )
     state = AttrMask.STATE
     if qp.state in (QPState.RESET, QPState.INIT):
@@ -92,7 +95,7 @@ def _make_ready(qp: "QP", settled: Settled, access: int) -> None:
     )
 
 
-def _payload(requester: "Requester", wr: SendWR) -> tuple[list[memoryview], int] | int:
+def payload_of(requester: "Requester", wr: SendWR) -> tuple[list[memoryview], int] | int:
     """Return memory and length of what a request sends, or the status it fails with."""
     views = gather(requester, wr)
     if views is None:
@@ -111,7 +114,7 @@ def _hold(engine: Engine, requester: "Requester", wr: SendWR, length: int) -> tu
 
 
 def _send(engine: Engine, requester: "Requester", wr: SendWR) -> int:
-    payload = _payload(requester, wr)
+    payload = payload_of(requester, wr)
     if isinstance(payload, int):
         return payload
     views, length = payload
@@ -128,7 +131,7 @@ def _send(engine: Engine, requester: "Requester", wr: SendWR) -> int:
 
 
 def _write(engine: Engine, requester: "Requester", wr: SendWR) -> int:
-    payload = _payload(requester, wr)
+    payload = payload_of(requester, wr)
     if isinstance(payload, int):
         return payload
     views, length = payload

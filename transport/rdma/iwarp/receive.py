@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from transport.rdma.iwarp.ddp import FRAME_TAGGED, FRAME_UNTAGGED, LAST, TAGGED, TAGGED_BYTES, UNTAGGED_BYTES, VERSION, pad_of
 from transport.rdma.iwarp.mpa import Crc
-from transport.rdma.iwarp.rdmap import BODY_BYTES, MAX_BODY, QUEUES, RV, RV_MASK, SENDS, TAGGED_OPS, Op
+from transport.rdma.iwarp.rdmap import BODY_BYTES, MAX_BODY, PRIVATE_OPS, QUEUES, RV, RV_MASK, SENDS, TAGGED_OPS, Op, Queue
 from transport.rdma.iwarp.terminate import Cause, Refused
 
 __all__ = ["Place", "Receiver", "Taker"]
@@ -59,11 +59,11 @@ class Taker(Protocol):
 
 
 class Receiver:
-    """The incoming half of a stream. `header`, `length`: the segment at hand, for a Terminate."""
+    """The incoming half of a stream. `header`, `length`: the segment at hand, for a Terminate. private: take our own opcodes."""
 
     __slots__ = (
-        "copied_bytes", "crc", "done", "end", "fresh", "header", "last", "length", "offer", "offered", "place", "start", "sum",
-        "taker", "trailer", "window",
+        "copied_bytes", "crc", "done", "end", "fresh", "header", "last", "length", "offer", "offered", "place", "private",
+        "start", "sum", "taker", "trailer", "window",
     )  # fmt: skip
 
     def __init__(self, taker: Taker, crc: Crc | None) -> None:
@@ -82,6 +82,7 @@ class Receiver:
         self.trailer = 0
         self.sum = 0
         self.copied_bytes = 0
+        self.private = False
 
     @property
     def midway(self) -> bool:
@@ -196,7 +197,7 @@ class Receiver:
             return True
         _, _, _, ulp, qn, msn, mo = FRAME_UNTAGGED.unpack_from(window, start)
         if qn != QUEUES[op]:
-            raise Refused(Cause.UNTAGGED_QN if qn not in QUEUES.values() else Cause.OPERATION_OPCODE)
+            raise Refused(Cause.UNTAGGED_QN if qn > Queue.ATOMIC + self.private else Cause.OPERATION_OPCODE)
         if op in SENDS:
             self._begin(self.taker.send(op, self.last, ulp, msn, mo, length - UNTAGGED_BYTES), start + head)
             return True
@@ -243,7 +244,7 @@ class Receiver:
         if op & RV_MASK != RV:
             raise Refused(Cause.OPERATION_VERSION)
         op &= 0x0F
-        if (op in TAGGED_OPS) != tagged or (not tagged and op not in QUEUES):
+        if (op in TAGGED_OPS) != tagged or (not tagged and op not in QUEUES) or (op in PRIVATE_OPS and not self.private):
             raise Refused(Cause.OPERATION_OPCODE)
         body = BODY_BYTES.get(op)
         if body is not None and length != UNTAGGED_BYTES + body:

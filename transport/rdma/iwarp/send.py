@@ -29,7 +29,7 @@ from transport.rdma.iwarp.ddp import (
     untagged_room,
 )  # fmt: skip
 from transport.rdma.iwarp.mpa import Crc
-from transport.rdma.iwarp.rdmap import QUEUES, RV
+from transport.rdma.iwarp.rdmap import QUEUES, RV, Queue
 
 __all__ = ["Frame", "Sender", "untagged_frame"]
 
@@ -88,7 +88,7 @@ class Sender:
         self.frames: deque[Frame] = deque()
         self.waiting = 0
         self.views = 0
-        self.msns = [itertools.count(1) for _ in range(4)]
+        self.msns = [itertools.count(1) for _ in Queue]
         self.blocked = False
         self.closed = False
 
@@ -102,6 +102,10 @@ class Sender:
             (self.answers if answer else self.messages).append(_Message(frames, done, tagged))
             self.wake()
 
+    def next_msn(self, queue: int) -> int:
+        """Return the number of the next message of an untagged queue."""
+        return next(self.msns[queue]) & MSN_MASK
+
     def untagged(
         self,
         op: int,
@@ -112,7 +116,7 @@ class Sender:
         answer: bool = False,
     ) -> None:
         """Queue an untagged message under the next number of its queue."""
-        msn = next(self.msns[QUEUES[op]]) & MSN_MASK
+        msn = self.next_msn(QUEUES[op])
         crc = self.crc
         length = len(views[0]) if len(views) == 1 else sum(map(len, views))
         if length <= self.room_untagged:
