@@ -35,7 +35,7 @@ from transport.link import ByteStream
 from transport.rdma.capture import Capture
 from transport.rdma.capture_stream import CapturedStream
 from transport.rdma.endpoint import rdma_memory_connection
-from transport.rdma.profiles import RXE, DeviceProfile
+from transport.rdma.profiles import IWARP, RXE, DeviceProfile
 from transport.rdma.stream_endpoint import connect_rdma_stream
 from transport.stream import connect_stream
 from trials.faults.tamper import Tamper
@@ -96,7 +96,7 @@ async def pair(
     wsize: int = 1 << 20,
     block_size: int = 1 << 14,
     limits: Limits = _LIMITS,
-    profile: DeviceProfile = RXE,
+    profile: DeviceProfile | None = None,
     world: World | None = None,
     processes: int | None = None,
     state: str | os.PathLike[str] | None = None,
@@ -110,7 +110,8 @@ async def pair(
     `tcp` (the server is a process of its own), `tls` (the same, with fresh keys), `rdma-stream` (RDMA by iWARP). processes: 1
     puts the server of `rdma-stream` into this process, on a link of the world. encrypt: with a fresh key; keys: with this one.
     store: `memory`, a folder, or a store, which stays the caller's. cache_bytes: of each client; rsize, wsize: most bytes
-    of one read or write; block_size: of encrypted files. world: where time, randomness and links come from; the real one by
+    of one read or write; block_size: of encrypted files. profile: of the RDMA devices of this process, None: RXE in memory, IWARP
+    on a stream. world: where time, randomness and links come from; the real one by
     default. state: a folder in which what was seen of the volume is remembered; without, for the length of the block.
     capture: takes what passes between client and server as packets (`open_capture`, in transport/rdma/capture_file.py).
     tamper: an attack, for servers of this process. cache: a local cache, which all clients share.
@@ -154,7 +155,7 @@ async def pair(
             node = f"client{index}"
             if nursery is None:
                 connection = rdma_memory_connection(
-                    server.handler, world.env(node), probes[index], env, probe, limits, profile, capture=capture
+                    server.handler, world.env(node), probes[index], env, probe, limits, profile or RXE, capture=capture
                 )
                 wire = await stack.enter_async_context(connection)
                 client = open_one(wire, env=world.env(node), probe=probes[index])
@@ -162,7 +163,7 @@ async def pair(
                 ours, theirs = _seen(world.link(node, "server"), capture)
                 rdma = transport == "rdma-stream"
                 nursery.start_soon(server.serve_connection, theirs, rdma)
-                connect = connect_rdma_stream if rdma else connect_stream
+                connect = partial(connect_rdma_stream, profile=profile or IWARP) if rdma else connect_stream
                 opened: Transport = await stack.enter_async_context(connect(ours, world.env(node), probes[index], limits))
                 client = open_one(opened, env=world.env(node), probe=probes[index])
             found.clients.append(await stack.enter_async_context(client))

@@ -114,9 +114,12 @@ async def dial(
 
                 stream = CapturedStream(stream, capture, active=True)
             if url.rdma:
-                from transport.rdma.stream_endpoint import connect_rdma_stream  # noqa: PLC0415 - the verbs device is large
+                from transport.rdma.profiles import IWARP, RXE  # noqa: PLC0415 - the verbs device is large
+                from transport.rdma.stream_endpoint import connect_rdma_stream  # noqa: PLC0415
 
-                opened: AbstractAsyncContextManager[Transport] = connect_rdma_stream(stream, env, probe)
+                opened: AbstractAsyncContextManager[Transport] = connect_rdma_stream(
+                    stream, env, probe, profile=RXE if url.roce else IWARP
+                )
             else:
                 opened = connect_stream(stream, env, probe)
             transport = await stack.enter_async_context(opened)

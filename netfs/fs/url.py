@@ -2,7 +2,8 @@
 
 `netfs` is TLS for whoever has an identity; who has none gets on a loopback address what `netfs+tcp` always is: a plain
 connection. The path begins at the export's root and is written as it is, without percent-encoding. Behind a `?` may stand
-how to deal with a lost connection: `hard` or `soft`, `timeout=SECONDS`, `channels=COUNT`, with `&` between. Owns no memory.
+how to deal with a lost connection: `hard` or `soft`, `timeout=SECONDS`, `channels=COUNT`, with `&` between; and `roce`, for RDMA
+by RoCE's rules. Owns no memory.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Url:
 
     host, port: of a TCP server. socket: path of a UNIX socket, then host is empty. path: absolute, "/" for the root. plain: no
     TLS, whoever asks. rdma: by iWARP on that port; `netfs+rdma` is plain, `netfs+rdmas` never. hard, timeout_s, channels: of
-    `open_client`; None: not said.
+    `open_client`; None: not said. roce: by RoCE's rules.
     """
 
     host: str
@@ -35,6 +36,7 @@ class Url:
     hard: bool | None = None
     timeout_s: float | None = None
     channels: int | None = None
+    roce: bool = False
 
     @property
     def peer(self) -> str:
@@ -58,7 +60,10 @@ def parse_url(text: str) -> Url:
         raise ValueError(f"not a URL of an export: {text!r} (it begins with {' or '.join(f'{name}://' for name in SCHEMES)})")
     if parts.fragment or parts.username:
         raise ValueError(f"a URL of an export has no user and no fragment: {text!r}")
-    hard, timeout_s, channels = _parse_recovery(parts.query)
+    rdma = parts.scheme in ("netfs+rdma", "netfs+rdmas")
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    roce = rdma and ("roce", "") in pairs
+    hard, timeout_s, channels = _parse_recovery([pair for pair in pairs if not (roce and pair == ("roce", ""))])
     if parts.scheme == "netfs+unix":
         socket, _, path = parts.path.partition(":")
         if parts.netloc or not socket.startswith("/"):
@@ -70,15 +75,14 @@ def parse_url(text: str) -> Url:
         raise ValueError(f"not a port: {text!r}") from None
     if not parts.hostname:
         raise ValueError(f"no host in {text!r}")
-    rdma = parts.scheme in ("netfs+rdma", "netfs+rdmas")
     plain = parts.scheme in ("netfs+rdma", "netfs+tcp")
     port = DEFAULT_PORT if port is None else port
-    return Url(parts.hostname, port, "", parts.path or "/", plain, rdma, hard, timeout_s, channels)
+    return Url(parts.hostname, port, "", parts.path or "/", plain, rdma, hard, timeout_s, channels, roce)
 
 
-def _parse_recovery(query: str) -> tuple[bool | None, float | None, int | None]:
+def _parse_recovery(pairs: list[tuple[str, str]]) -> tuple[bool | None, float | None, int | None]:
     hard, timeout_s, channels = None, None, None
-    for name, value in parse_qsl(query, keep_blank_values=True):
+    for name, value in pairs:
         if name in {"hard", "soft"} and not value:
             hard = name == "hard"
         elif name == "timeout" and value.replace(".", "", 1).isdigit() and float(value) > 0:

@@ -221,6 +221,7 @@ async def test_idle_inodes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         ("netfs+tcp://h/x", Url("h", DEFAULT_PORT, "", "/x", plain=True), f"netfs+tcp://h:{DEFAULT_PORT}/"),
         ("netfs+unix:///run/s:/d", Url("", 0, "/run/s", "/d"), "netfs+unix:///run/s:/"),
         ("netfs+rdma://h:1/d", Url("h", 1, "", "/d", plain=True, rdma=True), "netfs+rdma://h:1/"),
+        ("netfs+rdma://h:1/d?roce", Url("h", 1, "", "/d", plain=True, rdma=True, roce=True), "netfs+rdma://h:1/"),
         ("netfs+rdmas://h:1/d", Url("h", 1, "", "/d", plain=False, rdma=True), "netfs+rdmas://h:1/"),
         ("netfs+unix:///run/s", Url("", 0, "/run/s", "/"), "netfs+unix:///run/s:/"),
     ],

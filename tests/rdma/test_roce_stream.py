@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
@@ -225,6 +227,21 @@ def test_a_long_message_is_dropped_whole() -> None:
     j.carry()
     assert statuses(j.b) == [(3, W.SUCCESS)]
     assert memory(j.b) == memory(j.a)
+
+
+def test_documented_bytes() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text()
+    doc = {name: bytes.fromhex(data) for name, data in re.findall(r"```hex roce ([a-z ]+)\n(.*?)```", text, re.DOTALL)}
+    j = joined(rnr_retry=1)
+    assert j.b.qp.attr.min_rnr_timer == 12
+    j.a.qp.post_send([j.to_peer(Opcode.WRITE) for _ in range(3)])
+    j.feed(j.far, b"".join(j.near.batch() or []))
+    assert b"".join(j.far.batch() or []) == doc["taken"]
+    j.far.sender.sent(len(doc["taken"]))
+    j.near.sender.sent(sum(map(len, j.near.batch() or [])))
+    j.a.qp.post_send(j.to_peer(Opcode.SEND))
+    j.feed(j.far, b"".join(j.near.batch() or []))
+    assert b"".join(j.far.batch() or []) == doc["not ready"]
 
 
 # ---- silence, nonsense

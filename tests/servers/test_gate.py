@@ -229,6 +229,8 @@ async def test_rdma_goes_through_the_gate(tmp_path: Path) -> None:
                 async with await client.open("/file", "w+") as file:
                     assert await file.write(data) == len(data)
                     assert await file.read(len(data), 0) == data
+            async with town.client(hosts="rdma_hosts", url=url + "?roce") as client, await client.open("/file", "r") as file:
+                assert await file.read(len(data), 0) == data
             mallory = identity(tmp_path, "mallory")
             assert "it ended the connection" in await town.refused(town.client(mallory, "rdma_hosts", url))
             assert "is not known" in await town.refused(town.client(hosts="nobody", url=url))

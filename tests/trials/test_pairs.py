@@ -8,6 +8,7 @@ import pytest
 import trials
 from iov.probe import Probe
 from servers.stores.memory import MemoryStore
+from transport.rdma.profiles import IWARP, RXE, DeviceProfile
 from trials.pairs import TRANSPORTS, TransportName, server_process
 
 LINUX = sys.platform == "linux"
@@ -54,3 +55,12 @@ async def test_the_blocks_own_error_comes_out_as_it_is() -> None:
     with pytest.raises(KeyError):
         async with trials.pair():
             raise KeyError("mine")
+
+
+@pytest.mark.parametrize("transport", ["rdma-memory", "rdma-stream"])
+@pytest.mark.parametrize("profile", [RXE, IWARP], ids=["roce", "iwarp"])
+async def test_rdma_by_either_rules(transport: TransportName, profile: DeviceProfile) -> None:
+    data = bytes(range(256)) * 1000
+    async with trials.pair(transport, processes=1, profile=profile) as p, await p.client.open("/f", "w+", direct=True) as file:
+        assert await file.write(data) == len(data)
+        assert await file.read(len(data), 0) == data
