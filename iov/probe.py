@@ -28,6 +28,7 @@ COUNTERS = (
     "map_calls",
     "bounce_allocations",
     "bounce_bytes",
+    "hops",
 )
 
 
@@ -53,6 +54,7 @@ class Probe:
     map_calls: int
     bounce_allocations: int
     bounce_bytes: int
+    hops: int
 
     def __init__(self, sink: EventSink | None = None) -> None:
         self.sink = sink

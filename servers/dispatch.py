@@ -447,6 +447,7 @@ class Dispatcher:
             began = True
             replies.append(work())
 
+        self._probe.hops += 1
         try:
             await self._env.run_blocking(run)
         except BaseException:

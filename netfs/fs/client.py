@@ -29,10 +29,10 @@ from netfs.fs.inode import Inode
 from netfs.fs.kind import DEFAULT_BLOCK_SIZE, Level, StateFolder, volume_of
 from netfs.fs.leases import Leases
 from netfs.fs.path import child, is_name, names_of, split_last
-from netfs.fs.posix import PosixCalls
 from netfs.fs.url import parse_url
 from netfs.fs.volume import Volume
 from netfs.fs.walk import Walk
+from netfs.fs.whole import WholeFiles
 from netfs.tracing.live import LiveRequest, live_requests
 from transport.base import Transport
 from transport.env import Env, system_env
@@ -89,7 +89,7 @@ class Entry:
         return self.attr.type is FileType.DIRECTORY
 
 
-class Client(PosixCalls):
+class Client(WholeFiles):
     """A mounted export; made by `open_client`. page_cache: what its files have in memory."""
 
     def __init__(
@@ -196,8 +196,8 @@ class Client(PosixCalls):
             eof = page.eof or not page.entries
             for entry in page.entries:
                 # What a listing names becomes paths, here and on the local disk of who copies it: a server is not believed.
-                if entry.cookie <= cookie or not is_name(entry.name):
-                    raise translate(ProtocolError(f"a listing that goes backwards or names {entry.name!r}"), path)
+                if entry.cookie == cookie or not is_name(entry.name):
+                    raise translate(ProtocolError(f"a listing that goes nowhere or names {entry.name!r}"), path)
                 cookie = entry.cookie
                 if self._volume.hides(entry.name):
                     continue
@@ -363,6 +363,9 @@ class Client(PosixCalls):
             await fsync(inode)
         await drop_range(inode, 0, END_OF_TIME)
         inode.change = -1
+
+    def _known(self, handle: Handle) -> bool:
+        return handle in self._inodes
 
     def new_owner(self) -> int:
         """Return the number of one more owner of locks."""

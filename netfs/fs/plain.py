@@ -134,6 +134,8 @@ class PlainOps(FileOps):
 class PlainVolume(Volume):
     """An export of plain files. rsize, wsize: most bytes of a READ or WRITE; the transport's limit may be lower."""
 
+    compounds = True
+
     def __init__(self, transport: Transport, rsize: int, wsize: int) -> None:
         self.transport = transport
         self.rsize = rsize

@@ -74,10 +74,14 @@ class FileOps(NetfsOps):
 
 
 class Volume(ABC):
-    """What kind of files an export holds. rsize, wsize: most bytes of one read or write."""
+    """What kind of files an export holds. rsize, wsize: most bytes of one read or write.
+
+    compounds: files may be read and written past their operations table, as bytes of the server.
+    """
 
     rsize: int
     wsize: int
+    compounds = False
 
     @abstractmethod
     def file_ops(self, inode: "Inode") -> FileOps:

@@ -12,12 +12,27 @@ from typing import Final
 import trio
 
 from netfs.cli.host import Exit, Host
-from trials.bench import buffered, crypto, freshness, fsspec, iov, memory, rdma, rdma_stream, sealing, tls, tracing, verbs, wire
+from trials.bench import (
+    buffered,
+    crypto,
+    files,
+    freshness,
+    fsspec,
+    iov,
+    memory,
+    rdma,
+    rdma_stream,
+    sealing,
+    tls,
+    tracing,
+    verbs,
+    wire,
+)
 from trials.bench.figure import Figure, Result, measure
 
 __all__ = ["figures", "run_bench"]
 
-ROOMS: Final = (wire, buffered, tls, rdma, rdma_stream, verbs, memory, iov, crypto, sealing, freshness, fsspec, tracing)
+ROOMS: Final = (wire, files, buffered, tls, rdma, rdma_stream, verbs, memory, iov, crypto, sealing, freshness, fsspec, tracing)
 
 
 def figures() -> list[Figure]:
