@@ -212,11 +212,6 @@ class Client(WholeFiles):
         """Return the names in a directory, sorted. Cancellation: no effect."""
         return sorted([entry.name async for entry in self.scandir(path)])
 
-    async def truncate(self, path: str, size: int) -> None:
-        """Cut or extend a file to `size` bytes. Cancellation: may have happened."""
-        async with await self.open(path, "r+") as file:
-            await file.truncate(size)
-
     async def rmtree(self, path: str) -> None:
         """Remove a directory and all below it, as far as it gets. Cancellation: some of it may be gone."""
         names = [entry async for entry in self.scandir(path)]
