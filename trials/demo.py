@@ -31,6 +31,7 @@ from transport.base import FileRange
 from transport.env import system_env
 from transport.messages import EntryReply, FileType, Handle, Lookup, Mount, Read
 from transport.rdma.capture import Capture
+from trials.demo_cache import CacheRow, cache_row
 from trials.demo_table import Row, header, line, title
 from trials.pairs import TRANSPORTS, TWO_PROCESSES, Pair, pair
 from trials.plaintext import Search, pick_windows
@@ -40,6 +41,7 @@ __all__ = ["demo", "run_row"]
 
 NAME = "sample"
 CHUNK = 1 << 20
+CACHE_TITLE = "[bold cyan]local cache on disk[/], read buffered by one client and then by another"
 CACHE_BYTES = 64 << 20
 FOLDERS = sys.platform == "linux"
 """Whether a real folder can be served here; the memory store takes its place where not."""
@@ -246,6 +248,13 @@ class Show:
         if self._console is not None:
             self._console.print(line(row, self._console.width))
 
+    def cached(self, rows: list[CacheRow]) -> None:
+        """Show what the local cache did."""
+        if self._console is not None:
+            self._console.print(CACHE_TITLE)
+            for row in rows:
+                self._console.print(row.text(), soft_wrap=True, highlight=False, style="" if row.good else "bold red")
+
     def summary(self, rows: list[Row]) -> None:
         """Say what the rows prove."""
         if self._console is None:
@@ -278,6 +287,9 @@ async def demo(
         with show.running(row):
             rows.append(await run_row(row, sample, key, buffer, trace, capture))
         show.row(rows[-1])
+    cached = [await cache_row(sample.content, sample.sha256, sample.windows, keys, buffer) for keys in (None, key)]
+    show.cached(cached)
     show.summary(rows)
-    host.emit({"file": str(sample.path), "bytes": len(sample.content), "rows": [row.as_json() for row in rows]})
-    return Exit.DONE if all(row.good for row in rows) else Exit.NO
+    value = {"file": str(sample.path), "bytes": len(sample.content), "rows": [row.as_json() for row in rows]}
+    host.emit({**value, "cache": [row.as_json() for row in cached]})
+    return Exit.DONE if all(row.good for row in rows) and all(row.good for row in cached) else Exit.NO

@@ -49,7 +49,7 @@ def register(host: Host) -> None:
             for place in places:
                 async with connected(place, traced) as client:
                     with failing(Exit.REMOTE, str(place)):
-                        file = await client.open(place.path, "r", direct=not client.cached)
+                        file = await client.open(place.path, "r", direct=client.local_cache is None)
                     async with file:
                         await pour(host, place, file, offset, length)
 

@@ -75,7 +75,7 @@ class _Opened:
         if self._file is None:
             async with self._first:
                 if self._file is None:
-                    direct = not self.client.cached
+                    direct = self.client.local_cache is None
                     self._file = await self.client.open(self._path, self._mode, direct=direct, create_mode=self._create_mode)
         return self._file
 

@@ -112,8 +112,8 @@ class Client(WholeFiles):
         self._leasing = leasing
         self._owners = 0
         self.leases = Leases(transport, self._forget)
-        self.cached = caching is not None
-        """A local cache is at work, for buffered reads and writes."""
+        self.local_cache = None if caching is None else caching.cache
+        """The cache on disk at work for buffered reads and writes, with counts in `stats` and what ails it in `reason`."""
 
     async def open(
         self, path: str, mode: str = "r", *, direct: bool = False, sync: bool = False, create_mode: int = 0o644
@@ -211,6 +211,11 @@ class Client(WholeFiles):
     async def listdir(self, path: str = "/") -> list[str]:
         """Return the names in a directory, sorted. Cancellation: no effect."""
         return sorted([entry.name async for entry in self.scandir(path)])
+
+    async def truncate(self, path: str, size: int) -> None:
+        """Cut or extend a file to `size` bytes. Cancellation: may have happened."""
+        async with await self.open(path, "r+") as file:
+            await file.truncate(size)
 
     async def rmtree(self, path: str) -> None:
         """Remove a directory and all below it, as far as it gets. Cancellation: some of it may be gone."""
@@ -357,7 +362,7 @@ class Client(WholeFiles):
         if inode.mapping.dirty or inode.uncommitted:
             await fsync(inode)
         await drop_range(inode, 0, END_OF_TIME)
-        inode.change = -1
+        inode.outdated()
 
     def _known(self, handle: Handle) -> bool:
         return handle in self._inodes

@@ -34,6 +34,12 @@ class Inode(NetfsInode):
         self.file_ops = ops
         self.set_ops(ops)
 
+    def outdated(self) -> None:
+        """Somebody else is at the file: nothing is believed of it any more, nor of what a local cache has."""
+        self.change = -1
+        if self.cookie is not None:
+            self.cookie.invalidate("another client is at the file")
+
     def opened(self, attr: Attr, size: int, modified: int) -> bool:
         """Take over what the server said at an open that began when `modified` was as given.
 

@@ -53,11 +53,6 @@ class WholeFiles(PosixCalls):
     @abstractmethod
     async def _forget(self, handle: Handle) -> None: ...
 
-    async def truncate(self, path: str, size: int) -> None:
-        """Cut or extend a file to `size` bytes. Cancellation: may have happened."""
-        async with await self.open(path, "r+") as file:
-            await file.truncate(size)
-
     async def write_bytes(self, path: str, data: Buffer, *, mode: int = 0o644, exclusive: bool = False) -> int:
         """Make a file of these bytes, durable when this returns. exclusive: it must not be there yet.
 

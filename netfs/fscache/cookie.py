@@ -112,12 +112,6 @@ class DiskCookie(BlockCookie):
         if self._cache.usable and (self.is_open or self._cache.make_way()):
             self._ask(Event.USE)
 
-    def vouch(self, coherency: bytes) -> None:
-        """Only this client has changed the file since it was opened, and all of that is safe: the server now says this of it."""
-        self._coherency = coherency
-        if self.usable:
-            self._change(lambda file: file.set_coherency(coherency), lambda _: None)
-
     def discard(self) -> None:
         """Give up the file descriptor; what is cached stays for the next use."""
         self._ask(Event.IDLE)

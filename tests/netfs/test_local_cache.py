@@ -304,3 +304,15 @@ async def test_traces_tell_the_cache_apart(tmp_path: Path, key: VolumeKey | None
         seen.append([str(fields[2]) for event, fields in events.seen if event == "netfs_sreq" and fields[3] == "SUBMT"])
     assert "DOWN" in seen[0] and "READ" not in seen[0]
     assert "READ" in seen[1] and "DOWN" not in seen[1]
+
+
+async def test_a_lease_that_is_asked_back_takes_the_cache_with_it(plain: Side) -> None:
+    """What another client writes meanwhile is seen through a descriptor that stays open."""
+    await plain.get()
+    async with plain.client() as client, await client.open("/f") as file:
+        assert await file.read(1000, 0) == DATA[:1000]
+        await plain.put(b"changed", 100)
+        await client._forget(file._inode.handle)
+        expected = DATA[:100] + b"changed" + DATA[107:1000]
+        assert await file.read(1000, 0) == expected
+    assert (await plain.get())[:1000] == expected

@@ -41,7 +41,7 @@ def json_host() -> Host:
 async def test_every_path_has_good_rows(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert await demo.demo(json_host(), str(file), None) == 0
     shown = json.loads(capfd.readouterr().out)
-    assert list(shown) == ["file", "bytes", "rows"]
+    assert list(shown) == ["file", "bytes", "rows", "cache"]
     assert (shown["file"], shown["bytes"]) == (str(file), LENGTH - 5)
     processes = {"stream": [1], "rdma-memory": [1], "tcp": [2], "tls": [2], "rdma-stream": [1, 2]}
     assert [(row["transport"], row["processes"], row["encrypted"], row["mode"]) for row in shown["rows"]] == [
@@ -60,6 +60,10 @@ async def test_every_path_has_good_rows(file: Path, capfd: pytest.CaptureFixture
         copies = (row["copies_per_byte_write"], row["copies_per_byte_read"])
         low = 1.0 if row["mode"] == "buffered" else 0.0
         assert all(low <= each <= low + 1 / 16 + 0.01 for each in copies), row
+    assert [row["encrypted"] for row in shown["cache"]] == [False, True]
+    for row in shown["cache"]:
+        assert row["verified"] and row["plaintext_in_cache"] is not row["encrypted"] and not row["reason"]
+        assert row["again_wire_bytes"] < row["first_wire_bytes"] / 10
 
 
 async def test_a_changed_byte_is_seen(file: Path) -> None:
@@ -86,8 +90,10 @@ async def test_a_row_that_fails_is_told(file: Path, capfd: pytest.CaptureFixture
     with monkeypatch.context() as patched:
         patched.setattr(tempfile, "tempdir", "/no/such/folder")
         code = await demo.demo(json_host(), str(file), None)
-    (row,) = json.loads(capfd.readouterr().out)["rows"]
+    shown = json.loads(capfd.readouterr().out)
+    (row,) = shown["rows"]
     assert code == 1
+    assert all("No such file or directory" in each["reason"] and not each["verified"] for each in shown["cache"])
     assert "No such file or directory" in row["error"]
     assert (row["verified"], row["plaintext_in_store"]) == (False, None)
 
