@@ -66,7 +66,8 @@ CapturePath = Annotated[
     Parameter(name="--capture", help="record what passes over the wire in a file for Wireshark: *.pcapng."),
 ]
 TracePath = Annotated[
-    str | None, Parameter(name="--trace", help="record what happens in a file: *.txt, or *.pftrace for ui.perfetto.dev.")
+    str | None,
+    Parameter(name="--trace", help="record what happens in a file: *.txt, *.svg, or *.pftrace for ui.perfetto.dev."),
 ]
 CacheDir = Annotated[
     str | None,

@@ -25,7 +25,7 @@ from netfs.engine.request import IoRequest, IoSubrequest, Origin, Source
 from netfs.engine.write_issue import copy_to_cache
 from netfs.engine.writeback import make_room
 
-__all__ = ["buffered_read", "cached_view", "readable_folio"]
+__all__ = ["buffered_read", "cached_read", "cached_view", "readable_folio"]
 
 
 def cached_view(inode: NetfsInode, pos: int, length: int) -> memoryview | None:
@@ -40,6 +40,25 @@ def cached_view(inode: NetfsInode, pos: int, length: int) -> memoryview | None:
         return None
     folio.uses += 1
     return folio.memory[off:end]
+
+
+def cached_read(inode: NetfsInode, view: memoryview, pos: int, ahead: Readahead) -> int:
+    """Read at `pos` into a whole buffer what one folio holds, if no reading ahead is due. Returns: bytes, 0 to read otherwise."""
+    mapping = inode.mapping
+    folio = mapping.folios.get(pos // mapping.unit)
+    end = pos + len(view)
+    if folio is None or folio.locked or ahead.marker >= 0 or end > inode.sizes.i_size:
+        return 0
+    off = pos - folio.pos
+    upto = end - folio.pos
+    if off < folio.valid_from or upto > folio.valid_to:
+        return 0
+    if pos != ahead.next_pos or not off:
+        folio.uses += 1
+    view[:] = folio.memory[off:upto]
+    inode.probe.copied(upto - off)
+    ahead.next_pos = end
+    return upto - off
 
 
 async def buffered_read(inode: NetfsInode, it: IovIter, pos: int, ahead: Readahead) -> int:

@@ -17,7 +17,7 @@ import trio
 
 from iov.bvec import Buffer, byte_view
 from iov.iov_iter import Direction, IovIter
-from netfs.engine.buffered_read import buffered_read, cached_view
+from netfs.engine.buffered_read import buffered_read, cached_read, cached_view
 from netfs.engine.buffered_write import barrier, buffered_write
 from netfs.engine.direct import direct_read, direct_write
 from netfs.engine.mapped import map_read, map_write
@@ -191,6 +191,19 @@ class File(FileSpace, FileLocks):
 
     async def preadv(self, buffers: Iterable[Buffer], pos: int) -> int:
         """Read at `pos` into writable buffers, in order. Returns, raises, cancellation: as `read_iter`."""
+        if (
+            not self.direct
+            and type(buffers) is list
+            and len(buffers) == 1
+            and (view := byte_view(buffers[0]))
+            and not view.readonly
+        ):
+            self._check_read(pos)
+            await trio.lowlevel.checkpoint()
+            self._check_read(pos)
+            done = cached_read(self._inode, view, pos, self._ahead)
+            if done:
+                return done
         return await self.read_iter(IovIter.iovec(_DEST, buffers), pos)
 
     async def pwritev(self, buffers: Iterable[Buffer], pos: int) -> int:

@@ -1,4 +1,4 @@
-"""Trio shell. A trace in a file: text or Perfetto, as the name's suffix says.
+"""Trio shell. A trace in a file: text, Perfetto or a picture, as the name's suffix says.
 
 Tracing must not break what it watches: the first error of the file ends the writing, not the program, and is told when the trace
 is closed. Owns no memory.
@@ -18,7 +18,7 @@ from netfs.tracing.text import TextTrace
 
 __all__ = ["SUFFIXES", "TraceFile", "open_trace"]
 
-SUFFIXES: Final = (".txt", ".pftrace")
+SUFFIXES: Final = (".txt", ".pftrace", ".svg")
 
 
 @runtime_checkable
@@ -50,9 +50,18 @@ class _Output:
             self.error = self.error or error
 
 
+class _Closable(TraceFile, Protocol):
+    def close(self) -> None: ...
+
+
+def _text(output: _Output, now: Callable[[], float]) -> _Closable:
+    return TextTrace(output.write, now)
+
+
 @contextmanager
 def open_trace(path: str | PathLike[str], now: Callable[[], float] = trio.current_time) -> Iterator[TraceFile]:
-    """Write a trace for the length of a block: `.txt` is text (`text.py`), `.pftrace` Perfetto's format (`perfetto.py`).
+    """Write a trace for the length of a block: `.txt` is text (`text.py`), `.pftrace` Perfetto's format (`perfetto.py`), `.svg` a
+    picture of that (`picture.py`).
 
         with open_trace("run.pftrace") as trace:
             async with open_client(url, probe=Probe(trace.sink("client"))) as client: ...
@@ -64,12 +73,18 @@ def open_trace(path: str | PathLike[str], now: Callable[[], float] = trio.curren
     suffix = Path(path).suffix
     if suffix not in SUFFIXES:
         raise ValueError(f"{Path(path)}: a trace is named {' or '.join('*' + each for each in SUFFIXES)}")
-    if suffix == ".pftrace":
+    kind: Callable[[_Output, Callable[[], float]], _Closable]
+    if suffix == ".txt":
+        kind = _text
+    else:
         # Protocol buffers take a while to load, and come with an extra.
         from netfs.tracing.perfetto import PerfettoTrace  # noqa: PLC0415
+        from netfs.tracing.picture import PictureTrace  # noqa: PLC0415
+
+        kind = PerfettoTrace if suffix == ".pftrace" else PictureTrace
     output = _Output(Path(path).open("wb"))  # noqa: SIM115 (closed below, with its error kept)
     try:
-        trace = PerfettoTrace(output, now) if suffix == ".pftrace" else TextTrace(output.write, now)
+        trace = kind(output, now)
         try:
             yield trace
         finally:

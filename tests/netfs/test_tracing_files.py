@@ -1,8 +1,10 @@
 """Traces in files: Perfetto slices, lanes and arrows of a run; text; what is wrong with a file is told and breaks nothing."""
 
+import io
 import sys
 from collections import defaultdict
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TrackEvent
@@ -10,6 +12,7 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TrackEvent
 from iov.probe import Probe
 from netfs.tracing import open_trace
 from netfs.tracing.perfetto import PerfettoTrace
+from netfs.tracing.picture import MAX_SLICES, draw
 from netfs.tracing.text import TextTrace
 from trials.pairs import TransportName, pair
 from trials.world import RealWorld
@@ -94,6 +97,37 @@ def test_what_has_not_ended_is_written_at_the_end() -> None:
     assert len(slices.flows) == 3
 
 
+async def test_a_picture_shows_the_slices_of_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "run.svg"
+    world = RealWorld()
+    with open_trace(path) as trace:
+        world.probe = lambda node: Probe(trace.sink(node))  # type: ignore[method-assign]
+        async with pair("stream", world=world, rsize=1 << 15) as p, await p.client.open("/f", "w+", direct=True) as file:
+            await file.write(b"x" * 100_000)
+            await file.read(100_000, 0)
+    picture = path.read_text("utf-8")
+    names = [found.text or "" for found in ET.fromstring(picture).iter("{http://www.w3.org/2000/svg}title")]
+    counted = {name: sum(found.startswith(name + ":") for found in names) for name in ("DIO-READ", "DIO-WRITE", "READ", "DOWN 3")}
+    assert counted == {"DIO-READ": 1, "DIO-WRITE": 1, "READ": 8, "DOWN 3": 1}
+    assert "server: calls served" in picture
+    assert picture.count("<path") >= 8
+
+
+def test_a_long_trace_is_drawn_to_a_bound() -> None:
+    packets = io.BytesIO()
+    times = iter(range(10**6))
+    trace = PerfettoTrace(packets, lambda: next(times) / 1000)
+    sink = trace.sink("<client>")
+    for number in range(MAX_SLICES + 7):
+        sink("netfs_read", (number, "DIO-READ", 1, 0, 10, 10))
+        sink("netfs_rreq", (number, "DR", "COMPLET", 0, 10, 10, 0))
+    trace.close()
+    picture = draw(packets.getvalue())
+    assert "7 later slices are left out" in picture
+    assert "&lt;client&gt;" in picture
+    assert draw(b"").count("<rect") == 1
+
+
 def test_a_line_of_text() -> None:
     lines: list[bytes] = []
     times = [10.0, 10.000214]
@@ -107,7 +141,7 @@ def test_a_line_of_text() -> None:
 
 
 def test_another_suffix_and_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"named \*\.txt or \*\.pftrace"), open_trace(tmp_path / "x.json"):
+    with pytest.raises(ValueError, match=r"named \*\.txt or \*\.pftrace or \*\.svg"), open_trace(tmp_path / "x.json"):
         pass
     with pytest.raises(FileNotFoundError), open_trace(tmp_path / "none" / "x.txt"):
         pass
@@ -122,7 +156,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("suffix", [".txt", ".pftrace"])
+@pytest.mark.parametrize("suffix", [".txt", ".pftrace", ".svg"])
 def test_a_full_disk_is_told_at_the_end_and_breaks_nothing(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"full{suffix}"
     path.symlink_to(FULL)
