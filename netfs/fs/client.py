@@ -9,7 +9,6 @@ import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
@@ -24,6 +23,7 @@ from netfs.errors import translate
 from netfs.fs.calls import ask, result_of
 from netfs.fs.connect import Credentials, connect, recovery_of
 from netfs.fs.dentry import DentryCache
+from netfs.fs.entry import Entry
 from netfs.fs.file import File, parse_mode
 from netfs.fs.inode import Inode
 from netfs.fs.kind import DEFAULT_BLOCK_SIZE, Level, StateFolder, volume_of
@@ -73,20 +73,6 @@ STAGE_SLOT: Final = 1 << 18
 MAX_STAGES: Final = 8
 CLOSE_TIMEOUT_S: Final = 30
 DEFAULT_CACHE_BYTES: Final = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A name in a directory, with the attributes of what it names; `path` is the whole path."""
-
-    name: str
-    path: str
-    attr: Attr
-
-    @property
-    def is_dir(self) -> bool:
-        """True for a directory."""
-        return self.attr.type is FileType.DIRECTORY
 
 
 class Client(WholeFiles):
