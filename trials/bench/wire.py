@@ -143,7 +143,9 @@ async def _at_once(depth: int, work: Callable[[], Awaitable[None]]) -> None:
 
 
 @asynccontextmanager
-async def sequential(kind: str, depth: int, write: bool, keys: VolumeKey | None, against_plain: bool) -> AsyncIterator[Pairing]:
+async def sequential(
+    kind: str, depth: int, write: bool, keys: VolumeKey | None, against_plain: bool, raw_block: int = BLOCK
+) -> AsyncIterator[Pairing]:
     blocks = rotating(BLOCK)
     run = write_in_flight if write else read_in_flight
     count = ROUND_BLOCKS if depth > 1 else ROUND_BLOCKS // 2
@@ -159,7 +161,9 @@ async def sequential(kind: str, depth: int, write: bool, keys: VolumeKey | None,
             yield Pairing(value, partial(run, other, blocks, depth, count))
             return
         sock = await stack.enter_async_context(_raw_socket(kind))
-        yield Pairing(value, partial(raw_write_mb_s if write else raw_read_mb_s, sock, blocks, ROUND_BLOCKS))
+        raw_blocks = blocks if raw_block == BLOCK else rotating(raw_block)
+        raw = raw_write_mb_s if write else raw_read_mb_s
+        yield Pairing(value, partial(raw, sock, raw_blocks, ROUND_BLOCKS * BLOCK // raw_block))
 
 
 @asynccontextmanager
