@@ -2,9 +2,10 @@
 
     python -m trials.bench.rdma_stream      prints its port, serves one queue pair to each client until its standard input ends
 
-The filesystem's figures are measured as `wire` measures TCP's, small reads against a number. Those of the bare verbs move 1 MiB with one request, several in
-flight, to and from registered memory that rotates through 64 MiB on both sides; the far process only connects. The limit sends
-64 KiB messages by Trio's sockets. What was moved is compared once, outside the timed rounds. Each side owns what it maps.
+The filesystem's figures are measured as `wire` measures TCP's, small reads against a number. Those of the bare verbs move 1 MiB
+with one request, several in flight, to and from registered memory that rotates through 64 MiB on both sides; the far process only
+connects. The limit sends 64 KiB messages by Trio's sockets. What was moved is compared once, outside the timed rounds. Each side
+owns what it maps.
 """
 
 import socket
