@@ -19,7 +19,7 @@ from transport.messages import (
 # ---- failures
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EBADMSG, errno.EACCES])
 async def test_direct_errors_have_errno_and_path(code: int) -> None:
     async with mounted() as (client, transport):
         await put(client, "/f", DATA[:20000])
