@@ -91,7 +91,8 @@ class EncryptedFile:
     """
 
     __slots__ = (
-        "_attrs", "_committing_head", "_cut", "_head_is_new", "_pending", "_redo", "_uses", "_wrote_last",
+        "_attrs", "_base", "_committing_base", "_committing_head", "_cut", "_head_base", "_head_is_new", "_pending", "_redo",
+        "_staged", "_uses", "_wrote_last",
         "changes", "cipher", "head", "key", "record", "rekey", "sealed", "size", "tree",
     )  # fmt: skip
 
@@ -107,6 +108,9 @@ class EncryptedFile:
         self._committing_head: bytes | None = None
         self._uses = 0
         self._attrs: dict[str, Any] = {}
+        self._base = self._committing_base = b""
+        self._head_base: bytes | None = None
+        self._staged: list[tuple[int, bytearray, bytes | None]] = []
         self.tree = TagTree(record.file_id, nr_blocks(record.size, record.log2bs), record.root)
         self.size = record.size
         self.changes = 0
@@ -149,6 +153,8 @@ class EncryptedFile:
         if end > self.tree.blocks:
             self.tree.resize(end)
         self.tree.set_entries(first, entries)
+        if not first:
+            self.head, self._head_is_new, self._head_base = None, False, None
         self._wrote_last = self._wrote_last or end == self.tree.blocks
         self.changes += 1
 
@@ -168,6 +174,8 @@ class EncryptedFile:
         """Take the first block in plain; trailing zeros may be left out."""
         if not self.tree.blocks:
             self.tree.resize(1)
+        if not self._head_is_new:
+            self._base = self.head or b""
         self.head = block
         self._head_is_new = True
         self._wrote_last = self._wrote_last or self.tree.blocks == 1
@@ -177,15 +185,47 @@ class EncryptedFile:
         """Say whether the head does not fit into the record that the next commit puts, and has to be sealed as a block."""
         return self.head is not None and self._size_with(plain_size) > INLINE_MAX
 
-    def spilled(self, entry: bytes | bytearray) -> None:
-        """The head was sealed with this entry, and goes to the server in the transaction that is planned next."""
-        self.head, self._head_is_new = None, False
-        self.tree.set_entries(0, entry)
+    def stage(self, block: int, entry: bytes | bytearray) -> None:
+        """A block inside the file was sealed with this entry and goes to the server in the transaction that is planned next.
+
+        The first block takes the place of the head. If the transaction is not done, all is as it was.
+        """
+        self._staged.append((block, self.tree.entries(block, 1), self.head))
+        if not block:
+            self.head = None
+        self.tree.set_entries(block, entry)
         self.changes += 1
+
+    def _unstage(self) -> None:
+        for block, entry, head in reversed(self._staged):
+            if block < self.tree.blocks:
+                self.tree.unset_entry(block, entry)
+            if not block and self.head is None:
+                self.head = head
+        self._staged.clear()
+
+    @property
+    def wants_merge(self) -> bool:
+        """Say whether the head was changed here and by another client; `merge_head` settles it."""
+        return self._head_base is not None
+
+    def merge_head(self, theirs: bytes) -> None:
+        """Lay what was changed here over the first block as another client has it, byte by byte."""
+        base, mine = self._head_base, self.head
+        assert base is not None and mine is not None
+        self._head_base = None
+        length = max(len(base), len(mine), len(theirs))
+        rows = zip(base.ljust(length, b"\0"), mine.ljust(length, b"\0"), theirs.ljust(length, b"\0"), strict=True)
+        self.head = bytes(new if new != old else other for old, new, other in rows).rstrip(b"\0")
+        self._base = theirs
 
     def set_attributes(self, **values: Any) -> None:
         """Change further fields of the record with the next commit."""
         self._attrs.update(values)
+
+    def forget_attributes(self) -> None:
+        """Change no further fields after all, where no commit has."""
+        self._attrs.clear()
 
     def block_to_rewrite(self, size: int) -> int | None:
         """Return the block a cut to `size` goes through, to be sealed anew with its tail zero; None when there is none."""
@@ -201,8 +241,10 @@ class EncryptedFile:
         blocks = nr_blocks(size, self.record.log2bs)
         self._cut = self._cut or blocks < self.tree.blocks
         if self.head is not None and size < len(self.head):
+            if not self._head_is_new:
+                self._base = self.head
             self.head = self.head[:size] or None
-            self._head_is_new = True
+            self._head_is_new = self.head is not None
         self.tree.resize(blocks)
         self.size = size
         self._wrote_last = False
@@ -252,6 +294,8 @@ class EncryptedFile:
         sealed = seal_record(self.key, record, nonce)
         self._pending = record, sealed
         self._committing_head = self.head
+        staged = [head for block, _, head in self._staged if not block]
+        self._committing_base = self.head or (staged[-1] if staged else None) or b""
         data = dict(pages)
         writes = tuple((run.pos, tuple(data[page] for page in run.pages)) for run in runs_of(data))
         if not self._cut:
@@ -267,11 +311,15 @@ class EncryptedFile:
         record, sealed = self._pending
         self._pending = None
         self.tree.end_commit(stored=stored)
-        if stored:
+        if not stored:
+            self._unstage()
+        else:
+            self._staged.clear()
             self._uses -= record.uses - self.record.uses
             self.record, self.sealed, self.size = record, sealed, record.size
             self._cut = False
             self._head_is_new = self._head_is_new and self.head is not self._committing_head
+            self._base = self._committing_base
             self._attrs = {name: value for name, value in self._attrs.items() if getattr(record, name) != value}
 
     def adopt(self, sealed: bytes) -> list[Fetch]:
@@ -302,9 +350,9 @@ class EncryptedFile:
                 self.cipher.key = file_key_of(record)
             self.record, self.sealed, self.size = record, sealed, record.size
             self.rekey = max(self.rekey, record.rekey)
-            if self._head_is_new and not self._still_takes_head(record, blocks):
-                self.head, self._head_is_new = None, False
-            if not self._head_is_new:
+            if self._head_is_new:
+                self._head_base = self._base
+            else:
                 self.head = record.inline or None
             self.tree = TagTree(record.file_id, blocks, record.root, keep=self.tree.keep)
             self._cut = False
@@ -358,11 +406,6 @@ class EncryptedFile:
     def close(self) -> None:
         """Forget the keys."""
         self.cipher.key.close()
-
-    @staticmethod
-    def _still_takes_head(record: Record, blocks: int) -> bool:
-        """Say whether a head written here may be laid over another client's record: not if that has cut the file."""
-        return blocks <= 1 and (record.size > 0 or record.generation == 1)
 
     def _size_with(self, plain_size: int) -> int:
         """Return the size to commit: as it was, or where the user's bytes end in the last block if that was written here."""

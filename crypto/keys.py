@@ -94,8 +94,10 @@ class VolumeKey(Secret):
         self.state = derived(b"state")
 
     @property
-    def root_id(self) -> bytes:
-        """Return the id of the volume's top directory, the one object whose id is not random."""
+    def root_id(self) -> bytes | None:
+        """Return the id of the volume's top directory; without a header, which names a volume, it is random as any other."""
+        if self.vol_id == bytes(VOL_ID_SIZE):
+            return None
         return sha256(b"iovc/1 root" + self.vol_id).digest()[:FILE_ID_SIZE]
 
     def of_epoch(self, epoch: int) -> "VolumeKey | None":

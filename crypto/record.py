@@ -51,8 +51,8 @@ FILE_ID_OFF: Final = 28
 # kind, suite, log2bs, depth, rekey, generation, size, uses, key since; file key, its commitment, key before, root;
 # mode, uid, gid, mtime, ctime, xattr digest, writer, hash of the record before, inline length
 BODY: Final = struct.Struct("<BBBBIQQQI32s32s32s32sIIIqq32s16s32sH")
-# dir id, epoch of the names, entries, next entry generation, sum of the listing
-FOLDER: Final = struct.Struct(f"<{DIR_ID_SIZE}sIQQ{HASH_SIZE}s")
+# dir id, epoch of the names, entries, next entry number, sum of the listing, whether it is the volume's top
+FOLDER: Final = struct.Struct(f"<{DIR_ID_SIZE}sIQQ{HASH_SIZE}s?")
 RECORD_SHORT: Final = 448
 RECORD_MAX: Final = 1024
 BODY_SHORT: Final = RECORD_SHORT - HEADER.size - TAG_SIZE
@@ -74,7 +74,7 @@ class Folder:
     """What a directory's record says of its entries.
 
     dir_id: names the directory in the encryption of its names. names_epoch: of the volume key they are encrypted under. count:
-    entries. next_entry: number of the next entry made. listing: sum over the entries (`names.py`).
+    entries. next_entry: number of the next entry made. listing: sum over the entries (`names.py`). is_root: the volume's top.
     """
 
     dir_id: bytes
@@ -82,6 +82,7 @@ class Folder:
     count: int = 0
     next_entry: int = 1
     listing: int = 0
+    is_root: bool = False
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -152,7 +153,7 @@ def seal_record(key: VolumeKey, record: Record, nonce: bytes) -> bytes:
     )  # fmt: skip
     if r.folder is not None:
         f = r.folder
-        tail = FOLDER.pack(f.dir_id, f.names_epoch, f.count, f.next_entry, f.listing.to_bytes(HASH_SIZE, "little"))
+        tail = FOLDER.pack(f.dir_id, f.names_epoch, f.count, f.next_entry, f.listing.to_bytes(HASH_SIZE, "little"), f.is_root)
     else:
         tail = r.inline
     length = BODY_LONG if r.inline else BODY_SHORT
@@ -196,8 +197,8 @@ def parse_body(key: VolumeKey, file_id: bytes, body: bytes, epoch: int) -> Recor
         raise Malformed(f"record of kind {kind} with suite {suite} and blocks of 2**{log2bs} bytes is not one we speak")
     folder, inline, end = None, b"", BODY.size
     if kind == Kind.DIRECTORY:
-        dir_id, names_epoch, count, next_entry, listing = FOLDER.unpack_from(body, BODY.size)
-        folder = Folder(dir_id, names_epoch, count, next_entry, int.from_bytes(listing, "little"))
+        dir_id, names_epoch, count, next_entry, listing, is_root = FOLDER.unpack_from(body, BODY.size)
+        folder = Folder(dir_id, names_epoch, count, next_entry, int.from_bytes(listing, "little"), is_root)
         end += FOLDER.size
     else:
         end += nr_inline

@@ -130,6 +130,13 @@ class TagTree:
             page.data[off * ENTRY_SIZE : (off + n) * ENTRY_SIZE] = view[at * ENTRY_SIZE : (at + n) * ENTRY_SIZE]
             page.written |= ((1 << n) - 1) << off
 
+    def unset_entry(self, block: int, entry: bytes | bytearray) -> None:
+        """Take back what `set_entries` set for one block, which was `entry` before; it is not among what was written then."""
+        leaf, off = divmod(block, FAN_OUT)
+        page = self._dirty_path(leaf)
+        page.data[off * ENTRY_SIZE : (off + 1) * ENTRY_SIZE] = entry
+        page.written &= ~(1 << off)
+
     def written_entries(self) -> Iterator[tuple[int, bytes]]:
         """Yield (first block, entries) of what was set since the last commit, for a redo on a newer tree."""
         for page_id, page in sorted(self._dirty.items()):

@@ -245,9 +245,9 @@ async def connected(place: Place, access: Access, *others: Place) -> AsyncIterat
         except ValueError as error:
             raise CommandError(Exit.USAGE, str(error)) from None
         if secret is not None:
-            keys = await keys_of(client, place, others, secret, access.fingerprint)
+            keys, top = await keys_of(client, place, others, secret, access.fingerprint)
             with failing(Exit.REMOTE, str(place)):
-                client.use_keys(keys, freshness="inspect" if access.inspect else "local")
+                client.use_keys(keys, top=top, freshness="inspect" if access.inspect else "local")
         ended = False
         try:
             yield client

@@ -31,7 +31,7 @@ async def accept(host: Host, place: Place, access: Access, *, yes: bool) -> None
     secret = await secret_of(access)
     bare = replace(access, key_file=None, passphrase=False, passphrase_fd=None)
     async with connected(place, bare) as client:
-        key = await keys_of(client, place, (), secret, access.fingerprint, any_epoch=True)
+        key, _ = await keys_of(client, place, (), secret, access.fingerprint, any_epoch=True)
     log = readable_log(key)
     try:
         rollbacks, files = len(log.marks.tainted), len(log.marks)

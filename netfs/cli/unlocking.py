@@ -19,7 +19,7 @@ from crypto.slots import PASSPHRASE_MAX, Identity, Passphrase, RawKey, parse_sec
 from netfs.cli.host import CommandError, Exit, failing
 from netfs.cli.known_volumes import Known, KnownVolumes
 from netfs.cli.place import Place
-from netfs.fs.volumes import Found, find_header, open_found
+from netfs.fs.volumes import Found, find_header, find_top, open_found
 from transport.user_files import user_file
 
 if TYPE_CHECKING:
@@ -125,8 +125,10 @@ async def keys_of(
     fingerprint: str | None,
     *,
     any_epoch: bool = False,
-) -> VolumeKey:
-    """Return the key of the volume that `place` lies in, or of a folder that never had a header. any_epoch: also an earlier one.
+) -> tuple[VolumeKey, str]:
+    """Return the key of the volume that `place` lies in, or of a folder that never had a header, and the path of its top.
+
+    any_epoch: also an earlier one than is known.
 
     Raises: CommandError, also for a volume seen before whose header is no longer shown, and for `others` outside of it.
     """
@@ -143,11 +145,19 @@ async def keys_of(
     if found is None:
         if fingerprint is not None or not isinstance(secret, RawKey):
             raise CommandError(Exit.REMOTE, f"{place}: not in a volume (see netfs volume init)")
-        return VolumeKey(secret.secret)
+        key = VolumeKey(secret.secret)
+        with failing(Exit.REMOTE, str(place)):
+            top = Place(place.endpoint, await find_top(client, key, place.path))
+        check_inside(others, top)
+        return key, top.path
+    check_inside(others, top)
+    return (await open_known(client, top, found, secret, fingerprint, any_epoch=any_epoch)).key, found.path
+
+
+def check_inside(others: Iterable[Place], top: Place) -> None:
     for other in others:
         if not is_inside(str(other), str(top)):
             raise CommandError(Exit.USAGE, f"{other}: outside of the volume {top}; copy to or from it by two commands")
-    return (await open_known(client, top, found, secret, fingerprint, any_epoch=any_epoch)).key
 
 
 async def open_known(

@@ -28,7 +28,7 @@ from netfs.fs.file import File, parse_mode
 from netfs.fs.inode import Inode
 from netfs.fs.kind import DEFAULT_BLOCK_SIZE, Level, StateFolder, volume_of
 from netfs.fs.leases import Leases
-from netfs.fs.path import child, is_name, names_of, split_last
+from netfs.fs.path import child, names_of, split_last
 from netfs.fs.url import parse_url
 from netfs.fs.volume import Volume
 from netfs.fs.walk import Walk
@@ -36,17 +36,14 @@ from netfs.fs.whole import WholeFiles
 from netfs.tracing.live import LiveRequest, live_requests
 from transport.base import Transport
 from transport.env import Env, system_env
-from transport.errors import ProtocolError
 from transport.messages import (
     Attr,
     AttrReply,
     Compound,
     CompoundReply,
     CompoundStep,
-    Create,
     EntryReply,
     FileType,
-    Getattr,
     Handle,
     Lease,
     LeaseKind,
@@ -54,8 +51,6 @@ from transport.messages import (
     Lookup,
     Mount,
     Open,
-    Readdir,
-    ReaddirReply,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -93,6 +88,7 @@ class Client(WholeFiles):
         self._inodes: dict[Handle, Inode] = {}
         self._idle: OrderedDict[Handle, Inode] = OrderedDict()
         self._root: Handle | None = None
+        self._volume_top: list[str] = []
         self._top = top
         self._closed = False
         self._leasing = leasing
@@ -117,16 +113,14 @@ class Client(WholeFiles):
             names, name = self._split(path)
             parent = await walk.directory(names)
             if not how.create:
-                return await ask(self.transport, Lookup(parent, name), EntryReply)
-            entry = await ask(self.transport, Create(parent, name, create_mode, how.exclusive), EntryReply)
-            await self._volume.created(entry)
-            return entry
+                return await self._volume.lookup(parent, name)
+            return await self._volume.create(parent, name, create_mode, exclusive=how.exclusive)
 
         try:
             entry = await self._walked(found)
             inode = self._get_inode(entry.handle, path)
             try:
-                await self._revalidate(inode, write=how.write)
+                await self._revalidate(inode, entry, write=how.write)
                 if how.truncate and inode.sizes.i_size:
                     await acquire_exclusive(inode.lock)
                     try:
@@ -146,14 +140,12 @@ class Client(WholeFiles):
         async def found(walk: Walk) -> Attr:
             names = self._names(path)
             if not names:
-                return (await ask(self.transport, Getattr(walk.root), AttrReply)).attr
-            entry = await ask(self.transport, Lookup(await walk.directory(names[:-1]), names[-1]), EntryReply)
-            attr = entry.attr
-            if attr.type is FileType.FILE:
-                inode = self._inodes.get(entry.handle)
-                live = inode is not None and inode.opens
-                attr.size = inode.sizes.i_size if inode and live else await self._volume.file_size(entry.handle, attr)
-            return attr
+                return await self._volume.getattr(walk.root)
+            entry = await self._volume.lookup(await walk.directory(names[:-1]), names[-1])
+            inode = self._inodes.get(entry.handle)
+            if inode is not None and inode.opens:
+                entry.attr.size = inode.sizes.i_size
+            return entry.attr
 
         return await self._translated(found, path)
 
@@ -166,33 +158,21 @@ class Client(WholeFiles):
         return True
 
     async def scandir(self, path: str = "/") -> AsyncIterator[Entry]:
-        """Yield the entries of a directory with their attributes, in the server's order. Cancellation: no effect."""
+        """Yield the entries of a directory with their attributes, in the server's order. Cancellation: no effect.
+
+        Raises: OSError, EBADMSG for a listing of an encrypted directory that is not the one that was made.
+        """
 
         async def directory(walk: Walk) -> Handle:
             return await walk.directory(self._names(path))
 
         handle = await self._translated(directory, path)
-        cookie, eof = 0, False
-        while not eof:
-            asked = self._volume.clock
-            try:
-                page = await ask(self.transport, Readdir(handle, cookie), ReaddirReply)
-            except Exception as error:
-                raise translate(error, path, self.probe) from error
-            eof = page.eof or not page.entries
-            for entry in page.entries:
-                # What a listing names becomes paths, here and on the local disk of who copies it: a server is not believed.
-                if entry.cookie == cookie or not is_name(entry.name):
-                    raise translate(ProtocolError(f"a listing that goes nowhere or names {entry.name!r}"), path)
-                cookie = entry.cookie
-                if self._volume.hides(entry.name):
-                    continue
-                if entry.attr.type is FileType.FILE:
-                    try:
-                        entry.attr.size = self._volume.entry_size(entry, asked)
-                    except Exception as error:
-                        raise translate(error, child(path, entry.name), self.probe) from error
-                yield Entry(entry.name, child(path, entry.name), entry.attr)
+        try:
+            async for entry in self._volume.entries(handle):
+                if not self._volume.hides(entry.name):
+                    yield Entry(entry.name, child(path, entry.name), entry.attr)
+        except Exception as error:
+            raise translate(error, path, self.probe) from error
 
     async def listdir(self, path: str = "/") -> list[str]:
         """Return the names in a directory, sorted. Cancellation: no effect."""
@@ -218,10 +198,17 @@ class Client(WholeFiles):
         return live_requests(self._inodes.values())
 
     def use_keys(
-        self, keys: "VolumeKey", block_size: int = DEFAULT_BLOCK_SIZE, *, freshness: Level = "local", state: StateFolder = None
+        self,
+        keys: "VolumeKey",
+        block_size: int = DEFAULT_BLOCK_SIZE,
+        *,
+        top: str = "/",
+        freshness: Level = "local",
+        state: StateFolder = None,
     ) -> None:
-        """Take the files for encrypted ones from now on, when the key could only be had from the server.
+        """Take a directory for the top of an encrypted volume from now on, when the key could only be had from the server.
 
+        Args: top: the directory's path; no other than paths below it can be used any more. The rest as of `open_client`.
         Raises: ValueError while a file is open or has data that is not yet safe; OSError as `open_client`.
         """
         if any(inode.opens or inode.uncommitted for inode in self._inodes.values()):
@@ -231,6 +218,7 @@ class Client(WholeFiles):
             self._forgotten(inode)
         self._inodes.clear()
         self._idle.clear()
+        self._volume_top, self._root = names_of(top), None
         plain = self._volume
         self._volume = volume_of(
             self.transport, keys, self.env, self.probe, plain.rsize, plain.wsize, block_size, freshness, state
@@ -309,7 +297,7 @@ class Client(WholeFiles):
         inode.opens += 1
         return inode
 
-    async def _revalidate(self, inode: Inode, *, write: bool) -> None:
+    async def _revalidate(self, inode: Inode, entry: EntryReply, *, write: bool) -> None:
         if inode.mapping.dirty or inode.mapping.unstable:
             # Another descriptor is at work. What is only here has to be safe before the folios may be dropped as outdated.
             try:
@@ -320,17 +308,15 @@ class Client(WholeFiles):
             await trio.lowlevel.checkpoint()
             return
         modified = inode.modified
-        attr = await self._opened(inode.handle, write=write)
-        size = await inode.file_ops.revalidate(attr)
+        sent = await self._leased(inode.handle, write=write) if self._leasing else None
+        attr, size = await inode.file_ops.opened(entry, sent, write=write)
         if inode.opened(attr, size, modified):
             await drop_range(inode, 0, END_OF_TIME)
         if self._caching is not None:
             await self._caching.opened(inode, attr, size, modified)
 
-    async def _opened(self, handle: Handle, *, write: bool) -> Attr:
-        """Send OPEN, and with it ask for a lease where there are any."""
-        if not self._leasing:
-            return (await ask(self.transport, Open(handle, write), AttrReply)).attr
+    async def _leased(self, handle: Handle, *, write: bool) -> Attr:
+        """Send OPEN, and with it ask for a lease."""
         self.leases.want()
         kinds = LeaseKind.READ | (LeaseKind.WRITE if write else LeaseKind.NONE)
         asked = Compound([CompoundStep(Open(handle, write)), CompoundStep(Lease(handle, kinds))])
@@ -359,29 +345,38 @@ class Client(WholeFiles):
         return self._owners
 
     def _names(self, path: str) -> list[str]:
-        """Return the names of a path. Raises: as `names_of`; FileNotFoundError for one the volume keeps to itself."""
+        """Return the names of a path, from the volume's top.
+
+        Raises: as `names_of`; FileNotFoundError for one the volume keeps to itself, EXDEV for a path outside of it.
+        """
         names = names_of(path)
-        if any(self._volume.hides(name) for name in names):
+        top = len(self._volume_top)
+        if names[:top] != self._volume_top:
+            raise OSError(errno.EXDEV, "outside of the volume", path)
+        if any(self._volume.hides(name) for name in names[top:]):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return names
+        return names[top:]
 
     def _split(self, path: str) -> tuple[list[str], str]:
         """Return the names of the parent and the last name. Raises: as `split_last` and `_names`."""
-        self._names(path)
-        return split_last(path)
+        names = self._names(path)
+        if not names:
+            split_last("/")
+        return names[:-1], names[-1]
 
-    async def _found(self, walk: Walk, path: str) -> Handle:
+    async def _found(self, walk: Walk, path: str) -> EntryReply:
         """Ask for the object that a path names."""
         names = self._names(path)
         if not names:
-            return walk.root
-        return (await ask(self.transport, Lookup(await walk.directory(names[:-1]), names[-1]), EntryReply)).handle
+            return EntryReply(walk.root, await self._volume.getattr(walk.root))
+        return await self._volume.lookup(await walk.directory(names[:-1]), names[-1])
 
     async def _root_handle(self) -> Handle:
         if self._root is None:
             root = (await ask(self.transport, Mount(), EntryReply)).handle
-            for name in self._top:
+            for name in (*self._top, *self._volume_top):
                 root = (await ask(self.transport, Lookup(root, name), EntryReply)).handle
+            await self._volume.root(root)
             self._root = root
         return self._root
 
@@ -390,13 +385,13 @@ class Client(WholeFiles):
         if self._closed:
             raise OSError(errno.EBADF, "the client is closed")
         root = await self._root_handle()
-        walk = Walk(self.transport, root, self._dentries, trusting=True)
+        walk = Walk(self._volume, root, self._dentries, trusting=True)
         try:
             return await action(walk)
         except OSError as error:
             if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ESTALE} or not walk.trusted:
                 raise
-        return await action(Walk(self.transport, root, self._dentries, trusting=False))
+        return await action(Walk(self._volume, root, self._dentries, trusting=False))
 
     async def _translated(self, action: Callable[[Walk], Awaitable[T]], path: str) -> T:
         try:

@@ -1,347 +1,59 @@
-"""Trio shell. Files of an encrypted folder: sealed records, blocks encrypted on the way, commits that are transactions.
+"""Trio shell. An encrypted volume: names by `sealed_names.py`, files by `sealed_ops.py`, and what both of them share.
 
-An encrypted folder is a directory tree in which every regular file has a record; names stay in clear in this version. What was
-written is readable by others, and after a restart, from the commit on that `fsync`, close and truncation make: one transaction
-stores tags and record, asserting that the record is still the one this client knows. If it has moved, the newer one is read and
-what was written here is laid over it. Without write intents, two clients that write the same block at the same time, or a crash
-between data and commit, can leave that block unreadable (EBADMSG), never wrong. Owns the pool of landing areas.
+The server sees encrypted names, records, tags and blocks. Permissions and extended attributes of a file are changed by the
+table of that file, as they are in its record. Owns the pool of landing areas.
 """
 
-import contextlib
 import errno
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
-import trio
-
-from crypto.aead import KEY_SIZE, NONCE_SIZE, TAG_SIZE, XAES_NONCE_SIZE, wipe
-from crypto.errors import IntegrityError, Malformed
-from crypto.file import CommitPlan, first_of_other_kind, new_record
-from crypto.keys import FILE_ID_SIZE, VolumeKey
-from crypto.layout import ENTRY_SIZE, MAX_LOG2BS, MIN_LOG2BS, PAGE_SIZE
-from crypto.record import MAX_PLAIN_SIZE, open_record, seal_record
+from crypto.aead import NONCE_SIZE
+from crypto.keys import VolumeKey
+from crypto.layout import MAX_LOG2BS, MIN_LOG2BS
+from crypto.names import NAME_MAX
+from crypto.record import Kind, Record, open_record
 from crypto.volume import HEADER_NAME
-from iov.iov_iter import Direction, IovIter
+from crypto.xattrs import XATTRS_MAX, open_xattrs, seal_xattrs
 from iov.pool import BufferPool
 from iov.probe import Probe
-from netfs.engine.request import IoRequest, IoSubrequest
-from netfs.fs.calls import ask, body_of
+from netfs.fs.calls import ask
 from netfs.fs.freshness import Freshness
-from netfs.fs.sealed_file import SealedFile
-from netfs.fs.sealed_io import SealedRead, SealedWrite
-from netfs.fs.stray import strays
-from netfs.fs.volume import CacheIdentity, FileOps, Volume
-from netfs.fs.waiting import finished
+from netfs.fs.sealed_names import SealedNames, attr_of, failed
+from netfs.fs.sealed_ops import EncryptedOps
+from netfs.fs.volume import Change, FileOps, Volume
 from transport.base import Transport
 from transport.env import Env
 from transport.messages import (
+    NOW_NS,
     Attr,
-    Commit,
+    AttrReply,
+    BlobGet,
     DirEntry,
     EntryReply,
+    FileType,
+    Getattr,
     Handle,
-    Read,
-    ReadReply,
-    RecordGet,
-    RecordReply,
-    Step,
-    StepKind,
-    Transact,
-    TransactReply,
-    Write,
-    WriteReply,
-)  # fmt: skip
+    RenameFlag,
+    Setattr,
+    XattrMode,
+    XattrReply,
+)
 
 if TYPE_CHECKING:
     from netfs.fs.inode import Inode
 
-__all__ = ["DEFAULT_BLOCK_SIZE", "EncryptedOps", "EncryptedVolume"]
+__all__ = ["DEFAULT_BLOCK_SIZE", "EncryptedVolume"]
 
 DEFAULT_BLOCK_SIZE: Final = 1 << 14
 MAX_AREAS: Final = 16
-MAX_COMMIT_PAGES: Final = 256
 MAX_DIRTY_PAGES: Final = 4096
 """Tag pages of one file held back for its next commit: 16 MiB, for 8 GiB of blocks of 16 KiB."""
-CONFLICTS: Final = 8
-"""How often a commit is tried while other clients commit to the same file."""
-
-
-class Turn:
-    """The turn at a file, as an async context manager. Cancellation: not taken."""
-
-    def __init__(self, sealed: SealedFile) -> None:
-        self._sealed = sealed
-        self._come = trio.Event()
-
-    async def __aenter__(self) -> None:
-        run = self._come.set
-        self._sealed.take_turn(run)
-        try:
-            await self._come.wait()
-        except BaseException:
-            if not self._sealed.forgo_turn(run):
-                self._sealed.give_turn()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._sealed.give_turn()
-
-
-class EncryptedOps(FileOps):
-    """The operations table of an encrypted file."""
-
-    seals = True
-    stages_writes = True
-
-    def __init__(self, volume: "EncryptedVolume", inode: "Inode") -> None:
-        self._volume = volume
-        self._inode = inode
-        self._transport = volume.transport
-        self._sealed = SealedFile(
-            volume.transport, inode.handle, volume.key, volume.env, volume.pool, volume.freshness
-        )  # fmt: skip
-        limits = volume.transport.limits
-        self.max_segs = limits.max_segs
-        self.max_in_flight = min(16, limits.credits)
-        self._set_block_size(1 << volume.log2bs)
-
-    def _set_block_size(self, size: int) -> None:
-        most = self._transport.limits.max_payload
-        if size > most:
-            raise Malformed(f"blocks of {size} bytes do not fit into the {most} bytes the server takes at a time")
-        self.block_size = size
-        self.rsize = max(size, min(self._volume.rsize, most) // size * size)
-        self.wsize = max(size, min(self._volume.wsize, most) // size * size)
-
-    # ---- reading and writing
-
-    async def init_request(self, rreq: IoRequest) -> None:
-        """Load the tags of the range, unless they are there. Raises: OSError(EFBIG) for what no record can describe."""
-        if rreq.start + rreq.length > MAX_PLAIN_SIZE:
-            raise OSError(errno.EFBIG, "larger than an encrypted file can be")
-        if self._sealed.file.tree.dirty_count > self._volume.max_dirty_pages:
-            await self._relieve()
-        first = rreq.start // self.block_size
-        count = -(-rreq.length // self.block_size)
-        if self._sealed.file.fetches(first, count):
-            await finished(lambda then: self._sealed.with_tags(first, count, then))
-
-    def prepare_read(self, subreq: IoSubrequest) -> None:
-        """Keep holes and data apart, so that for holes nothing is asked."""
-        size = self.block_size
-        length = min(subreq.max_len, self.rsize)
-        first, count = (subreq.start + subreq.transferred) // size, length // size
-        file = self._sealed.file
-        if count > 1 and not file.fetches(first, count):
-            _, alike = first_of_other_kind(file.entries(first, count))
-            length = min(length, alike * size)
-        subreq.max_len = length
-
-    def issue_read(self, subreq: IoSubrequest) -> None:
-        """Send READ for the blocks; they are decrypted into the subrequest's memory when they are there."""
-        call = subreq.call = SealedRead(self._sealed, subreq, self._inode.probe)
-        call.start()
-
-    def issue_cache_read(self, subreq: IoSubrequest) -> None:
-        """Take the blocks from the local cache instead; they are verified and decrypted as if the server had sent them."""
-        call = subreq.call = SealedRead(self._sealed, subreq, self._inode.probe)
-        call.start()
-
-    def issue_write(self, subreq: IoSubrequest) -> None:
-        """Encrypt the blocks, unless that was done ahead, and send WRITE."""
-        staged, subreq.staged = subreq.staged, None
-        call = subreq.call = staged if isinstance(staged, SealedWrite) else SealedWrite(self._sealed, subreq, self._inode.probe)
-        call.start()
-
-    def stage_write(self, subreq: IoSubrequest) -> None:
-        """Encrypt the blocks ahead."""
-        call = subreq.staged = SealedWrite(self._sealed, subreq, self._inode.probe)
-        call.seal()
-
-    def drop_staged(self, subreq: IoSubrequest) -> None:
-        """Give back the landing area of blocks that will not be written."""
-        if isinstance(subreq.staged, SealedWrite):
-            subreq.staged.forgo()
-
-    # ---- commit
-
-    async def commit(self, verifier: int) -> int:
-        """Store tags and record, and with them make the data durable."""
-        if verifier < 0:
-            return await self._boot()  # of two boots, so one at least is over
-        for _ in range(CONFLICTS):
-            async with Turn(self._sealed):
-                if not self._sealed.file.needs_commit(self._inode.sizes.i_size):
-                    return await self._boot()
-                try:
-                    if await self._store(self._inode.sizes.i_size, verifier):
-                        return verifier
-                except OSError as error:
-                    if error.errno != errno.ESTALE or not verifier:
-                        raise
-                    boot = await self._boot()
-                    if boot == verifier:
-                        raise
-                    return boot
-            await finished(self._sealed.refresh)
-        raise OSError(errno.EAGAIN, "other clients are faster at changing the file")
-
-    async def resize(self, size: int) -> None:
-        """Cut the file, or extend it by a hole; the block that is cut is encrypted anew."""
-        if size > MAX_PLAIN_SIZE:
-            raise OSError(errno.EFBIG, "larger than an encrypted file can be")
-        sealed = self._sealed
-        for _ in range(CONFLICTS):
-            bad: IntegrityError | None = None
-            known = sealed.file.sealed
-            async with Turn(sealed):
-                try:
-                    await self._resize_blocks(size)
-                except IntegrityError as error:
-                    bad = error
-                else:
-                    # Unstable writes of an earlier boot are the library's to find out at its next commit.
-                    if await self._store(size, 0):
-                        return
-            await finished(sealed.refresh)
-            if bad is not None and sealed.file.sealed == known:
-                raise bad
-        raise OSError(errno.EAGAIN, "other clients are faster at changing the file")
-
-    async def _relieve(self) -> None:
-        """Commit what has been written so far, so that its tags need not all be held; what fails is the next commit's to tell."""
-        async with Turn(self._sealed):
-            with contextlib.suppress(OSError):
-                await self._store(self._inode.sizes.i_size, self._sealed.verifier)
-
-    async def _boot(self) -> int:
-        return (await ask(self._transport, Commit(self._sealed.handle), WriteReply)).verifier
-
-    async def _store(self, plain_size: int, verifier: int) -> bool:
-        """Commit all there is to commit. Returns: false when another client's commit came first."""
-        file = self._sealed.file
-        most = min(MAX_COMMIT_PAGES, self._transport.limits.max_payload // PAGE_SIZE)
-        while file.needs_commit(plain_size):
-            plan = file.begin_commit(plain_size, self._volume.env.nonces(XAES_NONCE_SIZE), most)
-            stored = False
-            try:
-                stored = await self._transact(plan, verifier)
-            finally:
-                file.end_commit(stored=stored)
-            if not stored:
-                return False
-        return True
-
-    async def _transact(self, plan: CommitPlan, verifier: int) -> bool:
-        """Send one transaction. Returns: false when another client's commit came first."""
-        sealed = self._sealed
-        handle = sealed.handle
-        steps: list[Step] = []
-        if plan.data_size is not None:
-            steps.append(Step(StepKind.TRUNCATE, handle, plan.data_size))
-        if plan.aux_size is not None:
-            steps.append(Step(StepKind.AUX_TRUNCATE, handle, plan.aux_size))
-        length = sum(len(pages) for _, pages in plan.writes) * PAGE_SIZE
-        lease = self._volume.pool.get(length)
-        try:
-            at = 0
-            for pos, pages in plan.writes:
-                steps.append(Step(StepKind.AUX_WRITE, handle, pos, len(pages) * PAGE_SIZE))
-                for page in pages:
-                    lease.view[at : at + PAGE_SIZE] = page
-                    at += PAGE_SIZE
-            steps.append(Step(StepKind.RECORD_PUT, handle, record=plan.record))
-            request = Transact([(handle, sealed.generation)], verifier, steps)
-            source = IovIter.ubuf(Direction.SOURCE, lease.view) if length else None
-            body = body_of(await self._transport.call(request, source=source), TransactReply)
-        finally:
-            lease.release()
-        if isinstance(body, TransactReply):
-            sealed.generation = body.generations[0]
-            record = sealed.file.record
-            self._volume.freshness.committed(record.file_id, record.generation + 1, plan.record)
-            return True
-        if isinstance(body, OSError) and body.errno == errno.EAGAIN:
-            return False
-        raise body
-
-    # ---- size
-
-    async def _resize_blocks(self, size: int) -> None:
-        sealed = self._sealed
-        file = sealed.file
-        if size < self._inode.sizes.i_size:
-            await finished(lambda then: sealed.with_tags(max(0, size - 1) // self.block_size, 2, then, tries=0))
-            block = file.block_to_rewrite(size)
-            if block is not None:
-                await self._cut_block(block, size % self.block_size)
-        file.resize(size)
-
-    async def _cut_block(self, block: int, kept: int) -> None:
-        """Read a block, zero what is behind its first `kept` bytes, and write it anew."""
-        sealed = self._sealed
-        cipher, probe = sealed.file.cipher, self._inode.probe
-        size = self.block_size
-        lease, stage = self._volume.pool.get(size), self._volume.pool.get(size)
-        try:
-            area = lease.view_with_tail(TAG_SIZE)
-            pos = block * size
-            reply = await self._transport.call(Read(sealed.handle, pos, size), dest=IovIter.ubuf(Direction.DEST, lease.view))
-            body = body_of(reply, ReadReply)
-            if isinstance(body, Exception):
-                raise body
-            if reply.received < size:
-                raise IntegrityError("the server's file is cut off", file_id=sealed.file.record.file_id, block_no=block)
-            cipher.open(area, sealed.file.entries(block, 1), block, 1, IovIter.ubuf(Direction.DEST, stage.view))
-            entry = bytearray(ENTRY_SIZE)
-            source = IovIter.ubuf(Direction.SOURCE, stage.view[:kept])
-            cipher.seal(source, area, block, 1, self._volume.env.nonces(NONCE_SIZE), entry, sealed.file.record.rekey)
-            probe.transformed_bytes += 2 * size
-            probe.copied(kept)
-            request = Write(sealed.handle, pos, stable=True)
-            written = body_of(await self._transport.call(request, source=IovIter.ubuf(Direction.SOURCE, lease.view)), WriteReply)
-            if isinstance(written, Exception):
-                raise written
-            if written.count < size:
-                raise OSError(errno.EIO, "the server wrote less than a block")
-            sealed.file.wrote(block, entry)
-        finally:
-            wipe(stage.view)
-            stage.release()
-            lease.release()
-
-    # ---- opening and closing
-
-    async def revalidate(self, attr: Attr) -> int:
-        """Read the record. Returns: the size it seals, or more if this client has written more."""
-        await finished(self._sealed.refresh)
-        file = self._sealed.file
-        if file.block_size != self.block_size:
-            # Known only now; nothing of the file can have been cached yet.
-            self._set_block_size(file.block_size)
-            self._inode.set_ops(self)
-        if self._inode.uncommitted:
-            # What this client wrote and has not committed is in no record yet.
-            return max(file.size, self._inode.sizes.remote_i_size)
-        return file.size
-
-    def cache_identity(self, attr: Attr, size: int) -> CacheIdentity:
-        """The file is known by its own number, whatever the server calls it; each of its blocks answers for itself."""
-        del attr
-        file_id = self._sealed.file.record.file_id
-        return CacheIdentity(f"encrypted volume {self._volume.key.key_id.hex()}", file_id, b"", size + -size % self.block_size)
-
-    async def strays(self) -> list[int]:
-        """Return the numbers of blocks that are holes here, or behind the end, and something else on the server."""
-        return await strays(self._sealed)
-
-    def idle(self) -> None:
-        """Give up the tags that are on the server too."""
-        if self._sealed.loaded:
-            self._sealed.file.tree.rest()
+WRITER_SIZE: Final = 16
 
 
 class EncryptedVolume(Volume):
-    """An export, or a folder of one, whose files are encrypted under one key."""
+    """An export, or a folder of one, whose names and files are encrypted under one key."""
 
     def __init__(
         self,
@@ -360,64 +72,166 @@ class EncryptedVolume(Volume):
         self.transport = transport
         self.key = key
         self.env = env
+        self.probe = probe
         self.rsize = rsize
         self.wsize = wsize
         self.log2bs = log2bs
         self.freshness = freshness or Freshness()
         self.max_dirty_pages = MAX_DIRTY_PAGES
         self.pool = BufferPool(probe, max(rsize, wsize), MAX_AREAS)
+        self.writer = env.nonces(WRITER_SIZE)
+        self.names = SealedNames(transport, key, env, self.freshness, log2bs, self.writer)
 
-    def file_ops(self, inode: "Inode") -> EncryptedOps:
+    def file_ops(self, inode: "Inode") -> FileOps:
         """Make the table of a file."""
         return EncryptedOps(self, inode)
 
-    async def created(self, entry: EntryReply) -> None:
-        """Give an empty file that has none a record, with a key of its own."""
-        if entry.attr.size:
-            return
-        nonces = self.env.nonces
-        record = new_record(nonces(FILE_ID_SIZE), nonces(KEY_SIZE), log2bs=self.log2bs, suite=self.key.suites[0])
-        sealed = seal_record(self.key, record, nonces(XAES_NONCE_SIZE))
-        try:
-            await ask(
-                self.transport,
-                Transact([(entry.handle, 0)], 0, [Step(StepKind.RECORD_PUT, entry.handle, record=sealed)]),
-                TransactReply,
-            )
-        except OSError as error:
-            if error.errno != errno.EAGAIN:  # it has a record already
-                raise
-        else:
-            self.freshness.marks.committed(record.file_id, record.generation, sealed)
+    # ---- names
 
-    async def file_size(self, handle: Handle, attr: Attr) -> int:
-        """Return the size the record seals."""
+    async def root(self, handle: Handle) -> None:
+        """Take a directory for the volume's top."""
+        await self.names.root(handle)
+
+    async def lookup(self, parent: Handle, name: str) -> EntryReply:
+        """Find a name and verify what is said of it."""
+        return (await self.names.lookup(parent, name)).reply
+
+    async def getattr(self, handle: Handle) -> Attr:
+        """Send GETATTR; what the record says counts."""
+        attr = (await ask(self.transport, Getattr(handle), AttrReply)).attr
+        return attr_of(attr, self.names.record(handle))
+
+    async def create(self, parent: Handle, name: str, mode: int, *, exclusive: bool) -> EntryReply:
+        """Make a file with a record and key of its own."""
         while True:
-            asked = self.freshness.clock
-            reply = await ask(self.transport, RecordGet(handle), RecordReply)
-            if not reply.record:
-                raise Malformed("not an encrypted file: it has no record")
-            record = open_record(self.key, reply.record)
-            if self.freshness.observe(record.file_id, record.generation, reply.record, asked):
-                return record.size
+            try:
+                return await self.names.create(parent, name, Kind.FILE, mode)
+            except FileExistsError:
+                if exclusive:
+                    raise
+            try:
+                entry = await self.lookup(parent, name)
+            except FileNotFoundError:
+                continue  # removed between the two calls
+            if entry.attr.type is FileType.DIRECTORY:
+                raise failed(errno.EISDIR)
+            return entry
 
-    def entry_size(self, entry: DirEntry, asked: int) -> int:
-        """Return the size the record seals; of a file without one, which can be listed but not opened, the server's."""
-        if not entry.record:
-            return entry.attr.size
-        record = open_record(self.key, entry.record)
-        # An answer that was overtaken is as good as a listing can be.
-        self.freshness.observe(record.file_id, record.generation, entry.record, asked)
-        return record.size
+    async def mkdir(self, parent: Handle, name: str, mode: int) -> EntryReply:
+        """Make a directory with an id of its own."""
+        return await self.names.create(parent, name, Kind.DIRECTORY, mode)
 
-    @property
-    def clock(self) -> int:
-        """What has been seen of the volume."""
-        return self.freshness.clock
+    async def symlink(self, parent: Handle, name: str, target: bytes) -> EntryReply:
+        """Make a link, whose target is in its record."""
+        if not target:
+            raise failed(errno.ENOENT)
+        return await self.names.create(parent, name, Kind.SYMLINK, 0o777, target)
+
+    async def readlink(self, entry: EntryReply) -> bytes:
+        """Return the target that the record has."""
+        if entry.attr.type is not FileType.SYMLINK:
+            raise failed(errno.EINVAL)
+        return open_record(self.key, entry.record).inline
+
+    async def unlink(self, parent: Handle, name: str) -> None:
+        """Remove a file or link."""
+        await self.names.remove(parent, name, directory=False)
+
+    async def rmdir(self, parent: Handle, name: str) -> None:
+        """Remove an empty directory."""
+        await self.names.remove(parent, name, directory=True)
+
+    async def rename(
+        self, parent: Handle, name: str, new_parent: Handle, new_name: str, flags: RenameFlag = RenameFlag.NONE
+    ) -> None:
+        """Rename, with a new certificate; two names are not exchanged here."""
+        if flags & RenameFlag.EXCHANGE:
+            raise failed(errno.EOPNOTSUPP)
+        await self.names.rename(parent, name, new_parent, new_name, replace=not flags & RenameFlag.NOREPLACE)
+
+    async def entries(self, handle: Handle) -> AsyncIterator[DirEntry]:
+        """Yield the entries of a directory once all of them have been verified."""
+        for row, entry, _ in await self.names.listing(handle):
+            row.name = entry.name.plain
+            yield row
 
     def hides(self, name: str) -> bool:
         """Say whether a name is that of the volume's header, or of one being written."""
         return name.startswith(HEADER_NAME)
+
+    # ---- attributes
+
+    async def setattr(self, entry: EntryReply, change: Setattr) -> Change | None:
+        """Put permissions, owner and time into the record; when something was last read is not kept."""
+        if change.mode is not None and entry.attr.type is FileType.SYMLINK:
+            raise failed(errno.EOPNOTSUPP)
+        values: dict[str, int] = {}
+        if change.mode is not None:
+            values["mode"] = change.mode & 0o7777
+        if change.uid is not None:
+            values["uid"] = change.uid
+        if change.gid is not None:
+            values["gid"] = change.gid
+        if change.mtime_ns is not None:
+            values["mtime_ns"] = self.env.wall_ns() if change.mtime_ns == NOW_NS else change.mtime_ns
+        return await self._change(entry, Change(values)) if values else None
+
+    async def xattr_get(self, entry: EntryReply, name: str) -> bytes:
+        """Find one in the sealed set."""
+        values = await self._xattrs(entry, name)
+        if name not in values:
+            raise failed(errno.ENODATA)
+        return values[name]
+
+    async def xattr_list(self, entry: EntryReply) -> list[str]:
+        """List the sealed set."""
+        return sorted(await self._xattrs(entry))
+
+    async def xattr_set(self, entry: EntryReply, name: str, value: bytes, mode: XattrMode) -> Change | None:
+        """Put another sealed set, and its digest into the record."""
+        values = await self._xattrs(entry, name)
+        if mode is XattrMode.CREATE and name in values:
+            raise failed(errno.EEXIST)
+        if mode is XattrMode.REPLACE and name not in values:
+            raise failed(errno.ENODATA)
+        return await self._put_xattrs(entry, {**values, name: value})
+
+    async def xattr_remove(self, entry: EntryReply, name: str) -> Change | None:
+        """Put a smaller set."""
+        values = await self._xattrs(entry, name)
+        if name not in values:
+            raise failed(errno.ENODATA)
+        return await self._put_xattrs(entry, {known: value for known, value in values.items() if known != name})
+
+    async def _xattrs(self, entry: EntryReply, name: str = "user.any") -> dict[str, bytes]:
+        if not name.startswith("user."):
+            raise failed(errno.EOPNOTSUPP)
+        if not 0 < len(name.encode("utf-8", "surrogateescape")) <= NAME_MAX:
+            raise failed(errno.ERANGE)
+        sealed = (await ask(self.transport, BlobGet(entry.handle, 1), XattrReply)).value
+        return open_xattrs(self._record(entry), sealed)
+
+    async def _put_xattrs(self, entry: EntryReply, values: dict[str, bytes]) -> Change | None:
+        if entry.attr.type is FileType.SYMLINK:
+            raise failed(errno.EPERM)
+        sealed, digest = seal_xattrs(self._record(entry), values, self.env.nonces(len(values) * NONCE_SIZE))
+        if len(sealed) > XATTRS_MAX:
+            raise failed(errno.ENOSPC)
+        return await self._change(entry, Change({"xattrs": digest}, sealed))
+
+    def _record(self, entry: EntryReply) -> Record:
+        """Return the record of what was looked up, or of a directory that is known."""
+        if entry.attr.type is FileType.DIRECTORY:
+            return self.names.record(entry.handle)
+        return open_record(self.key, entry.record)
+
+    async def _change(self, entry: EntryReply, change: Change) -> Change | None:
+        if entry.attr.type is FileType.SYMLINK:
+            return None  # a link keeps what it was made with
+        if entry.attr.type is not FileType.DIRECTORY:
+            return change
+        await self.names.change(entry.handle, change.blob, **change.values)
+        return None
 
     def close(self) -> None:
         """Insist that every landing area was given back, and close the log of what was seen. Raises: OSError of the log."""

@@ -26,11 +26,10 @@ from netfs.engine.readahead import MAX_WINDOW, Readahead
 from netfs.engine.request import Origin
 from netfs.engine.writeback import fsync, resize
 from netfs.errors import translate
-from netfs.fs.calls import ask
 from netfs.fs.file_locks import FileLocks
 from netfs.fs.file_space import FileSpace
 from netfs.fs.inode import Inode
-from transport.messages import Attr, AttrReply, Getattr, Setattr
+from transport.messages import Attr
 
 if TYPE_CHECKING:
     from netfs.fs.client import Client
@@ -321,7 +320,7 @@ class File(FileSpace, FileLocks):
         """Return the attributes, with the size as this client sees it."""
         self._check_open()
         try:
-            attr = (await ask(self._client.transport, Getattr(self._inode.handle), AttrReply)).attr
+            attr = await self._inode.file_ops.getattr()
         except Exception as error:
             raise translate(error, self.path, self._inode.probe) from error
         attr.size = self.size
@@ -331,7 +330,7 @@ class File(FileSpace, FileLocks):
         """Set the time of the last change, in nanoseconds since 1970; later writes move it. Cancellation: may have happened."""
         self._check_open()
         try:
-            await ask(self._client.transport, Setattr(self._inode.handle, mtime_ns=mtime_ns), AttrReply)
+            await self._inode.file_ops.set_mtime(mtime_ns)
         except Exception as error:
             raise translate(error, self.path, self._inode.probe) from error
 

@@ -5,32 +5,49 @@ subrequest's is lent to the transport from issue to its reply.
 """
 
 import struct
+from collections.abc import AsyncIterator
 
 from crypto.errors import KeyUnavailable
 from netfs.engine.events import trace_call
 from netfs.engine.request import IoSubrequest
 from netfs.fs.calls import ask, body_of
 from netfs.fs.inode import Inode
-from netfs.fs.volume import CacheIdentity, FileOps, Volume
+from netfs.fs.path import is_name
+from netfs.fs.volume import CacheIdentity, Change, FileOps, Volume
 from transport.base import Outcome, Reply, Transport
+from transport.errors import ProtocolError
 from transport.messages import (
+    Ack,
     Allocate,
     Attr,
     AttrReply,
     Commit,
     CopyRange,
+    Create,
     DirEntry,
     EntryReply,
+    Getattr,
     Handle,
+    Link,
+    Lookup,
+    Mkdir,
+    Open,
     Punch,
     Read,
+    Readdir,
+    ReaddirReply,
     Readlink,
     ReadReply,
+    Rename,
+    RenameFlag,
+    Rmdir,
     Seek,
     SeekReply,
+    Setattr,
     Symlink,
     TargetReply,
     Truncate,
+    Unlink,
     Whence,
     Write,
     WriteReply,
@@ -120,11 +137,23 @@ class PlainOps(FileOps):
         """Send SEEK."""
         return (await ask(self.transport, Seek(self.handle, pos, whence), SeekReply)).pos
 
-    async def revalidate(self, attr: Attr) -> int:
-        """Believe the server's size. Raises: KeyUnavailable for a file that somebody encrypted, whose bytes would say nothing."""
+    async def opened(self, entry: EntryReply, sent: Attr | None = None, *, write: bool) -> tuple[Attr, int]:
+        """Send OPEN and believe the server's size.
+
+        Raises: KeyUnavailable for a file that somebody encrypted, whose bytes would say nothing.
+        """
+        attr = sent or (await ask(self.transport, Open(entry.handle, write), AttrReply)).attr
         if attr.sealed:
             raise KeyUnavailable("the file is encrypted; its key is needed (--key-file)")
-        return attr.size
+        return attr, attr.size
+
+    async def getattr(self) -> Attr:
+        """Send GETATTR."""
+        return (await ask(self.transport, Getattr(self.handle), AttrReply)).attr
+
+    async def set_mtime(self, mtime_ns: int) -> None:
+        """Send SETATTR."""
+        await ask(self.transport, Setattr(self.handle, mtime_ns=mtime_ns), AttrReply)
 
     def cache_identity(self, attr: Attr, size: int) -> CacheIdentity:
         """The handle is the file, and what the server says of it changes with its content."""
@@ -145,37 +174,83 @@ class PlainVolume(Volume):
         """Make the table of a file."""
         return PlainOps(self.transport, inode.handle, self.rsize, self.wsize)
 
-    async def created(self, entry: EntryReply) -> None:
-        """A plain file needs nothing."""
+    async def root(self, handle: Handle) -> None:
+        """Any directory will do."""
 
-    async def file_size(self, handle: Handle, attr: Attr) -> int:
-        """Believe the server's size."""
-        return attr.size
+    async def lookup(self, parent: Handle, name: str) -> EntryReply:
+        """Send LOOKUP."""
+        return await ask(self.transport, Lookup(parent, name), EntryReply)
 
-    def entry_size(self, entry: DirEntry, asked: int) -> int:
-        """Believe the server's size."""
-        return entry.attr.size
+    async def getattr(self, handle: Handle) -> Attr:
+        """Send GETATTR."""
+        return (await ask(self.transport, Getattr(handle), AttrReply)).attr
+
+    async def create(self, parent: Handle, name: str, mode: int, *, exclusive: bool) -> EntryReply:
+        """Send CREATE."""
+        return await ask(self.transport, Create(parent, name, mode, exclusive), EntryReply)
+
+    async def mkdir(self, parent: Handle, name: str, mode: int) -> EntryReply:
+        """Send MKDIR."""
+        return await ask(self.transport, Mkdir(parent, name, mode), EntryReply)
 
     async def symlink(self, parent: Handle, name: str, target: bytes) -> EntryReply:
         """Send SYMLINK."""
         return await ask(self.transport, Symlink(parent, name, target), EntryReply)
 
-    async def readlink(self, handle: Handle) -> bytes:
+    async def readlink(self, entry: EntryReply) -> bytes:
         """Send READLINK."""
-        return (await ask(self.transport, Readlink(handle), TargetReply)).target
+        return (await ask(self.transport, Readlink(entry.handle), TargetReply)).target
 
-    async def xattr_get(self, handle: Handle, name: str) -> bytes:
+    async def link(self, entry: EntryReply, parent: Handle, name: str) -> EntryReply:
+        """Send LINK."""
+        return await ask(self.transport, Link(entry.handle, parent, name), EntryReply)
+
+    async def unlink(self, parent: Handle, name: str) -> None:
+        """Send UNLINK."""
+        await ask(self.transport, Unlink(parent, name), Ack)
+
+    async def rmdir(self, parent: Handle, name: str) -> None:
+        """Send RMDIR."""
+        await ask(self.transport, Rmdir(parent, name), Ack)
+
+    async def rename(
+        self, parent: Handle, name: str, new_parent: Handle, new_name: str, flags: RenameFlag = RenameFlag.NONE
+    ) -> None:
+        """Send RENAME."""
+        await ask(self.transport, Rename(parent, name, new_parent, new_name, flags), Ack)
+
+    async def entries(self, handle: Handle) -> AsyncIterator[DirEntry]:
+        """Send READDIR as often as it takes."""
+        cookie, eof = 0, False
+        while not eof:
+            page = await ask(self.transport, Readdir(handle, cookie), ReaddirReply)
+            eof = page.eof or not page.entries
+            for entry in page.entries:
+                # What a listing names becomes paths, here and on the local disk of who copies it: a server is not believed.
+                if entry.cookie == cookie or not is_name(entry.name):
+                    raise ProtocolError(f"a listing that goes nowhere or names {entry.name!r}")
+                cookie = entry.cookie
+                yield entry
+
+    async def setattr(self, entry: EntryReply, change: Setattr) -> Change | None:
+        """Send SETATTR."""
+        await ask(self.transport, change, AttrReply)
+        return None
+
+    async def xattr_get(self, entry: EntryReply, name: str) -> bytes:
         """Send XATTR_GET."""
-        return (await ask(self.transport, XattrGet(handle, name), XattrReply)).value
+        return (await ask(self.transport, XattrGet(entry.handle, name), XattrReply)).value
 
-    async def xattr_set(self, handle: Handle, name: str, value: bytes, mode: XattrMode) -> None:
+    async def xattr_set(self, entry: EntryReply, name: str, value: bytes, mode: XattrMode) -> Change | None:
         """Send XATTR_SET."""
-        await ask(self.transport, XattrSet(handle, name, value, mode), AttrReply)
+        await ask(self.transport, XattrSet(entry.handle, name, value, mode), AttrReply)
+        return None
 
-    async def xattr_list(self, handle: Handle) -> list[str]:
+    async def xattr_list(self, entry: EntryReply) -> list[str]:
         """Send XATTR_LIST."""
-        return (await ask(self.transport, XattrList(handle), XattrListReply)).names
+        return (await ask(self.transport, XattrList(entry.handle), XattrListReply)).names
 
-    async def xattr_remove(self, handle: Handle, name: str) -> None:
+    async def xattr_remove(self, entry: EntryReply, name: str) -> Change | None:
         """Send XATTR_REMOVE."""
-        await ask(self.transport, XattrRemove(handle, name), AttrReply)
+        await ask(self.transport, XattrRemove(entry.handle, name), AttrReply)
+        return None

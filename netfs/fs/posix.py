@@ -8,36 +8,34 @@ import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from netfs.fs.calls import ask
 from netfs.fs.dentry import DentryCache
-from netfs.fs.volume import Volume
+from netfs.fs.inode import Inode
+from netfs.fs.path import names_of
+from netfs.fs.volume import Change, Volume
 from netfs.fs.walk import Walk
 from transport.base import Transport
 from transport.messages import (
     NOW_NS,
-    Ack,
     Attr,
-    AttrReply,
     EntryReply,
     FileType,
     Handle,
-    Link,
-    Mkdir,
-    Rename,
+    RecordGet,
+    RecordReply,
     RenameFlag,
-    Rmdir,
     Setattr,
     Statfs,
     StatfsReply,
-    Unlink,
     XattrMode,
 )
 
 __all__ = ["PosixCalls"]
 
 T = TypeVar("T")
+TRIES: Final = 8
 
 
 class PosixCalls(ABC):
@@ -54,7 +52,25 @@ class PosixCalls(ABC):
     async def _translated(self, action: Callable[[Walk], Awaitable[T]], path: str) -> T: ...
 
     @abstractmethod
-    async def _found(self, walk: Walk, path: str) -> Handle: ...
+    async def _found(self, walk: Walk, path: str) -> EntryReply: ...
+
+    @abstractmethod
+    def _get_inode(self, handle: Handle, path: str) -> Inode: ...
+
+    @abstractmethod
+    def put_inode(self, inode: Inode) -> None:
+        """Give back what `_get_inode` gave."""
+
+    async def entry(self, path: str) -> EntryReply:
+        """Return what a path names, as the server calls it, with its record if it has one. Cancellation: no effect."""
+
+        async def found(walk: Walk) -> EntryReply:
+            entry = await self._found(walk, path)
+            if entry.handle == walk.root:
+                entry.record = (await ask(self.transport, RecordGet(walk.root), RecordReply)).record
+            return entry
+
+        return await self._translated(found, path)
 
     @abstractmethod
     def _names(self, path: str) -> list[str]: ...
@@ -68,14 +84,14 @@ class PosixCalls(ABC):
     async def mkdir(self, path: str, mode: int = 0o755, *, parents: bool = False, exist_ok: bool = False) -> None:
         """Make a directory, with `parents` also the ones above it. Raises: OSError. Cancellation: may have happened."""
         if parents:
-            names = self._names(path)
-            for depth in range(1, len(names)):
+            names = names_of(path)
+            for depth in range(len(names) - len(self._names(path)) + 1, len(names)):
                 await self.mkdir("/".join(names[:depth]), exist_ok=True)
 
         async def made(walk: Walk) -> EntryReply:
             names, name = self._split(path)
             parent = await walk.directory(names)
-            return await ask(self.transport, Mkdir(parent, name, mode), EntryReply)
+            return await self._volume.mkdir(parent, name, mode)
 
         try:
             await self._translated(made, path)
@@ -86,20 +102,20 @@ class PosixCalls(ABC):
     async def unlink(self, path: str) -> None:
         """Remove a name that is not a directory. Open descriptors are not kept working. Cancellation: may have happened."""
 
-        async def removed(walk: Walk) -> Ack:
+        async def removed(walk: Walk) -> None:
             names, name = self._split(path)
-            return await ask(self.transport, Unlink(await walk.directory(names), name), Ack)
+            await self._volume.unlink(await walk.directory(names), name)
 
         await self._translated(removed, path)
 
     async def rmdir(self, path: str) -> None:
         """Remove an empty directory. Cancellation: may have happened."""
 
-        async def removed(walk: Walk) -> Ack:
+        async def removed(walk: Walk) -> None:
             names, name = self._split(path)
             parent = await walk.directory(names)
             self._dentries.forget(parent, name)
-            return await ask(self.transport, Rmdir(parent, name), Ack)
+            await self._volume.rmdir(parent, name)
 
         await self._translated(removed, path)
 
@@ -128,8 +144,7 @@ class PosixCalls(ABC):
 
         async def linked(walk: Walk) -> EntryReply:
             names, name = self._split(new_path)
-            handle = await self._found(walk, path)
-            return await ask(self.transport, Link(handle, await walk.directory(names), name), EntryReply)
+            return await self._volume.link(await self._found(walk, path), await walk.directory(names), name)
 
         await self._translated(linked, new_path)
 
@@ -142,13 +157,13 @@ class PosixCalls(ABC):
             RenameFlag.EXCHANGE if exchange else RenameFlag.NONE
         )
 
-        async def renamed(walk: Walk) -> Ack:
+        async def renamed(walk: Walk) -> None:
             names, name = self._split(path)
             new_names, new_name = self._split(new_path)
             parent, new_parent = await walk.directory(names), await walk.directory(new_names)
             self._dentries.forget(parent, name)
             self._dentries.forget(new_parent, new_name)
-            return await ask(self.transport, Rename(parent, name, new_parent, new_name, flags), Ack)
+            await self._volume.rename(parent, name, new_parent, new_name, flags)
 
         await self._translated(renamed, path)
 
@@ -170,11 +185,34 @@ class PosixCalls(ABC):
         atime_ns, mtime_ns = (NOW_NS, NOW_NS) if ns is None else ns
         await self._set(path, lambda handle: Setattr(handle, atime_ns=atime_ns, mtime_ns=mtime_ns))
 
-    async def _set(self, path: str, change: Callable[[Handle], Setattr]) -> Attr:
-        async def changed(walk: Walk) -> AttrReply:
-            return await ask(self.transport, change(await self._found(walk, path)), AttrReply)
+    async def _set(self, path: str, change: Callable[[Handle], Setattr]) -> None:
+        async def changed(walk: Walk) -> bool:
+            entry = await self._found(walk, path)
+            return await self._rest(entry, path, await self._volume.setattr(entry, change(entry.handle)))
 
-        return (await self._translated(changed, path)).attr
+        await self._until_done(changed, path, self._translated)
+
+    async def _rest(self, entry: EntryReply, path: str, rest: Change | None) -> bool:
+        """Do what a volume leaves to the table of the file. Returns: false when it has to be looked up and begun again."""
+        if rest is None:
+            return True
+        inode = self._get_inode(entry.handle, path)
+        try:
+            await inode.file_ops.opened(entry, write=True)
+            return await inode.file_ops.change(rest)
+        finally:
+            self.put_inode(inode)
+
+    @staticmethod
+    async def _until_done(
+        change: Callable[[Walk], Awaitable[bool]],
+        path: str,
+        run: Callable[[Callable[[Walk], Awaitable[bool]], str], Awaitable[bool]],
+    ) -> None:
+        for _ in range(TRIES):
+            if await run(change, path):
+                return
+        raise OSError(errno.EAGAIN, "other clients are faster at changing the file", path)
 
     async def getxattr(self, path: str, name: str) -> bytes:
         """Return an extended attribute. Raises: OSError(ENODATA), EOPNOTSUPP for what does not begin with `user.`."""
@@ -188,10 +226,11 @@ class PosixCalls(ABC):
         """Set an extended attribute. create: it must be new; replace: it must be there. Cancellation: may have happened."""
         mode = XattrMode.CREATE if create else XattrMode.REPLACE if replace else XattrMode.EITHER
 
-        async def put(walk: Walk) -> None:
-            await self._volume.xattr_set(await self._found(walk, path), name, value, mode)
+        async def put(walk: Walk) -> bool:
+            entry = await self._found(walk, path)
+            return await self._rest(entry, path, await self._volume.xattr_set(entry, name, value, mode))
 
-        await self._attributed(put, path)
+        await self._until_done(put, path, self._attributed)
 
     async def listxattr(self, path: str) -> list[str]:
         """Return the names of the extended attributes, sorted."""
@@ -204,10 +243,11 @@ class PosixCalls(ABC):
     async def removexattr(self, path: str, name: str) -> None:
         """Remove an extended attribute. Raises: OSError(ENODATA). Cancellation: may have happened."""
 
-        async def removed(walk: Walk) -> None:
-            await self._volume.xattr_remove(await self._found(walk, path), name)
+        async def removed(walk: Walk) -> bool:
+            entry = await self._found(walk, path)
+            return await self._rest(entry, path, await self._volume.xattr_remove(entry, name))
 
-        await self._attributed(removed, path)
+        await self._until_done(removed, path, self._attributed)
 
     async def _attributed(self, action: Callable[[Walk], Awaitable[T]], path: str) -> T:
         """Do something with an extended attribute: that it is not there is ENODATA, which elsewhere would be a read's failure."""
@@ -232,6 +272,6 @@ class PosixCalls(ABC):
         """Return the room of the filesystem that an object is on. Cancellation: no effect."""
 
         async def asked(walk: Walk) -> StatfsReply:
-            return await ask(self.transport, Statfs(await self._found(walk, path)), StatfsReply)
+            return await ask(self.transport, Statfs((await self._found(walk, path)).handle), StatfsReply)
 
         return await self._translated(asked, path)

@@ -181,6 +181,43 @@ class SealedFile:
 
     # ---- the record
 
+    def take_entry(self, record: bytes, generation: int, then: Then) -> None:
+        """Take the record that came with a name that was just looked up, unless a newer one is known."""
+
+        def run() -> None:
+            try:
+                if not self.loaded:
+                    self.file = EncryptedFile(self.key, record)
+                    self.loaded, self.generation = True, generation
+                    missing: list[Fetch] = []
+                elif record == self.file.sealed or open_record(self.key, record).generation <= self.file.record.generation:
+                    missing = []
+                else:
+                    missing = self.file.adopt(record)
+                    self.generation = generation
+            except Exception as error:  # noqa: BLE001 (handed on to the one who asked)
+                ended(error)
+                return
+            if missing:
+                self._load(missing, supplied)
+            else:
+                supplied(None)
+
+        def supplied(error: Exception | None) -> None:
+            if error is None:
+                self.file.redo()
+                ended(None)
+            elif isinstance(error, IntegrityError):
+                self._refresh(ended)
+            else:
+                ended(error)
+
+        def ended(error: Exception | None) -> None:
+            self.give_turn()
+            then(error)
+
+        self.take_turn(run)
+
     def refresh(self, then: Then) -> None:
         """Read the record again and take what another client has committed."""
 

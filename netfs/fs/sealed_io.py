@@ -17,7 +17,7 @@ from crypto.aead import NONCE_SIZE, TAG_SIZE
 from crypto.errors import IntegrityError
 from crypto.file import first_of_other_kind
 from crypto.layout import ENTRY_SIZE
-from iov.copy_iter import zero_iter
+from iov.copy_iter import copy_from_iter, copy_to_iter, zero_iter
 from iov.iov_iter import Direction, IovIter
 from iov.pool import Lease
 from iov.probe import Probe
@@ -32,6 +32,8 @@ from transport.messages import Read, ReadReply, Write, WriteReply
 __all__ = ["SealedRead", "SealedWrite"]
 
 PAST_CACHES = frozenset({Origin.DIO_READ, Origin.UNBUFFERED_READ, Origin.DIO_WRITE, Origin.UNBUFFERED_WRITE})
+HEAD_MAX = 1 << 16
+"""Blocks of so many bytes at most are kept for the commit of a file that has only one."""
 
 
 class SealedCall:
@@ -119,6 +121,9 @@ class SealedRead(SealedCall):
             self._finish(0, error or OSError(errno.ECANCELED, "abandoned"))
             return
         sealed = self._sealed
+        if not self.first and sealed.file.head is not None:
+            self._from_head(sealed.file.head)
+            return
         self._changes = sealed.file.changes
         self._entries = sealed.file.entries(self.first, self.count)
         # What was cut out as one kind may have become two since: then this is a short read.
@@ -152,6 +157,15 @@ class SealedRead(SealedCall):
         except IntegrityError as bad:
             blocks, error = 0, bad
         self._finish(0 if self._abandoned else blocks, error)
+
+    def _from_head(self, head: bytes) -> None:
+        """Read the first block of a small file, which is not in the data stream."""
+        size = self._sealed.file.block_size
+        dest = self._subreq.iter.copy()
+        dest.truncate(size)
+        self.probe.copied(copy_to_iter(head, dest))
+        zero_iter(size - len(head), dest)
+        self._finish(1)
 
     def _received(self, outcome: Outcome) -> None:
         body = body_of(outcome, ReadReply)
@@ -213,7 +227,7 @@ class SealedRead(SealedCall):
 class SealedWrite(SealedCall):
     """Encrypt and write the blocks of one subrequest."""
 
-    __slots__ = ("_entries", "_rekey")
+    __slots__ = ("_entries",)
 
     def start(self) -> None:
         """Begin, when no other write of these blocks is on its way."""
@@ -225,10 +239,17 @@ class SealedWrite(SealedCall):
         if sealed.is_written(self.first, end):
             sealed.block(self.start)
             return
-        sealed.writing.append((self.first, end))
         file = sealed.file
-        if self._lease is None or self._rekey != file.record.rekey:
-            self._give_back()
+        if file.block_size <= HEAD_MAX and file.takes_head(self.first, self.count) and not sealed.writing:
+            sealed.with_tags(0, 1, self._into_head)
+            return
+        self._send()
+
+    def _send(self) -> None:
+        """Write the blocks, encrypted ahead or now."""
+        sealed, file = self._sealed, self._sealed.file
+        sealed.writing.append((self.first, self.first + self.count))
+        if self._lease is None:
             self.seal()
         assert self._lease is not None
         view = self._lease.view
@@ -245,7 +266,6 @@ class SealedWrite(SealedCall):
         view = self._area()
         assert self._lease is not None
         self._entries = bytearray(self.count * ENTRY_SIZE)
-        self._rekey = file.record.rekey
         if self.probe.sink is not None:
             self._tell("crypto_seal", self.count)
         staged = file.cipher.seal(
@@ -255,7 +275,7 @@ class SealedWrite(SealedCall):
             self.count,
             self._sealed.env.nonces(self.count * NONCE_SIZE),
             self._entries,
-            self._rekey,
+            file.use_key(self.count),
         )
         self.probe.transformed_bytes += len(view)
         if staged:
@@ -264,6 +284,20 @@ class SealedWrite(SealedCall):
     def forgo(self) -> None:
         """Give back what was sealed and will not be written."""
         self._give_back()
+
+    def _into_head(self, error: Exception | None) -> None:
+        """Keep the only block of a small file for the commit, unless it is in the data stream already."""
+        file = self._sealed.file
+        if error is not None:
+            self._finish(0, error)
+        elif file.head is None and not first_of_other_kind(file.entries(0, 1))[0]:
+            self._send()
+        else:
+            self._give_back()
+            block = bytearray(file.block_size)
+            self.probe.copied(copy_from_iter(block, self._subreq.iter.copy()))
+            file.wrote_head(bytes(block).rstrip(b"\0"))  # header: what fits into a small file's only block
+            self._finish(1)
 
     def _sent(self, outcome: Outcome) -> None:
         body = body_of(outcome, WriteReply)

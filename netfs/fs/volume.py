@@ -1,21 +1,22 @@
 """Sans-IO. The seam between the client and what its files are: plain ones, or the files of an encrypted volume.
 
-The client walks paths, opens and closes; a `Volume` gives each regular file its operations table and says what size the user
-sees. Owns no memory.
+The client walks paths, opens and closes; a `Volume` looks names up and changes them, gives each regular file its operations table
+and says what the user sees of attributes. Owns no memory.
 """
 
 import errno
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from netfs.engine.ops import NetfsOps
-from transport.messages import Attr, DirEntry, EntryReply, Handle, Whence, XattrMode
+from transport.messages import Attr, DirEntry, EntryReply, Handle, RenameFlag, Setattr, Whence, XattrMode
 
 if TYPE_CHECKING:
     from netfs.fs.inode import Inode
 
-__all__ = ["CacheIdentity", "FileOps", "Volume"]
+__all__ = ["CacheIdentity", "Change", "FileOps", "Volume"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +33,39 @@ class CacheIdentity:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Fields of a file's record that are to be changed, and a blob that goes with them."""
+
+    values: dict[str, Any]
+    blob: bytes | None = None
+
+
 class FileOps(NetfsOps):
     """The operations table of a file of a client."""
 
     @abstractmethod
-    def cache_identity(self, attr: Attr, size: int) -> CacheIdentity:
-        """Say what a local cache is to know the file by; called after `revalidate`, which returned `size`."""
+    async def opened(self, entry: EntryReply, sent: Attr | None = None, *, write: bool) -> tuple[Attr, int]:
+        """Learn the state of the file when it is opened; `entry` is what `Volume.lookup` or `create` has just returned.
 
-    @abstractmethod
-    async def revalidate(self, attr: Attr) -> int:
-        """Learn the state of the file when it is opened; `attr` came with the server's answer to OPEN.
+        sent: what OPEN was answered, if it has been sent since, for a lease.
 
         Nothing of the file is dirty or in flight unless another descriptor is at work on it.
-        Returns: the size the user sees, in bytes.
+        Returns: the attributes, and the size the user sees, in bytes.
+        Raises: OSError when it may not be read or written as asked.
         """
+
+    @abstractmethod
+    async def getattr(self) -> Attr:
+        """Return the attributes of the open file; its size is not the one to believe."""
+
+    @abstractmethod
+    async def set_mtime(self, mtime_ns: int) -> None:
+        """Set the time of the last change, in nanoseconds since 1970. Cancellation: may have happened."""
+
+    @abstractmethod
+    def cache_identity(self, attr: Attr, size: int) -> CacheIdentity:
+        """Say what a local cache is to know the file by; called after `opened`, which returned `attr` and `size`."""
 
     async def allocate(self, pos: int, length: int, *, keep_size: bool) -> None:
         """Have the server reserve room. Raises: EOPNOTSUPP where the server is not to; the caller then does without."""
@@ -69,6 +89,10 @@ class FileOps(NetfsOps):
         """Return the numbers of blocks for which the server keeps bytes that are no part of the file; for verification."""
         return []
 
+    async def change(self, change: Change) -> bool:
+        """Change what a volume has left to do. Returns: false when another client has changed the file meanwhile."""
+        raise NotImplementedError(f"{type(self).__name__} leaves nothing to do: {change}")
+
     def idle(self) -> None:
         """Give up memory that can be had again: the last descriptor was closed."""
 
@@ -77,6 +101,8 @@ class Volume(ABC):
     """What kind of files an export holds. rsize, wsize: most bytes of one read or write.
 
     compounds: files may be read and written past their operations table, as bytes of the server.
+
+    Changes of names raise OSError with the errno of the system call; when one is cancelled it may have happened.
     """
 
     rsize: int
@@ -88,43 +114,74 @@ class Volume(ABC):
         """Make the table of a file that was not open yet; `inode.handle` names it, `inode.sizes` are its sizes."""
 
     @abstractmethod
-    async def created(self, entry: EntryReply) -> None:
-        """Give a regular file what it needs before it can be opened; called after each CREATE, also when the file was there."""
+    async def root(self, handle: Handle) -> None:
+        """Take a directory for the top of what the user sees; called before anything below it is looked up."""
 
     @abstractmethod
-    async def file_size(self, handle: Handle, attr: Attr) -> int:
-        """Return the size the user sees of a regular file that is not open."""
+    async def lookup(self, parent: Handle, name: str) -> EntryReply:
+        """Find a name in a directory. Returns: attributes as the user sees them."""
 
     @abstractmethod
-    def entry_size(self, entry: DirEntry, asked: int) -> int:
-        """Return the size the user sees of a regular file in a listing. asked: `clock` when the listing was asked for."""
+    async def getattr(self, handle: Handle) -> Attr:
+        """Return the attributes of the top directory."""
 
-    @property
-    def clock(self) -> int:
-        """A number that grows with what is known of the volume; noted when something is asked of the server."""
-        return 0
+    @abstractmethod
+    async def create(self, parent: Handle, name: str, mode: int, *, exclusive: bool) -> EntryReply:
+        """Create an empty file, or find the one that is there unless `exclusive`."""
+
+    @abstractmethod
+    async def mkdir(self, parent: Handle, name: str, mode: int) -> EntryReply:
+        """Make a directory."""
 
     async def symlink(self, parent: Handle, name: str, target: bytes) -> EntryReply:
-        """Create a symlink. Raises: OSError; EOPNOTSUPP where the volume has none."""
+        """Create a symlink, which nobody follows here. Raises: EOPNOTSUPP where the volume has none."""
         raise _unsupported()
 
-    async def readlink(self, handle: Handle) -> bytes:
-        """Return a symlink's target. Raises: as `symlink`."""
+    async def readlink(self, entry: EntryReply) -> bytes:
+        """Return the target of a symlink that was looked up. Raises: EINVAL for what is none; as `symlink`."""
         raise _unsupported()
 
-    async def xattr_get(self, handle: Handle, name: str) -> bytes:
-        """Return an extended attribute. Raises: OSError; EOPNOTSUPP where the volume has none."""
+    async def link(self, entry: EntryReply, parent: Handle, name: str) -> EntryReply:
+        """Give what was looked up one more name. Raises: EOPNOTSUPP where objects have one name only."""
         raise _unsupported()
 
-    async def xattr_set(self, handle: Handle, name: str, value: bytes, mode: XattrMode) -> None:
-        """Set an extended attribute. Raises: as `xattr_get`."""
+    @abstractmethod
+    async def unlink(self, parent: Handle, name: str) -> None:
+        """Remove a name that is not a directory."""
+
+    @abstractmethod
+    async def rmdir(self, parent: Handle, name: str) -> None:
+        """Remove an empty directory."""
+
+    @abstractmethod
+    async def rename(
+        self, parent: Handle, name: str, new_parent: Handle, new_name: str, flags: RenameFlag = RenameFlag.NONE
+    ) -> None:
+        """Rename as renameat2 does. Raises: EOPNOTSUPP for EXCHANGE where the volume has no such thing."""
+
+    @abstractmethod
+    def entries(self, handle: Handle) -> AsyncIterator[DirEntry]:
+        """Yield the entries of a directory, with names and attributes as the user sees them."""
+
+    # A change of what was looked up returns what is left to do by the table of the file.
+
+    @abstractmethod
+    async def setattr(self, entry: EntryReply, change: Setattr) -> Change | None:
+        """Change attributes; `change.size` is none of them here."""
+
+    async def xattr_get(self, entry: EntryReply, name: str) -> bytes:
+        """Return an extended attribute. Raises: ENODATA; EOPNOTSUPP where the volume has none."""
         raise _unsupported()
 
-    async def xattr_list(self, handle: Handle) -> list[str]:
+    async def xattr_set(self, entry: EntryReply, name: str, value: bytes, mode: XattrMode) -> Change | None:
+        """Set an extended attribute. Raises: EEXIST, ENODATA; as `xattr_get`."""
+        raise _unsupported()
+
+    async def xattr_list(self, entry: EntryReply) -> list[str]:
         """Return the names of extended attributes. Raises: as `xattr_get`."""
         raise _unsupported()
 
-    async def xattr_remove(self, handle: Handle, name: str) -> None:
+    async def xattr_remove(self, entry: EntryReply, name: str) -> Change | None:
         """Remove an extended attribute. Raises: as `xattr_get`."""
         raise _unsupported()
 

@@ -14,18 +14,21 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from crypto.errors import CryptoError, KeyUnavailable, Malformed
+from crypto.record import open_record
 from crypto.volume import HEADER_MAX, HEADER_NAME, Header, OpenVolume, parse_header, unlock
 from netfs.errors import translate
 from netfs.fs.client import DEFAULT_BLOCK_SIZE, DEFAULT_CACHE_BYTES, Client, Level, StateFolder, open_client
 from netfs.fs.path import names_of
+from transport.messages import FileType
 
 if TYPE_CHECKING:
+    from crypto.keys import VolumeKey
     from crypto.slots import Identity, OwnerSecret
     from iov.probe import Probe
     from transport.base import Transport
     from transport.env import Env
 
-__all__ = ["Found", "create_header", "find_header", "open_found", "open_volume", "replace_header"]
+__all__ = ["Found", "create_header", "find_header", "find_top", "open_found", "open_volume", "replace_header"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,33 @@ async def find_header(client: Client, path: str) -> Found | None:
         except CryptoError as error:
             raise translate(error, folder) from error
     return None
+
+
+async def find_top(client: Client, key: "VolumeKey", path: str) -> str:
+    """Return the top directory of a volume without a header that a path lies in, or may begin in, the path included.
+
+    A volume that is new begins in the nearest directory that exists.
+    Raises: OSError, EKEYREJECTED for a directory that is encrypted under another key. Cancellation: no effect.
+    """
+    names = names_of(path)
+    nearest = None
+    for depth in range(len(names), -1, -1):
+        folder = "/" + "/".join(names[:depth])
+        try:
+            entry = await client.entry(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if entry.attr.type is not FileType.DIRECTORY:
+            continue
+        if entry.record:
+            try:
+                record = open_record(key, entry.record)
+            except CryptoError as error:
+                raise translate(error, folder) from error
+            if record.folder is not None and record.folder.is_root:
+                return folder
+        nearest = nearest or folder
+    return nearest or "/"
 
 
 async def read_header(client: Client, folder: str) -> bytes:
@@ -138,5 +168,5 @@ async def open_volume(
         if found is None:
             raise translate(KeyUnavailable("not a volume: it has no header"), "/")
         key = (await open_found(client, found, secret, pinned=pinned)).key
-        client.use_keys(key, block_size, freshness=freshness, state=state)
+        client.use_keys(key, block_size, top=found.path, freshness=freshness, state=state)
         yield client

@@ -7,10 +7,9 @@ import errno
 import os
 from collections.abc import Sequence
 
-from netfs.fs.calls import ask
 from netfs.fs.dentry import DentryCache
-from transport.base import Transport
-from transport.messages import EntryReply, FileType, Handle, Lookup
+from netfs.fs.volume import Volume
+from transport.messages import FileType, Handle
 
 __all__ = ["Walk"]
 
@@ -18,12 +17,12 @@ __all__ = ["Walk"]
 class Walk:
     """One attempt at an operation on a path. trusting: believe remembered names; trusted: one was believed, perhaps wrongly."""
 
-    __slots__ = ("_dentries", "_transport", "_trusting", "root", "trusted")
+    __slots__ = ("_dentries", "_trusting", "_volume", "root", "trusted")
 
-    def __init__(self, transport: Transport, root: Handle, dentries: DentryCache, *, trusting: bool) -> None:
+    def __init__(self, volume: Volume, root: Handle, dentries: DentryCache, *, trusting: bool) -> None:
         self.root = root
         self.trusted = False
-        self._transport = transport
+        self._volume = volume
         self._dentries = dentries
         self._trusting = trusting
 
@@ -36,7 +35,7 @@ class Walk:
         for name in names:
             known = self._dentries.get(handle, name) if self._trusting else None
             if known is None:
-                entry = await ask(self._transport, Lookup(handle, name), EntryReply)
+                entry = await self._volume.lookup(handle, name)
                 if entry.attr.type is not FileType.DIRECTORY:
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
                 known = entry.handle

@@ -161,7 +161,7 @@ def test_a33_nothing_secret_leaves_the_client(
     for path in tmp_path.rglob("*"):
         if path.is_file():
             hays[path.name] = path.read_bytes()
-    assert len(secrets.keys) > 10
+    assert len(secrets.keys) >= 10
     assert len(hays["stream.pcapng"]) > len(canary) * 10
     needles: dict[str, list[bytes]] = {"the canary": list(windows(canary)), "a key": [k[:8] for k in secrets.keys]}
     needles["a key in hexadecimal"] = [k[:8].hex().encode() for k in secrets.keys]

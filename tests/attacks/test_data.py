@@ -368,11 +368,14 @@ def test_a46_versions_and_kinds(variant: str) -> None:
 def test_a47_an_object_of_another_volume() -> None:
     async def main() -> None:
         async with scene("A47") as made:
+            for name in ("here", "elsewhere"):
+                made.store.mkdir(made.store.root().handle, name, 0o700)
             async with made.mount(VolumeKey(b"o" * 32, b"o" * 16, 1)) as elsewhere:
-                await elsewhere.mkdir("/elsewhere")
-                await put(elsewhere, "/elsewhere/one", ONE)
-                theirs = made.handle(elsewhere, "/elsewhere/one")
+                elsewhere._top = ["elsewhere"]
+                await put(elsewhere, "/one", ONE)
+                theirs = made.handle(elsewhere, "/one")
             async with made.mount() as client:
+                client._top = ["here"]
                 await two_files(client)
                 made.attack.other = theirs
                 made.aim(made.handle(client, "/one"))

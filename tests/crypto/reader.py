@@ -131,14 +131,16 @@ class Volume:
     def __init__(self, keys: dict[int, bytes], vol_id: bytes = bytes(16)) -> None:
         self.keys = keys
         self.vol_id = vol_id
-        self.root_id = hashlib.sha256(b"iovc/1 root" + vol_id).digest()[:16]
+        self.root_id = hashlib.sha256(b"iovc/1 root" + vol_id).digest()[:16] if any(vol_id) else None
 
     def derived(self, label: bytes, epoch: int, length: int = 32) -> bytes:
         return expand(self.keys[epoch], b"iovc/1\0" + label + b"\0" + self.vol_id + u32(epoch), length)
 
-    def record(self, sealed: bytes, file_id: bytes) -> Record:
+    def record(self, sealed: bytes, file_id: bytes | None = None) -> Record:
         magic, form, flags, epoch, key_id, found, nonce = struct.unpack_from("<4sHHI16s16s24s", sealed)
-        assert (magic, form, flags, found) == (b"IOVC", 1, 0, file_id)
+        assert (magic, form, flags) == (b"IOVC", 1, 0)
+        assert found == file_id or file_id is None
+        file_id = found
         assert key_id == self.derived(b"id", epoch, 16)
         assert len(sealed) in (448, 1024)
         aad = b"iovc/1 inode" + self.vol_id + file_id + u32(epoch)
@@ -237,6 +239,7 @@ class Volume:
     def walk(self, top: Object, path: str) -> tuple[Record, Object]:
         """Find an object below the volume's root."""
         record, found = self.record(top.record, self.root_id), top
+        assert record.tail[68] == 1, "not the top of a volume"
         for name in path.split("/"):
             if name:
                 record, found = self.entries(record, found.entries())[name]

@@ -1,5 +1,6 @@
 """A volume whose files move in whole blocks only, as encrypted ones do, and that checks every request for it."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import trio
@@ -10,7 +11,7 @@ from netfs.fs.inode import Inode
 from netfs.fs.plain import PlainOps, PlainVolume
 from netfs.fs.volume import FileOps
 from transport.base import Transport
-from transport.messages import Attr, DirEntry, Handle, Write
+from transport.messages import Attr, DirEntry, EntryReply, Handle, Write
 
 
 class BlockOps(PlainOps):
@@ -55,10 +56,11 @@ class BlockOps(PlainOps):
             assert not reply.status
         self.volume.sizes[self.handle] = size
 
-    async def revalidate(self, attr: Attr) -> int:
+    async def opened(self, entry: EntryReply, sent: Attr | None = None, *, write: bool) -> tuple[Attr, int]:
+        attr, _ = await super().opened(entry, sent, write=write)
         # Direct writes are not committed yet when another descriptor opens.
         size = max(self.volume.sizes.get(self.handle, 0), self.inode.sizes.remote_i_size if self.inode.uncommitted else 0)
-        return self.volume.sizes.setdefault(self.handle, size)
+        return attr, self.volume.sizes.setdefault(self.handle, size)
 
 
 @dataclass
@@ -72,8 +74,12 @@ class BlockVolume(PlainVolume):
     def file_ops(self, inode: Inode) -> FileOps:
         return BlockOps(self, inode)
 
-    async def file_size(self, handle: Handle, attr: Attr) -> int:
-        return self.sizes.get(handle, 0)
+    async def lookup(self, parent: Handle, name: str) -> EntryReply:
+        entry = await super().lookup(parent, name)
+        entry.attr.size = self.sizes.get(entry.handle, 0)
+        return entry
 
-    def entry_size(self, entry: DirEntry, asked: int) -> int:
-        return self.sizes.get(entry.handle, 0)
+    async def entries(self, handle: Handle) -> AsyncIterator[DirEntry]:
+        async for entry in super().entries(handle):
+            entry.attr.size = self.sizes.get(entry.handle, 0)
+            yield entry

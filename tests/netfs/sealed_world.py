@@ -9,12 +9,15 @@ import trio
 import trio.testing
 
 from crypto.keys import VolumeKey
+from crypto.names import Names
+from crypto.record import file_id_of, open_record
 from iov.copy_iter import copy_from_iter, copy_to_iter
 from iov.iov_iter import IovIter
 from iov.probe import Probe
 from netfs.cache.pagecache import PageCache
 from netfs.fs.client import Client
 from netfs.fs.encrypted import EncryptedVolume
+from servers.stores.base import Store
 from servers.stores.memory import MemoryStore
 from tests.netfs.loop import LoopTransport
 from transport.base import ClientCall, Done, Limits, Outcome
@@ -90,8 +93,9 @@ class World:
             await client.aclose()
         self.store.close()
 
-    async def handle(self, path: str) -> Handle:
-        return self.store.lookup(self.store.root().handle, path).handle
+    async def handle(self, path: str, key: VolumeKey = KEY) -> Handle:
+        """Find an object in the store by its plain path."""
+        return find(self.store, path, key)
 
     def read(self, handle: Handle, *, aux: bool = False) -> bytes:
         """Return what the server holds."""
@@ -110,6 +114,20 @@ class World:
         landing = self.store.write_landing(handle, pos, len(data), aux=aux)
         copy_to_iter(data, landing.iter.copy())
         self.store.write(handle, pos, landing, stable=True, aux=aux)
+
+
+def find(store: Store, path: str, key: VolumeKey = KEY) -> Handle:
+    """Find an object of a volume in a store by its plain path."""
+    found = store.root().handle
+    file_id = file_id_of(store.record_get(found)[0])
+    for name in path.strip("/").split("/"):
+        folder = open_record(key, store.record_get(found)[0], file_id).folder
+        assert folder is not None
+        names = Names(key, folder)
+        sealed = names.seal(name)
+        entry = store.lookup(found, sealed.shown)
+        found, file_id = entry.handle, names.entry(sealed.shown, entry.certificate).file_id
+    return found
 
 
 def in_world(test: Callable[[World], Awaitable[None]], seed: int | None = None) -> None:

@@ -151,7 +151,8 @@ def test_a_folder_there_and_back(tmp_path: Path, url: str, key: Path, encrypted:
     keys = ["--key-file", str(key)] if encrypted else []
     top = f"{url}/{tmp_path.name}"
     contents = make_tree(tmp_path / "from")
-    assert netfs("mkdir", "-p", f"{top}/deeper") == Done(0, "", "")
+    assert netfs("mkdir", top) == Done(0, "", "")
+    assert netfs("mkdir", "-p", *keys, f"{top}/deeper/still") == Done(0, "", "")
     done = netfs("cp", "-r", *keys, "--json", tmp_path / "from" / "a", top)
     assert done.code == 0, done
     assert json.loads(done.out)["files"] == len(contents)
@@ -180,9 +181,14 @@ def test_what_the_server_stores(tmp_path: Path, url: str, export: Path, key: Pat
     secret = os.urandom(64)
     (tmp_path / "plain").write_bytes(secret * 4096)
     for keys, expected in (([], True), (["--key-file", str(key)], False)):
-        assert netfs("cp", *keys, tmp_path / "plain", f"{url}/stored").code == 0
+        assert netfs("mkdir", f"{url}/stored").code == 0
+        assert netfs("cp", *keys, tmp_path / "plain", f"{url}/stored/file").code == 0
         assert any(secret in path.read_bytes() for path in export.rglob("*") if path.is_file()) is expected
-        assert netfs("rm", f"{url}/stored").code == 0
+        assert bool(list((export / "stored").glob("file"))) is expected
+        assert netfs("rm", "-r", f"{url}/stored").code == 0
+    (export / "plain").write_bytes(b"in the way")
+    told(netfs("cp", *keys, tmp_path / "plain", f"{url}/file"), 3, "not an encrypted folder")
+    (export / "plain").unlink()
 
 
 # ---- failures
@@ -217,23 +223,25 @@ def test_a_wrong_key(tmp_path: Path, url: str, key: Path) -> None:
     (tmp_path / "secret").write_bytes(os.urandom(1 << 20))
     other = tmp_path / "other.key"
     assert netfs("keygen", other).code == 0
-    where = f"{url}/wrong-key"
+    assert netfs("mkdir", f"{url}/wrong-key").code == 0
+    where = f"{url}/wrong-key/secret"
     assert netfs("cp", "--key-file", key, tmp_path / "secret", where).code == 0
     told(netfs("cat", "--key-file", other, where), 3, where)
     told(netfs("cp", "--key-file", other, where, tmp_path / "copy"), 3, where)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.key", "secret"]
-    assert netfs("rm", where).code == 0
+    assert netfs("rm", "-r", f"{url}/wrong-key").code == 0
 
 
 def test_no_key_where_one_is_needed(tmp_path: Path, url: str, key: Path) -> None:
     (tmp_path / "secret").write_bytes(os.urandom(1 << 20))
-    where = f"{url}/no-key"
-    assert netfs("cp", "--key-file", key, tmp_path / "secret", where).code == 0
+    assert netfs("mkdir", f"{url}/no-key").code == 0
+    assert netfs("cp", "--key-file", key, tmp_path / "secret", f"{url}/no-key/secret").code == 0
+    where = f"{url}/no-key/{netfs('ls', f'{url}/no-key').out.strip()}"
     told(netfs("cat", where), 3, where, "is encrypted", "--key-file")
     told(netfs("cp", where, tmp_path / "copy"), 3, where, "is encrypted", "--key-file")
     assert [path.name for path in tmp_path.iterdir()] == ["secret"]
     assert json.loads(netfs("stat", "--json", where).out)["encrypted"] is True
-    assert netfs("rm", where).code == 0
+    assert netfs("rm", "-r", f"{url}/no-key").code == 0
 
 
 def test_rm_tells_and_goes_on(tmp_path: Path, url: str) -> None:

@@ -12,6 +12,7 @@ import netfs
 from iov.iov_iter import Direction, IovIter
 from iov.probe import Probe
 from netfs.fs.dentry import DentryCache
+from netfs.fs.plain import PlainVolume
 from netfs.fs.url import DEFAULT_PORT, Url, parse_url
 from netfs.fs.walk import Walk
 from servers.server import serve
@@ -157,7 +158,9 @@ async def test_names_that_moved_behind_our_back() -> None:
         await client.mkdir("/a/b/deep")
         root = next(request.parent for request in transport.log if isinstance(request, Lookup))
         for name in ("deep", "b"):
-            parent = await Walk(transport, root, DentryCache(9), trusting=True).directory(["a", "b"] if name == "deep" else ["a"])
+            parent = await Walk(PlainVolume(transport, 1 << 20, 1 << 20), root, DentryCache(9), trusting=True).directory(
+                ["a", "b"] if name == "deep" else ["a"]
+            )
             transport.serve(Rmdir(parent, name), None, None, None)
         transport.serve(Rmdir(root, "a"), None, None, None)
         transport.serve(Rename(root, "other", root, "a"), None, None, None)

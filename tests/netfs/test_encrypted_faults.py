@@ -105,17 +105,17 @@ def test_old_or_changed_tags_are_refused(kind: str) -> None:
 def test_an_older_state_is_refused_while_mounted() -> None:
     async def test(world: World) -> None:
         client = world.client()
-        await put(client, "/file", b"old")
+        await put(client, "/file", b"old" * 999)
         handle = await world.handle("file")
         data, tags, (record, _) = world.read(handle), world.read(handle, aux=True), world.store.record_get(handle)
-        await put(client, "/file", b"new")
-        assert await get(client, "/file") == b"new"
+        await put(client, "/file", b"new" * 999)
+        assert await get(client, "/file") == b"new" * 999
         world.write(handle, 0, data)
         world.write(handle, 0, tags, aux=True)
         put_back(world, handle, record)
         with fails(errno.ESTALE):
             await get(client, "/file")
-        assert await get(world.client(), "/file") == b"old", "a client without a memory cannot tell: the documented limit"
+        assert await get(world.client(), "/file") == b"old" * 999, "a client without a memory cannot tell: the documented limit"
 
     in_world(test)
 

@@ -13,6 +13,7 @@ from crypto.freshness import Seen
 from crypto.keys import VolumeKey
 from netfs.fs.seen import SeenLog, log_path, open_freshness
 from servers.stores.memory import MemoryStore
+from tests.netfs.sealed_world import find
 from transport.messages import Handle, Step, StepKind
 from trials.pairs import pair
 
@@ -142,7 +143,7 @@ class Kept:
 
     def __init__(self, store: MemoryStore, name: str) -> None:
         self.store = store
-        self.handle: Handle = store.lookup(store.root().handle, name).handle
+        self.handle: Handle = find(store, name, KEY)
         self.record, _ = store.record_get(self.handle)
 
     def put_back(self) -> None:

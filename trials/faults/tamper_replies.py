@@ -9,7 +9,7 @@ from dataclasses import replace
 from iov.copy_iter import copy_from_iter
 from iov.iov_iter import Direction, IovIter
 from transport.base import Handler, Landing, Reply
-from transport.messages import AuxRead, Handle, Read, RecordGet, RecordReply, Request
+from transport.messages import AuxRead, EntryReply, Handle, Lookup, Read, RecordGet, Request
 from trials.faults.tamper import Attack, ReplyTamper, TamperStore, attack
 from trials.faults.tamper_records import VolumeRollback
 
@@ -45,7 +45,9 @@ class Crossed(Attack):
         if reply.status:
             return reply
         key: tuple[Handle, int, int, type]
-        if isinstance(request, RecordGet) and self.variant == "record":
+        if isinstance(reply.body, EntryReply) and isinstance(request, Lookup) and self.variant == "record":
+            key = reply.body.handle, 0, 0, Lookup
+        elif isinstance(request, RecordGet) and self.variant == "record":
             key = request.handle, 0, 0, RecordGet
         elif isinstance(request, Read | AuxRead) and isinstance(reply.source, IovIter) and self.variant != "record":
             key = request.handle, request.pos, request.length, type(request)
@@ -55,9 +57,9 @@ class Crossed(Attack):
         theirs = self.before if self.variant == "crossed" else self.first.get(key)
         self.before = mine
         self.first.setdefault(key, mine)
-        if theirs is None or not self.armed or not self.aims_at(request.handle) or theirs == mine:
+        if theirs is None or not self.armed or not self.aims_at(key[0]) or theirs == mine:
             return reply
-        if isinstance(theirs[0].body, RecordReply) is not isinstance(reply.body, RecordReply):
+        if type(theirs[0].body) is not type(reply.body):
             return reply
         self.strike()
         if reply.release is not None:

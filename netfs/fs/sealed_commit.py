@@ -1,0 +1,319 @@
+"""Trio shell. Commits of an encrypted file: tags and record in one transaction, and with them data of up to a block.
+
+A transaction asserts that the record is still the one this client knows. If it has moved, the newer one is read and what was
+written here is laid over it. A block that a cut goes through is sealed anew, and a small file's only block is sealed at all, for
+the transaction, so that data and tag change as one. Owns no memory; leases are the volume's.
+"""
+
+import contextlib
+import errno
+from typing import TYPE_CHECKING, Any, Final
+
+from crypto.aead import NONCE_SIZE, TAG_SIZE, XAES_NONCE_SIZE, wipe
+from crypto.errors import IntegrityError
+from crypto.file import CommitPlan, first_of_other_kind
+from crypto.layout import ENTRY_SIZE, PAGE_SIZE
+from crypto.record import MAX_PLAIN_SIZE
+from iov.iov_iter import Direction, IovIter
+from netfs.fs.calls import ask, body_of
+from netfs.fs.sealed_file import SealedFile
+from netfs.fs.sealed_turn import Turn
+from netfs.fs.volume import Change
+from netfs.fs.waiting import finished
+from transport.messages import (
+    Commit,
+    Read,
+    ReadReply,
+    Step,
+    StepKind,
+    Transact,
+    TransactReply,
+    Write,
+    WriteReply,
+)
+
+if TYPE_CHECKING:
+    from iov.pool import Lease
+    from netfs.fs.inode import Inode
+
+__all__ = ["SealedCommit"]
+
+MAX_COMMIT_PAGES: Final = 256
+LEAST_PAGES: Final = 8
+"""Pages there must be room for beside the blocks of a transaction: a leaf and all above it."""
+CONFLICTS: Final = 32
+"""How often a commit is tried while other clients commit to the same file."""
+
+
+class SealedCommit:
+    """What changes record and tag tree of one file as a whole. writer: names this client in the record."""
+
+    def __init__(self, sealed: SealedFile, inode: "Inode", writer: bytes) -> None:
+        self._sealed = sealed
+        self._inode = inode
+        self._writer = writer
+        self._transport = sealed.transport
+        self._env = sealed.env
+        self._pool = sealed.pool
+        self._freshness = sealed.freshness
+        self._change: Change | None = None
+
+    async def commit(self, verifier: int) -> int:
+        """Store tags and record, and with them make the data durable."""
+        if verifier < 0:
+            return await self._boot()  # of two boots, so one at least is over
+        for _ in range(CONFLICTS):
+            async with Turn(self._sealed):
+                if not self._sealed.file.needs_commit(self._inode.sizes.i_size):
+                    return await self._boot() if verifier else 0
+                try:
+                    if await self._store(self._inode.sizes.i_size, verifier):
+                        return verifier
+                except OSError as error:
+                    if error.errno != errno.ESTALE or not verifier:
+                        raise
+                    boot = await self._boot()
+                    if boot == verifier:
+                        raise
+                    return boot
+            await self.catch_up()
+        raise OSError(errno.EAGAIN, "other clients are faster at changing the file")
+
+    async def catch_up(self) -> None:
+        """Take what another client has committed, and lay over it what was changed here."""
+        sealed = self._sealed
+        await finished(sealed.refresh)
+        async with Turn(sealed):
+            file = sealed.file
+            if file.wants_merge:
+                if file.record.inline or not file.record.size:
+                    file.merge_head(file.record.inline)
+                else:
+                    await finished(lambda then: sealed.with_tags(0, 1, then, tries=0))
+                    file.merge_head(await self._first_block())
+
+    async def _first_block(self) -> bytes:
+        """Return the first block as the server has it."""
+        lease = self._pool.get(self._sealed.file.block_size)
+        try:
+            await self._open_block(0, lease.view)
+            return bytes(lease.view).rstrip(b"\0")  # header: the only block of a small file
+        finally:
+            wipe(lease.view)
+            lease.release()
+
+    async def resize(self, size: int) -> None:
+        """Cut the file, or extend it by a hole; the block that is cut is encrypted anew."""
+        if size > MAX_PLAIN_SIZE:
+            raise OSError(errno.EFBIG, "larger than an encrypted file can be")
+        sealed = self._sealed
+        for _ in range(CONFLICTS):
+            bad: IntegrityError | None = None
+            known = sealed.file.sealed
+            async with Turn(sealed):
+                try:
+                    blocks = await self._resize_blocks(size)
+                except IntegrityError as error:
+                    bad = error
+                else:
+                    # Unstable writes of an earlier boot are the library's to find out at its next commit.
+                    if await self._store(size, 0, blocks):
+                        return
+            await self.catch_up()
+            if bad is not None and sealed.file.sealed == known:
+                raise bad
+        raise OSError(errno.EAGAIN, "other clients are faster at changing the file")
+
+    async def relieve(self) -> None:
+        """Commit what has been written so far, so that its tags need not all be held; what fails is the next commit's to tell."""
+        async with Turn(self._sealed):
+            with contextlib.suppress(OSError):
+                await self._store(self._inode.sizes.i_size, self._sealed.verifier)
+
+    async def _boot(self) -> int:
+        return (await ask(self._transport, Commit(self._sealed.handle), WriteReply)).verifier
+
+    async def _store(self, plain_size: int, verifier: int, blocks: "list[tuple[int, Lease]] | None" = None) -> bool:
+        """Commit all there is to commit. Returns: false when another client's commit came first.
+
+        blocks: number and ciphertext of blocks that were sealed and staged for this commit; they are released.
+        """
+        file = self._sealed.file
+        limit = self._transport.limits.max_payload
+        carried = blocks or []
+        try:
+            if file.must_spill(plain_size):
+                await finished(lambda then: self._sealed.with_tags(0, 1, then, tries=0))
+                carried.append((0, self._seal_block(0, file.head or b"")))
+            while carried and len(carried) * file.block_size + LEAST_PAGES * PAGE_SIZE > limit:
+                await self._write_block(*carried[0])
+                carried.pop(0)[1].release()
+            while carried or file.needs_commit(plain_size):
+                most = min(MAX_COMMIT_PAGES, (limit - len(carried) * file.block_size) // PAGE_SIZE)
+                plan = file.begin_commit(plain_size, self._env.nonces(XAES_NONCE_SIZE), most, **self._values())
+                stored = False
+                try:
+                    stored = await self._transact(plan, verifier, carried)
+                finally:
+                    file.end_commit(stored=stored)
+                if not stored:
+                    return False
+                while carried:
+                    carried.pop()[1].release()
+            return True
+        finally:
+            for _, lease in carried:
+                lease.release()
+
+    async def _write_block(self, block: int, lease: "Lease") -> None:
+        """Write a block by itself, where a transaction has no room for it."""
+        size = self._sealed.file.block_size
+        request = Write(self._sealed.handle, block * size, stable=True)
+        reply = await self._transport.call(request, source=IovIter.ubuf(Direction.SOURCE, lease.view))
+        body = body_of(reply, WriteReply)
+        if isinstance(body, Exception):
+            raise body
+        if body.count < size:
+            raise OSError(errno.EIO, "the server wrote less than a block")
+
+    def _values(self) -> dict[str, Any]:
+        """Return the fields of a record that change with every commit."""
+        now = self._env.wall_ns()
+        written = self._change is None or self._inode.uncommitted
+        return {"ctime_ns": now, "writer": self._writer, **({"mtime_ns": now} if written else {})}
+
+    async def _transact(self, plan: CommitPlan, verifier: int, blocks: "list[tuple[int, Lease]]") -> bool:
+        """Send one transaction. Returns: false when another client's commit came first."""
+        sealed = self._sealed
+        handle = sealed.handle
+        steps: list[Step] = []
+        if plan.data_size is not None:
+            steps.append(Step(StepKind.TRUNCATE, handle, plan.data_size))
+        if plan.aux_size is not None:
+            steps.append(Step(StepKind.AUX_TRUNCATE, handle, plan.aux_size))
+        views: list[memoryview] = []
+        size = sealed.file.block_size
+        for block, ciphertext in blocks:
+            steps.append(Step(StepKind.WRITE, handle, block * size, size))
+            views.append(ciphertext.view)
+        at = 0
+        length = sum(len(pages) for _, pages in plan.writes) * PAGE_SIZE
+        joined = len(views) + bool(length) > self._transport.limits.max_segs
+        lease = self._pool.get(length + sum(len(view) for view in views) if joined else length)
+        try:
+            if joined:
+                for view in views:
+                    lease.view[at : at + len(view)] = view
+                    at += len(view)
+                self._inode.probe.copied(at)
+                views.clear()
+            for pos, pages in plan.writes:
+                steps.append(Step(StepKind.AUX_WRITE, handle, pos, len(pages) * PAGE_SIZE))
+                for page in pages:
+                    lease.view[at : at + PAGE_SIZE] = page
+                    at += PAGE_SIZE
+            if joined or length:
+                views.append(lease.view)
+            if self._change is not None and self._change.blob is not None:
+                steps.append(Step(StepKind.BLOB_PUT, handle, 1, record=self._change.blob))
+            steps.append(Step(StepKind.RECORD_PUT, handle, record=plan.record))
+            request = Transact([(handle, sealed.generation)], verifier, steps)
+            source = IovIter.kvec(Direction.SOURCE, views) if views else None
+            body = body_of(await self._transport.call(request, source=source), TransactReply)
+        finally:
+            lease.release()
+        if isinstance(body, TransactReply):
+            sealed.generation = body.generations[0]
+            record = sealed.file.record
+            self._freshness.committed(record.file_id, record.generation + 1, plan.record)
+            return True
+        if isinstance(body, OSError) and body.errno == errno.EAGAIN:
+            return False
+        raise body
+
+    # ---- attributes
+
+    async def change(self, change: Change) -> bool:
+        """Change fields of the record. Returns: false when another client's commit came first; then nothing is changed."""
+        sealed = self._sealed
+        async with Turn(sealed):
+            sealed.file.set_attributes(**change.values)
+            self._change = change
+            try:
+                stored = await self._store(self._inode.sizes.i_size, 0)
+            finally:
+                self._change = None
+                sealed.file.forget_attributes()
+        return stored
+
+    # ---- size
+
+    async def _resize_blocks(self, size: int) -> "list[tuple[int, Lease]]":
+        """Cut or extend the file. Returns: the block that is cut through, sealed anew, if there is one."""
+        sealed = self._sealed
+        file = sealed.file
+        if size >= self._inode.sizes.i_size:
+            file.resize(size)
+            return []
+        await finished(lambda then: sealed.with_tags(max(0, size - 1) // self._block_size, 2, then, tries=0))
+        block = file.block_to_rewrite(size)
+        if block is None:
+            file.resize(size)
+            return []
+        stage = self._pool.get(self._block_size)
+        try:
+            await self._open_block(block, stage.view)
+            file.resize(size)
+            return [(block, self._seal_block(block, stage.view[: size % self._block_size]))]
+        finally:
+            wipe(stage.view)
+            stage.release()
+
+    @property
+    def _block_size(self) -> int:
+        return self._sealed.file.block_size
+
+    async def _open_block(self, block: int, out: memoryview) -> None:
+        """Read and decrypt one block whose tag is there. Raises: IntegrityError."""
+        file = self._sealed.file
+        size = file.block_size
+        lease = self._pool.get(size)
+        try:
+            dest = IovIter.ubuf(Direction.DEST, out)
+            if first_of_other_kind(file.entries(block, 1))[0]:
+                wipe(out)
+                return
+            request = Read(self._sealed.handle, block * size, size)
+            reply = await self._transport.call(request, dest=IovIter.ubuf(Direction.DEST, lease.view))
+            body = body_of(reply, ReadReply)
+            if isinstance(body, Exception):
+                raise body
+            if reply.received < size:
+                raise IntegrityError("the server's file is cut off", file_id=file.record.file_id, block_no=block)
+            file.cipher.open(lease.view_with_tail(TAG_SIZE), file.entries(block, 1), block, 1, dest)
+            self._inode.probe.transformed_bytes += size
+        finally:
+            lease.release()
+
+    def _seal_block(self, block: int, plain: bytes | memoryview) -> "Lease":
+        """Seal a block for the next transaction, zeros behind `plain`, and stage its entry."""
+        file = self._sealed.file
+        size = file.block_size
+        lease, stage = self._pool.get(size), self._pool.get(size)
+        try:
+            stage.view[: len(plain)] = plain
+            wipe(stage.view[len(plain) :])
+            entry = bytearray(ENTRY_SIZE)
+            source = IovIter.ubuf(Direction.SOURCE, stage.view)
+            nonce = self._env.nonces(NONCE_SIZE)
+            file.cipher.seal(source, lease.view_with_tail(TAG_SIZE), block, 1, nonce, entry, file.use_key(1))
+            self._inode.probe.transformed_bytes += size
+            self._inode.probe.copied(len(plain))
+            file.stage(block, entry)
+        except BaseException:
+            lease.release()
+            raise
+        finally:
+            wipe(stage.view)
+            stage.release()
+        return lease

@@ -1,0 +1,168 @@
+"""Trio shell. The operations table of an encrypted file: blocks encrypted on the way, commits by transaction.
+
+What was written is readable by others, and after a restart, from the commit on that `fsync`, close and truncation make. Owns no
+memory; landing areas are the volume's.
+"""
+
+import errno
+from typing import TYPE_CHECKING
+
+from crypto.errors import Malformed
+from crypto.file import first_of_other_kind
+from crypto.record import MAX_PLAIN_SIZE
+from netfs.engine.request import IoRequest, IoSubrequest
+from netfs.fs.calls import ask
+from netfs.fs.sealed_commit import SealedCommit
+from netfs.fs.sealed_file import SealedFile
+from netfs.fs.sealed_io import SealedRead, SealedWrite
+from netfs.fs.sealed_names import attr_of, failed
+from netfs.fs.stray import strays
+from netfs.fs.volume import CacheIdentity, Change, FileOps
+from netfs.fs.waiting import finished
+from transport.messages import Attr, AttrReply, EntryReply, FileType, Getattr
+
+if TYPE_CHECKING:
+    from netfs.fs.encrypted import EncryptedVolume
+    from netfs.fs.inode import Inode
+
+__all__ = ["EncryptedOps"]
+
+NOT_A_FILE = {FileType.DIRECTORY: errno.EISDIR, FileType.SYMLINK: errno.ELOOP, FileType.OTHER: errno.EINVAL}
+
+
+class EncryptedOps(FileOps):
+    """The operations table of an encrypted file."""
+
+    seals = True
+    stages_writes = True
+
+    def __init__(self, volume: "EncryptedVolume", inode: "Inode") -> None:
+        self._volume = volume
+        self._inode = inode
+        self._transport = volume.transport
+        self._sealed = SealedFile(
+            volume.transport, inode.handle, volume.key, volume.env, volume.pool, volume.freshness
+        )  # fmt: skip
+        self._commits = SealedCommit(self._sealed, inode, volume.writer)
+        limits = volume.transport.limits
+        self.max_segs = limits.max_segs
+        self.max_in_flight = min(16, limits.credits)
+        self._set_block_size(1 << volume.log2bs)
+
+    def _set_block_size(self, size: int) -> None:
+        most = self._transport.limits.max_payload
+        if size > most:
+            raise Malformed(f"blocks of {size} bytes do not fit into the {most} bytes the server takes at a time")
+        self.block_size = size
+        self.rsize = max(size, min(self._volume.rsize, most) // size * size)
+        self.wsize = max(size, min(self._volume.wsize, most) // size * size)
+
+    # ---- reading and writing
+
+    async def init_request(self, rreq: IoRequest) -> None:
+        """Load the tags of the range, unless they are there. Raises: OSError(EFBIG) for what no record can describe."""
+        if rreq.start + rreq.length > MAX_PLAIN_SIZE:
+            raise OSError(errno.EFBIG, "larger than an encrypted file can be")
+        if self._sealed.file.tree.dirty_count > self._volume.max_dirty_pages:
+            await self._commits.relieve()
+        first = rreq.start // self.block_size
+        count = -(-rreq.length // self.block_size)
+        if self._sealed.file.fetches(first, count):
+            await finished(lambda then: self._sealed.with_tags(first, count, then))
+
+    def prepare_read(self, subreq: IoSubrequest) -> None:
+        """Keep holes and data apart, so that for holes nothing is asked."""
+        size = self.block_size
+        length = min(subreq.max_len, self.rsize)
+        first, count = (subreq.start + subreq.transferred) // size, length // size
+        file = self._sealed.file
+        if count > 1 and not file.fetches(first, count):
+            _, alike = first_of_other_kind(file.entries(first, count))
+            length = min(length, alike * size)
+        subreq.max_len = length
+
+    def issue_read(self, subreq: IoSubrequest) -> None:
+        """Send READ for the blocks; they are decrypted into the subrequest's memory when they are there."""
+        call = subreq.call = SealedRead(self._sealed, subreq, self._inode.probe)
+        call.start()
+
+    def issue_cache_read(self, subreq: IoSubrequest) -> None:
+        """Take the blocks from the local cache instead; they are verified and decrypted as if the server had sent them."""
+        call = subreq.call = SealedRead(self._sealed, subreq, self._inode.probe)
+        call.start()
+
+    def issue_write(self, subreq: IoSubrequest) -> None:
+        """Encrypt the blocks, unless that was done ahead, and send WRITE."""
+        staged, subreq.staged = subreq.staged, None
+        call = subreq.call = staged if isinstance(staged, SealedWrite) else SealedWrite(self._sealed, subreq, self._inode.probe)
+        call.start()
+
+    def stage_write(self, subreq: IoSubrequest) -> None:
+        """Encrypt the blocks ahead."""
+        call = subreq.staged = SealedWrite(self._sealed, subreq, self._inode.probe)
+        call.seal()
+
+    def drop_staged(self, subreq: IoSubrequest) -> None:
+        """Give back the landing area of blocks that will not be written."""
+        if isinstance(subreq.staged, SealedWrite):
+            subreq.staged.forgo()
+
+    # ---- commit
+
+    async def commit(self, verifier: int) -> int:
+        """Store tags and record, and with them make the data durable."""
+        return await self._commits.commit(verifier)
+
+    async def resize(self, size: int) -> None:
+        """Cut the file, or extend it by a hole; the block that is cut is encrypted anew."""
+        await self._commits.resize(size)
+
+    async def change(self, change: Change) -> bool:
+        """Change fields of the record, and a blob with them."""
+        return await self._commits.change(change)
+
+    # ---- opening and closing
+
+    async def opened(self, entry: EntryReply, sent: Attr | None = None, *, write: bool) -> tuple[Attr, int]:
+        """Take the record that came with the name. Returns: the size it seals, or more if this client has written more."""
+        del write  # the server checks what is written when it is
+        if entry.attr.type in NOT_A_FILE:
+            raise failed(NOT_A_FILE[entry.attr.type])
+        await finished(lambda then: self._sealed.take_entry(entry.record, entry.generation, then))
+        if sent is not None:
+            # The lease came after the name: what was committed in between would not be told of.
+            await finished(self._sealed.refresh)
+        file = self._sealed.file
+        if file.block_size != self.block_size:
+            # Known only now; nothing of the file can have been cached yet.
+            self._set_block_size(file.block_size)
+            self._inode.set_ops(self)
+        if self._inode.uncommitted:
+            # What this client wrote and has not committed is in no record yet.
+            return entry.attr, max(file.size, self._inode.sizes.remote_i_size)
+        return entry.attr, file.size
+
+    async def getattr(self) -> Attr:
+        """Send GETATTR; what the record says counts."""
+        attr = (await ask(self._transport, Getattr(self._sealed.handle), AttrReply)).attr
+        return attr_of(attr, self._sealed.file.record)
+
+    async def set_mtime(self, mtime_ns: int) -> None:
+        """Put the time into the record."""
+        while not await self._commits.change(Change({"mtime_ns": mtime_ns})):
+            await self._commits.catch_up()
+
+    def cache_identity(self, attr: Attr, size: int) -> CacheIdentity:
+        """The file is known by its own number, whatever the server calls it; each of its blocks answers for itself."""
+        del attr
+        file_id = self._sealed.file.record.file_id
+        return CacheIdentity(f"encrypted volume {self._volume.key.key_id.hex()}", file_id, b"", size + -size % self.block_size)
+
+    async def strays(self) -> list[int]:
+        """Return the numbers of blocks that are holes here, or behind the end, and something else on the server."""
+        return await strays(self._sealed)
+
+    def idle(self) -> None:
+        """Give up the tags that are on the server too."""
+        if self._sealed.loaded:
+            self._sealed.file.tree.rest()
