@@ -43,7 +43,6 @@ from transport.messages import (
     CompoundReply,
     CompoundStep,
     EntryReply,
-    FileType,
     Handle,
     Lease,
     LeaseKind,
