@@ -65,7 +65,7 @@ class VolumeKey(Secret):
     records; names (AES-SIV) and dir (keyed BLAKE2b) are for names and entries; cache and state authenticate what a client keeps.
     """
 
-    __slots__ = ("cache", "dir", "epoch", "inode", "key_id", "names", "older", "state", "suites", "vol_id")
+    __slots__ = ("cache", "dir", "epoch", "inode", "key_id", "names", "older", "rooted", "state", "suites", "vol_id")
 
     def __init__(
         self,
@@ -75,11 +75,13 @@ class VolumeKey(Secret):
         *,
         suites: tuple[Suite, ...] = tuple(Suite),
         older: tuple["VolumeKey", ...] = (),
+        rooted: bool = False,
     ) -> None:
         if len(secret) != KEY_SIZE or len(vol_id) != VOL_ID_SIZE:
             raise ValueError("a volume key has 32 bytes, a volume id 16")
         self.suites = suites
         self.older = older
+        self.rooted = rooted
         self.vol_id = vol_id
         self.epoch = epoch
 

@@ -56,6 +56,7 @@ MAX_RECIPIENTS: Final = 64
 MAX_OLD_KEYS: Final = 256
 FIRST_LINE: Final = "iovc-volume 1"
 FIRST_EPOCH: Final = 1
+ROOTED: Final = "freshness root"
 SIGNATURE_SIZE: Final = 64
 MAC_SIZE: Final = 32
 OWNER_SIZE: Final = 32
@@ -77,7 +78,7 @@ class OldKey:
 
 @dataclass(frozen=True)
 class Header:
-    """What a header says; nothing of it is believed before `unlock`. old_keys: the latest first."""
+    """What a header says; nothing of it is believed before `unlock`. old_keys: the latest first. rooted: it has a root."""
 
     scope: Scope
     suites: tuple[Suite, ...]
@@ -86,6 +87,7 @@ class Header:
     old_keys: tuple[OldKey, ...] = ()
     signature: bytes = b""
     mac: bytes = b""
+    rooted: bool = False
 
     @property
     def fingerprint(self) -> bytes:
@@ -101,6 +103,7 @@ class Header:
             f"volume {scope.vol_id.hex()}",
             f"epoch {scope.epoch}",
             " ".join(["suites", *(str(suite.value) for suite in self.suites)]),
+            *([ROOTED] if self.rooted else []),
             self.owner_slot.line(),
             *(slot.line() for slot in self.recipient_slots),
             *(f"old {old.nonce.hex()} {old.sealed.hex()}" for old in self.old_keys),
@@ -147,7 +150,12 @@ def parse_lines(lines: list[str]) -> Header:
     suites = tuple(Suite(number(word)) for word in words(rows, "suites"))
     if not FIRST_EPOCH <= epoch < 1 << 32 or not suites or len(set(suites)) < len(suites):
         raise ValueError
-    owner_slot = parse_owner_slot(words(rows, "slot"))
+    line = next(rows, "")
+    rooted = line == ROOTED
+    name, _, rest = (next(rows, "") if rooted else line).partition(" ")
+    if name != "slot":
+        raise ValueError
+    owner_slot = parse_owner_slot(rest.split(" "))
     recipients: dict[Recipient, RecipientSlot] = {}
     old_keys: list[OldKey] = []
     name, _, rest = next(rows, "").partition(" ")
@@ -166,7 +174,7 @@ def parse_lines(lines: list[str]) -> Header:
     scope = Scope(vol_id, epoch, digits(rest, OWNER_SIZE))
     signature = digits(single(rows, "signature"), SIGNATURE_SIZE)
     mac = digits(single(rows, "mac"), MAC_SIZE)
-    return Header(scope, suites, owner_slot, tuple(recipients.values()), tuple(old_keys), signature, mac)
+    return Header(scope, suites, owner_slot, tuple(recipients.values()), tuple(old_keys), signature, mac, rooted)
 
 
 def parse_owner_slot(fields: list[str]) -> OwnerSlot:
@@ -289,7 +297,8 @@ class OpenVolume(Secret):
         except BadTag:
             raise WrongKey("the key of an earlier epoch does not open") from None
         self.key = VolumeKey(
-            self._secret, header.scope.vol_id, header.scope.epoch, suites=header.suites, older=tuple(older)
+            self._secret, header.scope.vol_id, header.scope.epoch, suites=header.suites, older=tuple(older),
+            rooted=header.rooted,
         )  # fmt: skip
 
     @property
@@ -348,14 +357,17 @@ class OpenVolume(Secret):
 
 
 def new_volume(
-    secret: OwnerSecret, fresh: Fresh, *, kdf: Kdf = DEFAULT_KDF, suites: tuple[Suite, ...] = tuple(Suite)
+    secret: OwnerSecret, fresh: Fresh, *, kdf: Kdf = DEFAULT_KDF, suites: tuple[Suite, ...] = tuple(Suite), rooted: bool = False
 ) -> Header:  # fmt: skip
-    """Return the header of a new volume, with an owner of its own. Blocks for a passphrase's derivation."""
+    """Return the header of a new volume, with an owner of its own. Blocks for a passphrase's derivation.
+
+    rooted: it has a root over all its objects, so that changes go one after the other.
+    """
     kdf.check()
     seed, key = fresh(SEED_SIZE), fresh(KEY_SIZE)
     scope = Scope(fresh(VOL_ID_SIZE), FIRST_EPOCH, public_of(Ed25519PrivateKey.from_private_bytes(seed)))
     slot = OwnerSlot.wrap(scope, secret, kdf, fresh(SALT_SIZE), key + seed)
-    return sealed_header(Header(scope, suites, slot), key, seed)
+    return sealed_header(Header(scope, suites, slot, rooted=rooted), key, seed)
 
 
 def sealed_header(header: Header, key: bytes, seed: bytes) -> Header:

@@ -75,15 +75,17 @@ def register(host: Host) -> None:
         ],
     )
 
-    async def init(url: str, /, *, costs: Costs = DEFAULT_COSTS, access: Access = ANYBODY) -> None:
+    async def init(url: str, /, *, root: bool = False, costs: Costs = DEFAULT_COSTS, access: Access = ANYBODY) -> None:
         """Make a new or empty directory a volume that opens with a passphrase, or with --key-file.
 
         The server keeps a header in the directory, and no key. Note the fingerprint: it proves that a volume is this one.
 
         Args:
             url: the directory.
+            root: keep a root over the volume, by which also old states of files are noticed that a client has never seen;
+                changes then go one after the other.
         """
-        await init_volume(host, remote_place(url), costs, access)
+        await init_volume(host, remote_place(url), costs, access, rooted=root)
 
     async def info(url: str, /, *, access: Access = ANYBODY) -> None:
         """Show what the header of a volume says. It is verified only if the volume is opened too, as by --passphrase.
@@ -232,7 +234,7 @@ def read_recipient(file: str, kem: str) -> "Recipient":
     return found[kem]
 
 
-async def init_volume(host: Host, place: Place, costs: Costs, access: Access) -> None:
+async def init_volume(host: Host, place: Place, costs: Costs, access: Access, *, rooted: bool) -> None:
     from crypto.volume import new_volume  # noqa: PLC0415 - cryptography takes a while to load
     from netfs.cli.known_volumes import Known, KnownVolumes  # noqa: PLC0415
     from netfs.fs.volumes import create_header, find_header  # noqa: PLC0415
@@ -246,7 +248,7 @@ async def init_volume(host: Host, place: Place, costs: Costs, access: Access) ->
             if above is not None:
                 host.fail(Exit.NO, f"{Place(place.endpoint, above.path)}: is a volume already")
         secret = await new_secret(access, "new passphrase: ")
-        header = await client.env.run_blocking(partial(new_volume, secret, client.env.nonces, kdf=kdf))
+        header = await client.env.run_blocking(partial(new_volume, secret, client.env.nonces, kdf=kdf, rooted=rooted))
         with failing(Exit.REMOTE, str(place)):
             if place.path != "/":
                 await client.mkdir(place.path, exist_ok=True)
@@ -335,6 +337,7 @@ def described(top: Place, header: "Header", *, verified: bool) -> dict[str, obje
         "fingerprint": header.fingerprint.hex(),
         "volume": header.scope.vol_id.hex(),
         "epoch": header.scope.epoch,
+        "freshness": "root" if header.rooted else "marks",
         "suites": ", ".join(suite.name for suite in header.suites),
         "opens_with": f"passphrase (Argon2id, {kdf.memory_kib >> 10} MiB, {kdf.passes} passes, {kdf.lanes} lanes)"
         if kdf

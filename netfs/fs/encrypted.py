@@ -19,6 +19,7 @@ from iov.pool import BufferPool
 from iov.probe import Probe
 from netfs.fs.calls import ask
 from netfs.fs.freshness import Freshness
+from netfs.fs.rooted import RootedTransport
 from netfs.fs.sealed_names import SealedNames, attr_of, failed
 from netfs.fs.sealed_ops import EncryptedOps
 from netfs.fs.volume import Change, FileOps, Volume
@@ -69,14 +70,15 @@ class EncryptedVolume(Volume):
         log2bs = block_size.bit_length() - 1
         if block_size != 1 << log2bs or not MIN_LOG2BS <= log2bs <= MAX_LOG2BS:
             raise ValueError(f"a block has {1 << MIN_LOG2BS} to {1 << MAX_LOG2BS} bytes, a power of two")
-        self.transport = transport
+        self.freshness = freshness or Freshness()
+        self._rooted = RootedTransport(transport, key, env, self.freshness) if key.rooted else None
+        self.transport = transport = self._rooted or transport
         self.key = key
         self.env = env
         self.probe = probe
         self.rsize = rsize
         self.wsize = wsize
         self.log2bs = log2bs
-        self.freshness = freshness or Freshness()
         self.max_dirty_pages = MAX_DIRTY_PAGES
         self.pool = BufferPool(probe, max(rsize, wsize), MAX_AREAS)
         self.writer = env.nonces(WRITER_SIZE)
@@ -90,6 +92,8 @@ class EncryptedVolume(Volume):
 
     async def root(self, handle: Handle) -> None:
         """Take a directory for the volume's top."""
+        if self._rooted is not None:
+            await self._rooted.begin(handle)
         await self.names.root(handle)
 
     async def lookup(self, parent: Handle, name: str) -> EntryReply:

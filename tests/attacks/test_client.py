@@ -1,11 +1,13 @@
 """What does not need a lying server: key budgets, commitments, leaks, and what a program does to its own buffers."""
 
+import contextlib
 import io
 import logging
 import os
 import random
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,17 +15,19 @@ import trio
 
 from crypto import aead, keys
 from crypto.errors import Malformed
+from crypto.file import KEY_USES_MAX
 from crypto.keys import VolumeKey
 from crypto.record import Record, commitment, open_record, seal_record
 from crypto.slots import RawKey
 from netfs.fs.client import Client
 from servers.stores.memory import MemoryStore
-from tests.attacks.scene import BLOCK, KEY, ONE, Scene, get, in_scene, put
+from tests.attacks.scene import BLOCK, KEY, NEW, ONE, Scene, get, in_scene, overwrite, put
 from transport.messages import Handle, Step, StepKind
 from transport.rdma.capture_file import open_capture
 from trials.pairs import pair
 
 rng = random.Random(33)
+NAME = "the name of a secret file"
 
 
 def record_of(store: MemoryStore, handle: Handle) -> tuple[Record, int]:
@@ -45,6 +49,26 @@ def test_a29_a_record_is_bound_to_one_file_key() -> None:
         with pytest.raises(Malformed):
             open_record(KEY, forged)
     assert at > 0
+
+
+def test_a30_a_key_is_used_so_often_and_no_more() -> None:
+    async def test(scene: Scene, client: Client) -> None:
+        store, handle = scene.store, scene.handle(client, "/one")
+        record, _ = record_of(store, handle)
+        full = replace(record, uses=KEY_USES_MAX - 1, generation=record.generation + 1)
+        sealed = seal_record(KEY, full, os.urandom(24))
+        store.transact([], 0, [Step(StepKind.RECORD_PUT, handle, record=sealed)], None)
+        async with scene.mount() as fresh:
+            await overwrite(fresh, "/one", NEW, BLOCK)
+            await overwrite(fresh, "/one", NEW, 3 * BLOCK)
+        after, _ = record_of(store, handle)
+        assert (record.rekey, after.rekey) == (0, 1)
+        assert after.uses < 16
+        async with scene.mount() as fresh:
+            expected = ONE[:BLOCK] + NEW + ONE[2 * BLOCK : 3 * BLOCK] + NEW + ONE[4 * BLOCK :]
+            assert await get(fresh, "/one") == expected, "blocks of the earlier number are readable still"
+
+    in_scene("A01", "block", test)
 
 
 def test_a40_a_buffer_that_changes_while_it_is_written() -> None:
@@ -115,9 +139,9 @@ def stream_of(store: MemoryStore, handle: Handle, *, aux: bool) -> bytes:
     return content_of(store.read_source(handle, 0, 1 << 24, aux=aux))
 
 
-async def refused(client: Client, raised: list[BaseException]) -> None:
+async def refused(client: Client, path: str, raised: list[BaseException]) -> None:
     try:
-        await get(client, "/canary")
+        await get(client, path)
     except OSError as error:
         raised.append(error)
 
@@ -141,13 +165,16 @@ def test_a33_nothing_secret_leaves_the_client(
                     keys=key, store=store, block_size=BLOCK, capture=capture, state=tmp_path / "state",
                 ) as p:  # fmt: skip
                     await p.client.mkdir("/folder", exist_ok=True)
-                    await put(p.client, "/canary", canary * 10)
-                    await put(p.client, "/folder/small", canary[:100])
-                    assert await get(p.client, "/canary", direct=False) == canary * 10
-                    log = [handle for handle, inode in p.client._inodes.items() if inode.path == "/canary"]
+                    await put(p.client, f"/canary-{transport}", canary * 10)
+                    await put(p.client, f"/folder/{NAME}", canary[:100])
+                    await p.client.symlink(canary.hex()[:80], f"/{NAME}-{transport}")
+                    assert await get(p.client, f"/canary-{transport}", direct=False) == canary * 10
+                    log = [handle for handle, inode in p.client._inodes.items() if inode.path == f"/canary-{transport}"]
                     store.transact([], 0, [Step(StepKind.RECORD_PUT, log[0], record=b"junk")], None)
-                    await refused(p.client, raised)
-                    await p.client.unlink("/canary")
+                    await refused(p.client, f"/canary-{transport}", raised)
+                    with contextlib.suppress(OSError):
+                        await p.client.unlink(f"/canary-{transport}")
+                    await p.client.unlink(f"/folder/{NAME}")
                     raised.append(RuntimeError(repr((p.client, key, key.inode, p.keys, RawKey(b"k" * 32)))))
         hays["the store"] = b"\0".join(everything_in(store))
         store.close()
@@ -164,6 +191,10 @@ def test_a33_nothing_secret_leaves_the_client(
     assert len(secrets.keys) >= 10
     assert len(hays["stream.pcapng"]) > len(canary) * 10
     needles: dict[str, list[bytes]] = {"the canary": list(windows(canary)), "a key": [k[:8] for k in secrets.keys]}
+    outside = {where for where in hays if where == "the store" or where.endswith(".pcapng")}
+    names = [*windows(NAME.encode()), *windows(canary.hex()[:80].encode())]
+    for where in outside:
+        assert not [part for part in names if part in hays[where]], f"a name is in {where}"
     needles["a key in hexadecimal"] = [k[:8].hex().encode() for k in secrets.keys]
     for where, hay in hays.items():
         for what, parts in needles.items():

@@ -118,9 +118,13 @@ class Attack:
         """Return what is really done of a transaction; None to do nothing and say it was done."""
         return steps, payload
 
-    def words(self, method: str, handle: Handle, answer: object) -> object:
-        """Return the answer to a method that asks for small things of one object: a link's target, an attribute."""
-        del method, handle
+    def before(self, method: str, args: Sequence[object]) -> None:
+        """Look at a call that may change something, before it is made. Raises: OSError to have it fail."""
+        del method, args
+
+    def words(self, method: str, handle: Handle, answer: object, *rest: object) -> object:
+        """Return the answer to a method that asks for small things of one object, given `rest`: a link's target, a blob."""
+        del method, handle, rest
         return answer
 
     def handler(self, inner: Handler) -> Handler:
@@ -354,6 +358,8 @@ class TamperStore:
         self, asserts: Sequence[tuple[Handle, int]], verifier: int, steps: Sequence[Step], payload: IovIter | None, session: int
     ) -> TransactReply:
         """Do a transaction, or what the attack wants of it."""
+        if self.attack.armed:
+            self.attack.before("apply", (asserts, steps))
         really = self.attack.transact(steps, payload) if self.attack.armed else (steps, payload)
         if really is None:
             return TransactReply([generation + 1 for _, generation in asserts])
@@ -381,6 +387,8 @@ class _Watched:
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         server = self._server
+        if server.attack.armed:
+            server.attack.before(self._name, args)
         answer = self._method(*args, **options)
         handles = [arg for arg in args if isinstance(arg, bytes)]
         if self._name in {"create", "mkdir", "unlink", "rmdir", "rename", "link", "symlink"}:
@@ -388,7 +396,7 @@ class _Watched:
             if isinstance(answer, EntryReply):
                 server.names[answer.handle] = Names(Handle(args[0]), str(args[1]))
         if handles and server.attack.armed and server.attack.aims_at(Handle(handles[0])):
-            return server.attack.words(self._name, Handle(handles[0]), answer)
+            return server.attack.words(self._name, Handle(handles[0]), answer, *args[1:])
         return answer
 
 

@@ -3,10 +3,13 @@
 Memory: the answers they are given are copies, and theirs to change.
 """
 
+import errno
 from collections.abc import Sequence
 from dataclasses import replace
 
+from iov.copy_iter import copy_to_iter
 from iov.iov_iter import IovIter
+from transport.base import Landing
 from transport.messages import Attr, DirEntry, EntryReply, FileType, Handle, Step, StepKind
 from trials.faults.tamper import Attack, Kept, TamperStore, attack
 
@@ -191,7 +194,7 @@ class Poison(InsteadOf):
     ID = "A14"
     TEXT = "have another file's record ready for a file that a client is about to create"
 
-    def words(self, method: str, handle: Handle, answer: object) -> object:
+    def words(self, method: str, handle: Handle, answer: object, *rest: object) -> object:
         if method == "create" and isinstance(answer, EntryReply) and not self.server.inner.record_get(answer.handle)[0]:
             other = self.another(answer.handle)
             if other is not None:
@@ -215,30 +218,18 @@ class WrongWords(InsteadOf):
     """A21."""
 
     ID = "A21"
-    TEXT = "show the target of another symbolic link, or another file's extended attributes"
-    VARIANTS = ("target", "xattr", "xattr-name")
+    TEXT = "show the target of another symbolic link, another file's extended attributes, or their names exchanged"
+    VARIANTS = ("target", "xattrs", "xattr-bytes")
 
-    def aims_at(self, handle: Handle) -> bool:
-        kind = FileType.SYMLINK if self.variant == "target" else FileType.FILE
-        return super().aims_at(handle) and self.server.inner.getattr(handle).type is kind
-
-    def another(self, handle: Handle) -> Handle | None:
-        if self.variant != "target":
-            return super().another(handle)
-        entries = (entry for past in self.server.kept.values() for entry in past[-1].listing)
-        return next((e.handle for e in entries if e.attr.type is FileType.SYMLINK and e.handle != handle), None)
-
-    def words(self, method: str, handle: Handle, answer: object) -> object:
+    def words(self, method: str, handle: Handle, answer: object, *rest: object) -> object:
         other = self.another(handle)
-        if other is None or method not in {"readlink", "xattr_get", "xattr_list"}:
+        if other is None or self.variant == "target" or method != "blob_get" or rest[:1] != (1,) or not answer:
             return answer
-        if self.variant == "xattr-name" and method == "xattr_list" and isinstance(answer, list):
-            self.strike()
-            return answer[::-1]
-        if method == "readlink":
-            self.strike()
-            return self.server.inner.readlink(other)
-        return answer
+        self.strike()
+        if self.variant == "xattrs":
+            return self.server.inner.blob_get(other, 1)
+        assert isinstance(answer, bytes)
+        return answer[: len(answer) // 2][::-1] + answer[len(answer) // 2 :]
 
     def data(self, handle: Handle, pos: int, content: bytearray, wanted: int) -> bytearray:
         return content
@@ -248,3 +239,54 @@ class WrongWords(InsteadOf):
 
     def record(self, handle: Handle, record: bytes) -> bytes:
         return super().record(handle, record) if self.variant == "target" else record
+
+
+@attack
+class PowerCut(Attack):
+    """A36."""
+
+    ID = "A36"
+    TEXT = "die after some changes, with any of the writes lost that nothing has made durable"
+
+    def __init__(self, server: TamperStore, variant: str) -> None:
+        super().__init__(server, variant)
+        self.after = 20
+        """Changes that are made before it happens."""
+        self.lost = -1
+        """A bit for each write that is not durable: whether it is lost."""
+        self.dead = False
+        self.unstable: list[tuple[Handle, int, bytes]] = []
+
+    def before(self, method: str, args: Sequence[object]) -> None:
+        if method not in {"write", "try_write", "write_from", "apply", "truncate"}:
+            return
+        if self.dead or self.after <= 0:
+            self.die()
+            landing = next((arg for arg in args if isinstance(arg, Landing)), None)
+            if landing is not None and landing.release is not None:
+                landing.release()
+            raise OSError(errno.EIO, "the server is dead")
+        self.after -= 1
+        if method == "apply":
+            steps = args[1]
+            assert isinstance(steps, Sequence)
+            if any(step.kind is StepKind.RECORD_PUT for step in steps):
+                self.unstable.clear()  # what was written before is durable with it
+        elif method != "truncate":
+            handle, pos, piece = args[:3]
+            assert isinstance(handle, bytes) and isinstance(pos, int) and isinstance(piece, Landing | IovIter)
+            length = piece.count if isinstance(piece, IovIter) else piece.iter.count
+            self.unstable.append((Handle(handle), pos, self.server.stream(Handle(handle))[pos : pos + length]))
+
+    def die(self) -> None:
+        """Lose writes, once."""
+        if self.dead:
+            return
+        self.dead = True
+        self.strike()
+        inner = self.server.inner
+        for n, (handle, pos, was) in reversed(list(enumerate(self.unstable))):
+            if self.lost >> n & 1 and was:
+                landing = inner.write_landing(handle, pos, len(was))
+                copy_to_iter(was, landing.iter.copy())
+                inner.write(handle, pos, landing, stable=True)

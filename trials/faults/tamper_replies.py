@@ -34,7 +34,7 @@ class Crossed(Attack):
 
     def __init__(self, server: TamperStore, variant: str) -> None:
         super().__init__(server, variant)
-        self.before: tuple[Reply, bytes] | None = None
+        self.earlier: tuple[Reply, bytes] | None = None
         self.first: dict[tuple[Handle, int, int, type], tuple[Reply, bytes]] = {}
 
     def handler(self, inner: Handler) -> Handler:
@@ -54,8 +54,8 @@ class Crossed(Attack):
         else:
             return reply
         mine = replace(reply, source=None, release=None), payload_of(reply)
-        theirs = self.before if self.variant == "crossed" else self.first.get(key)
-        self.before = mine
+        theirs = self.earlier if self.variant == "crossed" else self.first.get(key)
+        self.earlier = mine
         self.first.setdefault(key, mine)
         if theirs is None or not self.armed or not self.aims_at(key[0]) or theirs == mine:
             return reply
