@@ -22,6 +22,7 @@ from servers.stores.memory_inode import (
     entry_of,
     is_within,
 )  # fmt: skip
+from servers.stores.overlay import Overlay
 from transport.messages import DirEntry, EntryReply, FileType, Handle, RenameFlag, Step, StepKind
 
 __all__ = ["MemoryStore"]
@@ -30,7 +31,8 @@ __all__ = ["MemoryStore"]
 class MemoryStore(MemoryFiles):
     """Files in memory. now_ns: wall clock in nanoseconds, by default a counter. boot: differs from that of any earlier store.
 
-    capacity: bytes that STATFS reports as the whole.
+    capacity: bytes that STATFS reports as the whole. crashable: `crash` may be called; each chunk that is written after a
+    commit is then copied aside first. A store that is not is as durable as the process.
     """
 
     def __init__(
@@ -42,8 +44,9 @@ class MemoryStore(MemoryFiles):
         uid: int = 0,
         gid: int = 0,
         capacity: int = DEFAULT_CAPACITY,
+        crashable: bool = False,
     ) -> None:
-        super().__init__(probe or Probe(), now_ns, boot, uid, gid, capacity)
+        super().__init__(probe or Probe(), now_ns, boot, uid, gid, capacity, crashable)
         ino, handle = self._new_handle()
         self._root = Directory(ino, handle, 0o755, uid, gid, self._now())
         self._others[handle] = self._root
@@ -66,6 +69,8 @@ class MemoryStore(MemoryFiles):
             return entry_of(found[1])
         ino, handle = self._new_handle()
         file = File(ino, handle, mode & PERMISSIONS, *self._owner, self._now())
+        if self._crashable:
+            file.data, file.aux = Overlay(), Overlay()
         self._files[handle] = file
         directory.put(name, file)
         self._touch(directory)

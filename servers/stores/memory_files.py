@@ -34,6 +34,7 @@ from servers.stores.base import (
 from servers.stores.extents import CHUNK, Extents, Span
 from servers.stores.intents import Intents
 from servers.stores.memory_inode import Directory, File, Inode, Symlink, attr_of, entry_of
+from servers.stores.overlay import Overlay, Survives
 from transport.base import Landing
 from transport.messages import (
     NOW_NS,
@@ -70,7 +71,9 @@ class _Landing(Landing):
 class MemoryFiles(Store):
     """Inodes and their content. capacity: bytes that STATFS reports as the whole."""
 
-    def __init__(self, probe: Probe, now_ns: Callable[[], int] | None, boot: int, uid: int, gid: int, capacity: int) -> None:
+    def __init__(
+        self, probe: Probe, now_ns: Callable[[], int] | None, boot: int, uid: int, gid: int, capacity: int, crashable: bool
+    ) -> None:
         self.intents = Intents()
         self.verifier = boot
         self.lent = 0
@@ -79,6 +82,7 @@ class MemoryFiles(Store):
         self._now = now_ns or self._tick
         self._owner = (uid, gid)
         self._capacity = capacity
+        self._crashable = crashable
         self._next_ino = _ROOT_INO
         self._files: dict[Handle, File] = {}
         self._others: dict[Handle, Directory | Symlink] = {}
@@ -146,6 +150,8 @@ class MemoryFiles(Store):
             return 0
         assert landing.span[0] == pos and landing.stream is (file.aux if aux else file.data)
         landing.stream.finish(landing.span)
+        if stable:
+            self._commit(file)
         self.lent -= 1
         if not aux:
             self._touch(file)
@@ -160,7 +166,13 @@ class MemoryFiles(Store):
         return self.write(handle, pos, landing, stable=stable, aux=aux)
 
     def commit(self, handle: Handle) -> None:
-        self._file(handle)
+        self._commit(self._file(handle))
+
+    @staticmethod
+    def _commit(file: File) -> None:
+        for stream in (file.data, file.aux):
+            if isinstance(stream, Overlay):
+                stream.commit()
 
     def truncate(self, handle: Handle, size: int) -> Attr:
         file = self._file(handle)
@@ -292,8 +304,25 @@ class MemoryFiles(Store):
             else:
                 self._apply(self._inode(step.handle or made[-1].handle), step, payload)
         self.intents.done(planned, [entry.handle for entry in made])
+        for step in steps:
+            changed = self._files.get(step.handle)
+            if changed is not None:
+                self._commit(changed)
         made = [entry_of(self._inode(entry.handle)) for entry in made]
         return TransactReply([inode.generation for inode, _ in asserted], made, planned.keys)
+
+    def crash(self, survives: Survives | None = None) -> None:
+        """Lose what a power cut would take: data that no commit, stable write or transaction made durable. Names are kept.
+
+        survives: asked for each page, whether it was written all the same. The store goes on in another boot.
+        """
+        assert self._crashable, "the store was not made to crash"
+        assert self.lent == 0, f"{self.lent} leases are still out"
+        for file in self._files.values():
+            for stream in (file.data, file.aux):
+                assert isinstance(stream, Overlay)
+                stream.crash(survives)
+        self.verifier += 1
 
     # ---- inside
 

@@ -93,8 +93,8 @@ def source(data: bytes) -> IovIter:
 @contextmanager
 def opened(kind: str, probe: Probe) -> Iterator[Store]:
     """Open a store of a kind over nothing; at the end it is closed, which asserts that nothing is lent."""
-    if kind == "memory":
-        store: Store = MemoryStore(probe)
+    if kind in ("memory", "crashable"):
+        store: Store = MemoryStore(probe, crashable=kind == "crashable")
         yield store
         store.close()
         return

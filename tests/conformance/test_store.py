@@ -22,7 +22,7 @@ def probe() -> Probe:
     return Probe()
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[*KINDS, "crashable"])
 def store(request: pytest.FixtureRequest, probe: Probe) -> Iterator[Store]:
     with opened(request.param, probe) as made:
         yield made
