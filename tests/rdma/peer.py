@@ -25,14 +25,7 @@ PACKAGE: Final = "python3-pyverbs"
 ENOUGH: Final = 90
 UNAVAILABLE: Final = 77
 PATIENCE_S: Final = 60
-SKIPPED: Final = {
-    ("CMTestCase", "test_rdmacm_async_udp_traffic"): "identifiers of datagrams",
-    ("CMTestCase", "test_rdmacm_async_write"): "on iWARP a WRITE is complete before the peer has it, and the test looks at once",
-    (
-        "CMTestCase",
-        "test_rdmacm_async_traffic_external_qp",
-    ): "on iWARP a SEND must find a receive, and the test may post it after",
-}
+SKIPPED: Final = {("CMTestCase", "test_rdmacm_async_udp_traffic"): "identifiers of datagrams"}
 """Tests whose processes cannot say themselves why they are not for this device."""
 VENDORS: Final = ("mlx5", "efa", "cuda")
 

@@ -149,7 +149,9 @@ def test_too_much_private_data_changes_nothing() -> None:
     with pytest.raises(VerbsError) as caught:
         ident.connect(CmParam(bytes(MAX_PRIVATE + 1)))
     assert caught.value.errno == errno.EINVAL
-    assert ident.connect(CmParam(bytes(MAX_PRIVATE)))
+    with pytest.raises(VerbsError):
+        ident.connect(CmParam(bytes(MAX_PRIVATE - 7), roce=True))
+    assert ident.connect(CmParam(bytes(MAX_PRIVATE - 8), roce=True))
 
 
 STEPS: dict[CmStep, Callable[[CmId], object]] = {
@@ -292,6 +294,18 @@ async def test_connect_move_and_disconnect(profile: DeviceProfile, crc: bool) ->
         await mine.disconnect()
     assert near.qp.state is far.qp.state is QPState.ERR
     assert [(wc.wr_id, wc.status) for wc in far.poll()] == [(5, WcStatus.WR_FLUSH_ERR)]
+
+
+@pytest.mark.parametrize(
+    ("near_profile", "far_profile"), [(CONNECTX, CONNECTX), (CONNECTX, IWARP), (IWARP, CONNECTX), (IWARP, IWARP)]
+)
+async def test_rules_are_roces_where_both_devices_have_them(near_profile: DeviceProfile, far_profile: DeviceProfile) -> None:
+    near, far = make_side("a", near_profile), make_side("b", far_profile)
+    async with connected(near, far) as (mine, theirs):
+        both = near_profile is far_profile is CONNECTX
+        assert all(connection.ident.settled is not None for connection in (mine, theirs))
+        assert [connection.ident.settled.roce for connection in (mine, theirs) if connection.ident.settled] == [both, both]
+        await send(near, far, b"either way")
 
 
 async def test_reject_with_private_data() -> None:

@@ -39,6 +39,7 @@ STARTS: Final[dict[int, frozenset[int]]] = {
     int(Op.IMMEDIATE): frozenset({int(Opcode.WRITE_WITH_IMM)}),
     int(Op.IMMEDIATE_SE): frozenset({int(Opcode.WRITE_WITH_IMM)}),
     int(Op.READ_REQUEST): frozenset({int(Opcode.READ)}),
+    int(Op.CONTROL): frozenset({int(Opcode.FLUSH)}),
     int(Op.ATOMIC_REQUEST): frozenset({int(Opcode.CMP_AND_SWP), int(Opcode.FETCH_AND_ADD)}),
 }
 """What requests a message of ours may come from."""

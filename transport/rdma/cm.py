@@ -24,7 +24,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import trio
@@ -138,8 +138,9 @@ class ConnectRequest:
         if self._ident.state is not CmState.REQUESTED:
             raise VerbsError(errno.EINVAL, "the request was answered before")
         try:
+            param = _by_rules_of(qp, param)
             reply = self._ident.accept(param)
-            return await self._manager.start(self._ident, self._stream, qp, access, self.private, reply)
+            return await self._manager.start(self._ident, self._stream, qp, access, self.private, reply, param.rnr_retry)
         except BaseException:
             self._stream.close()
             raise
@@ -228,7 +229,7 @@ class ConnectionManager:
         ident.resolve_route()
         try:
             stream = self._seen(stream, active=True)
-            request = ident.connect(param)
+            request = ident.connect(_by_rules_of(qp, param))
             with trio.move_on_after(timeout_s):
                 await send_all(stream, request)
                 await _exchange(stream, ident)
@@ -238,7 +239,7 @@ class ConnectionManager:
             assert ident.reply is not None
             if ident.state is CmState.REJECTED:
                 raise Rejected(stream.peer, ident.reply.private)
-            return await self.start(ident, stream, qp, access, ident.reply.private, None)
+            return await self.start(ident, stream, qp, access, ident.reply.private, None, param.rnr_retry)
         except BaseException:
             stream.close()
             raise
@@ -311,11 +312,11 @@ class ConnectionManager:
         return stream if self._capture is None else CapturedStream(stream, self._capture, active=active)
 
     async def start(
-        self, ident: CmId, stream: ByteStream, qp: QP, access: int, private: bytes, reply: bytes | None
+        self, ident: CmId, stream: ByteStream, qp: QP, access: int, private: bytes, reply: bytes | None, rnr_retry: int
     ) -> Connection:
         """Put a queue pair on the stream, send the reply that there may be, and run (both ends' last step)."""
         assert ident.settled is not None
-        link = StreamLink(stream, qp, self._probe, ident.settled, access, is_server=reply is not None)
+        link = StreamLink(stream, qp, self._probe, ident.settled, access, reply is not None, rnr_retry)
         connection = Connection(ident, link, private)
         try:
             if reply is not None:
@@ -326,6 +327,11 @@ class ConnectionManager:
             raise
         self._nursery.start_soon(connection.run)
         return connection
+
+
+def _by_rules_of(qp: QP, param: CmParam) -> CmParam:
+    """Return what is offered with the rules of the queue pair's device, where they were left open."""
+    return param if param.roce is not None else replace(param, roce=not qp.device.profile.iwarp)
 
 
 async def _exchange(stream: ByteStream, ident: CmId) -> None:

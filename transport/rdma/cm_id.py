@@ -21,7 +21,7 @@ from enum import IntEnum
 from typing import Final
 
 from transport.rdma.errors import VerbsError
-from transport.rdma.iwarp.mpa import MAX_PRIVATE, MpaError, Settled, StartFrame, StartReader, answer, find_crc, settle
+from transport.rdma.iwarp.mpa import MAX_PRIVATE, ROCE_MARK, MpaError, Settled, StartFrame, StartReader, answer, find_crc, settle
 from transport.rdma.iwarp.rdmap import Op
 from transport.rdma.iwarp.send import untagged_frame
 from transport.rdma.iwarp.terminate import Cause, Terminate
@@ -116,7 +116,8 @@ TABLE: Final[dict[tuple[CmState, CmStep], tuple[CmState, CmEventType | None]]] =
 class CmParam:
     """What one side offers. ird: READs it answers at a time; ord: READs it will have open; crc: checksums are to be used.
 
-    least_ord: of who connects: fewer READs than this are of no use to it.
+    least_ord: of who connects: fewer READs than this are of no use to it. roce: RoCE's rules are wanted, and kept to if both want
+    them; None: as the queue pair's device has it. rnr_retry: how often to try again then where the peer has no receive.
     """
 
     private: bytes = b""
@@ -124,6 +125,8 @@ class CmParam:
     ord: int = 1
     crc: bool = False
     least_ord: int = 0
+    roce: bool | None = None
+    rnr_retry: int = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +205,8 @@ class CmId:
         self._step(CmStep.CONNECT)
         self._reader = StartReader(reply=True)
         self._least_ord = param.least_ord
-        self.request = StartFrame(False, crc=param.crc, ird=param.ird, ord=param.ord, private=param.private)
+        roce = bool(param.roce)
+        self.request = StartFrame(False, crc=param.crc, ird=param.ird, ord=param.ord, private=param.private, roce=roce)
         return self.request.pack()
 
     def establish(self) -> None:
@@ -228,7 +232,7 @@ class CmId:
         if self.state is not CmState.REQUESTED or self.request is None:
             self._step(CmStep.ACCEPT)
         assert self.request is not None
-        self.reply, self.settled = answer(self.request, param.ird, param.ord, param.crc, param.private)
+        self.reply, self.settled = answer(self.request, param.ird, param.ord, param.crc, param.private, bool(param.roce))
         self._step(CmStep.ACCEPT)
         return self.reply.pack()
 
@@ -297,5 +301,6 @@ def _terminate(cause: Cause, crc: bool) -> bytes:
 
 
 def _check(param: CmParam) -> None:
-    if len(param.private) > MAX_PRIVATE:
-        raise VerbsError(errno.EINVAL, f"{len(param.private)} bytes of private data, {MAX_PRIVATE} at most")
+    most = MAX_PRIVATE - len(ROCE_MARK) if param.roce else MAX_PRIVATE
+    if len(param.private) > most:
+        raise VerbsError(errno.EINVAL, f"{len(param.private)} bytes of private data, {most} at most")

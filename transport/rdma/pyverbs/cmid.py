@@ -86,9 +86,9 @@ class ConnParam:
         self.qp_num = qp_num
         self.data = data
 
-    def offer(self) -> CmParam:
-        """Return what goes to a peer of another process."""
-        return CmParam(self.data, min(self.resources, MAX_DEPTH), min(self.depth, MAX_DEPTH))
+    def offer(self, roce: bool) -> CmParam:
+        """Return what goes to a peer of another process. roce: the device has RoCE's rules."""
+        return CmParam(self.data, min(self.resources, MAX_DEPTH), min(self.depth, MAX_DEPTH), roce=roce)
 
 
 class UDParam:
@@ -236,7 +236,7 @@ class CMID(PyverbsObject):
         if self.wire is not None:
             with driver.lock:
                 try:
-                    reply = self.wire.ident.accept(self.param.offer())
+                    reply = self.wire.ident.accept(self.param.offer(self._roce()))
                     self._attach(self.wire)
                 except (MpaError, VerbsError) as error:
                     raise PyverbsRDMAError("Failed to accept", error.errno) from error
@@ -325,6 +325,9 @@ class CMID(PyverbsObject):
         else:
             self.requests.append(request)
 
+    def _roce(self) -> bool:
+        return not self.context.handle.device.profile.iwarp
+
     def _dial(self) -> None:
         """Connect to a port of wherever the address leads."""
         info = self.info or AddrInfo()
@@ -335,7 +338,7 @@ class CMID(PyverbsObject):
         ident.events.clear()  # these were told when the program asked
         with driver.lock, translated("Failed to connect"):
             try:
-                self.wire = wire.dial(info.dst, info.dst_service or "", ident, self.param.offer(), self._on_wire)
+                self.wire = wire.dial(info.dst, info.dst_service or "", ident, self.param.offer(self._roce()), self._on_wire)
             except OSError as error:
                 raise PyverbsRDMAError("Failed to connect", error.errno or errno.EADDRNOTAVAIL) from error
 

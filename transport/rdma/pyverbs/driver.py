@@ -17,8 +17,8 @@ from transport.rdma.memory_fabric import MemoryFabric
 from transport.rdma.profiles import CONNECTX, PROFILES, DeviceProfile
 
 __all__ = [
-    "DEVICES", "address_of", "advance", "contexts_by_fd", "locked", "move", "open_by_name", "progress", "pumps", "use_profile",
-    "view_at", "wait_a_little",
+    "DEVICES", "address_of", "advance", "contexts_by_fd", "locked", "move", "next_deadline", "open_by_name", "progress", "pumps",
+    "use_profile", "view_at", "wait_a_little",
 ]  # fmt: skip
 
 LONGEST_WAIT_S: Final = 0.001
@@ -87,6 +87,11 @@ def advance() -> None:
     with lock:
         fabric.advance(monotonic())
         move()
+
+
+def next_deadline() -> float | None:
+    """Return when a timer of the device is due, by the monotonic clock, or None."""
+    return fabric.next_deadline()
 
 
 def move() -> None:

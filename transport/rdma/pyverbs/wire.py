@@ -8,6 +8,7 @@ child starts with none of its parent's. Trio is not used here. Ownership: socket
 
 import contextlib
 import errno
+import math
 import os
 import select
 import socket
@@ -21,6 +22,8 @@ from transport.rdma.enums import QPState
 from transport.rdma.iwarp.engine import Engine
 from transport.rdma.iwarp.mpa import find_crc
 from transport.rdma.iwarp.operations import bind
+from transport.rdma.iwarp.roce import RoceEngine
+from transport.rdma.iwarp.roce import bind as bind_roce
 from transport.rdma.pyverbs import driver
 from transport.rdma.qp import QP
 
@@ -231,9 +234,14 @@ class Wire:
         crc = find_crc() if settled.crc else None
         passive = self.ident.request is not None and not self.request
         self.qp = qp
-        self.engine = engine = Engine(qp, crc, settled.ird, passive, lambda: None)
-        engine.on_end = lambda _reason: self.ident.ended()
-        bind(qp, engine)
+        if settled.roce:
+            roce = RoceEngine(qp, crc, settled.ird, passive, lambda: None)
+            bind_roce(qp, roce)
+            self.engine = roce
+        else:
+            self.engine = Engine(qp, crc, settled.ird, passive, lambda: None)
+            bind(qp, self.engine)
+        self.engine.on_end = lambda _reason: self.ident.ended()
 
 
 class Door:
@@ -361,11 +369,12 @@ def _serve(reader: int, _writer: int) -> None:
             for wire in _wires:
                 if interest := wire.interest():
                     poll.register(wire.fileno(), interest)
-        poll.poll(IDLE_S * 1000)
+            deadline = driver.next_deadline()
+        idle_s = IDLE_S if deadline is None else min(IDLE_S, max(0.0, deadline - monotonic()))
+        poll.poll(math.ceil(idle_s * 1000))
         with contextlib.suppress(BlockingIOError):
             os.read(reader, 4096)
-        with driver.lock:
-            pump()
+        driver.advance()
         driver.progress()
 
 
