@@ -39,10 +39,11 @@ from transport.messages import (
     Truncate,
     is_idempotent,
 )
-from transport.session_call import CallEvent, SessionCall
+from transport.session_call import CallEvent, CallState, SessionCall
 
 __all__ = ["SLOT_STATES", "ClientSession", "ServerSlots", "SlotAction", "SlotEvent", "SlotState"]
 
+_SENT: Final = CallState.SENT
 MAX_BREACHES: Final = 3
 """Connections a call may lose to a server that breaks the protocol; then it is the server that is broken."""
 _REPEATABLE: Final = frozenset(
@@ -89,18 +90,24 @@ class ClientSession:
         """Calls that are not on a connection."""
         return len(self._ready) + len(self._starved) + sum(map(len, self._held.values()))
 
-    def submit(self, request: Request, done: Done, source: IovIter | None, dest: IovIter | None) -> SessionCall:
+    def submit(
+        self, request: Request, done: Done, source: IovIter | None = None, dest: IovIter | None = None
+    ) -> SessionCall:  # fmt: skip
         """Start a call, or have it wait for a channel or a slot. Raises: as the channel's `submit`."""
         call = SessionCall(self, request, done, source, dest)
         channel = self._alone
         if channel is not None and type(request) in _REPEATABLE:
-            call.send(channel, request)
+            call.state = _SENT
+            call.channel = channel
+            inner = channel.submit(request, call, source, dest)
+            if call.state is _SENT:
+                call.inner = inner
         elif self.error is not None:
             call.step(CallEvent.GIVE_UP)
             call.finish(self.error)
         else:
             if not self.live:
-                call.since = self._now()
+                call.waited.since = self._now()
             self._ready.append(call)
             self.pump()
         return call
@@ -118,9 +125,9 @@ class ClientSession:
                         continue
                     slot = call.slot = self._free.pop()
                     self._next[slot] += 1
-                    call.seq = self._next[slot]
-                call.maybe = True
-                request = Sequenced(call.slot, call.seq, request)
+                    call.waited.seq = self._next[slot]
+                call.waited.maybe = True
+                request = Sequenced(call.slot, call.waited.seq, request)
             channel = live[0]
             if len(live) > 1:
                 self._turn += 1
@@ -150,11 +157,12 @@ class ClientSession:
         """Keep a call whose connection ended until it may be sent again."""
         channel = call.channel
         assert channel is not None
-        call.since = self._now()
-        call.breaches += isinstance(error, ProtocolError)
-        if call.maybe and error.retryable and call.slot >= 0:
-            call.maybe = False  # it never left
-        if call.breaches >= MAX_BREACHES or self.error is not None or not self.resumable:
+        call.waited.since = self._now()
+        waited = call.waited
+        waited.breaches += isinstance(error, ProtocolError)
+        if waited.maybe and error.retryable and call.slot >= 0:
+            waited.maybe = False  # it never left
+        if waited.breaches >= MAX_BREACHES or self.error is not None or not self.resumable:
             self._give_up(call, self.error or error)
         else:
             self._held.setdefault(channel, []).append(call)
@@ -177,7 +185,7 @@ class ClientSession:
             self._free = list(range(reply.slots - 1, -1, -1))
             for call in waiting:
                 call.slot = -1
-                if call.maybe:
+                if call.waited.maybe:
                     text = f"the server has lost the session; whether {type(call.request).__name__} happened is not known"
                     self._take_out(call)
                     self._give_up(call, TransportError(errno.ESTALE, text))
@@ -225,7 +233,7 @@ class ClientSession:
             return None
         now, first = self._now(), None
         for call in self._all_waiting():
-            until = max(call.since, self.down_since) + timeout_s
+            until = max(call.waited.since, self.down_since) + timeout_s
             if until <= now:
                 self._take_out(call)
                 self._give_up(call, error)

@@ -69,33 +69,49 @@ class Keeper(Protocol):
         """Take a call that ends now out of what waits."""
 
 
+class Trouble:
+    """What a call went through. seq: its number in its slot; since: when it was lost; breaches: how often to a broken server.
+
+    maybe: it may have happened.
+    """
+
+    __slots__ = ("breaches", "maybe", "seq", "since")
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.since = 0.0
+        self.breaches = 0
+        self.maybe = False
+
+
 class SessionCall:
     """A call of a session; it is the `done` of the calls that a connection makes for it."""
 
-    __slots__ = (
-        "_done", "_inner", "_session", "breaches", "channel", "dest", "maybe", "request", "seq", "since", "slot", "source",
-        "state",
-    )  # fmt: skip
+    __slots__ = ("_done", "_session", "channel", "dest", "inner", "request", "slot", "source", "state", "trouble")
 
     def __init__(self, session: "Keeper", request: Request, done: Done, source: IovIter | None, dest: IovIter | None) -> None:
         self._session = session
         self._done: Done | None = done
-        self._inner: ClientCall | None = None
+        self.inner: ClientCall | None = None
         self.request = request
         self.source = source
         self.dest = dest
         self.state = _WAITING
         self.channel: Transport | None = None
         self.slot = -1
-        self.seq = 0
-        self.since = 0.0
-        self.breaches = 0
-        self.maybe = False
+        self.trouble: Trouble | None = None
 
     @property
     def xid(self) -> int:
         """The number of its present or last frame, 0 before it was sent."""
-        return self._inner.xid if self._inner is not None else 0
+        return self.inner.xid if self.inner is not None else 0
+
+    @property
+    def waited(self) -> "Trouble":
+        """What is only known of a call that did not go straight out and come back."""
+        if self.trouble is None:
+            self.trouble = Trouble()
+        return self.trouble
 
     def abandon(self) -> None:
         """Ask that the call end soon, as the transport's contract says."""
@@ -103,8 +119,8 @@ class SessionCall:
         if self.step(_ABANDON):
             self._session.forget(self)
             self.finish(_cancelled())
-        elif before is _SENT and self._inner is not None:
-            self._inner.abandon()
+        elif before is _SENT and self.inner is not None:
+            self.inner.abandon()
 
     def step(self, event: CallEvent) -> bool:
         """Move by the table. Returns: whether `done` is due."""
@@ -119,13 +135,19 @@ class SessionCall:
         self.channel = channel
         inner = channel.submit(request, self, self.source, self.dest)
         if self.state is not _DONE:
-            self._inner = inner
+            self.inner = inner
             if self.state is CallState.ENDING:
                 inner.abandon()
 
     def __call__(self, outcome: Outcome) -> None:
         """Take what a connection says became of it."""
-        if isinstance(outcome, Reply) or outcome.errno in _OF_THE_CALL:
+        if self.slot < 0 and type(outcome) is Reply:  # what nearly always happens, by the table, without looking it up
+            self.state = _DONE
+            done, self._done = self._done, None
+            self.source = self.dest = self.inner = self.channel = None
+            assert done is not None, "a call ends once"
+            done(outcome)
+        elif isinstance(outcome, Reply) or outcome.errno in _OF_THE_CALL:
             self.step(_ANSWER)
             if self.slot >= 0:
                 self._session.answered(self)
@@ -142,7 +164,7 @@ class SessionCall:
         """Tell the caller, whose memory it is again."""
         done, self._done = self._done, None
         assert done is not None, "a call ends once"
-        self.source = self.dest = self._inner = self.channel = None
+        self.source = self.dest = self.inner = self.channel = None
         done(outcome)
 
 

@@ -23,6 +23,7 @@ from trials.bench import (
     rdma,
     rdma_stream,
     sealing,
+    sessions,
     tls,
     tracing,
     verbs,
@@ -32,7 +33,9 @@ from trials.bench.figure import Figure, Result, measure
 
 __all__ = ["figures", "run_bench"]
 
-ROOMS: Final = (wire, files, buffered, tls, rdma, rdma_stream, verbs, memory, iov, crypto, sealing, freshness, fsspec, tracing)
+ROOMS: Final = (
+    wire, files, buffered, tls, rdma, rdma_stream, sessions, verbs, memory, iov, crypto, sealing, freshness, fsspec, tracing,
+)  # fmt: skip
 
 
 def figures() -> list[Figure]:
