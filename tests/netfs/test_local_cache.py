@@ -270,6 +270,40 @@ async def test_cancelled_at_any_point(tmp_path: Path, key: VolumeKey | None) -> 
     assert await side.get() == DATA
 
 
+@KEYS
+@pytest.mark.parametrize("direct", [False, True])
+async def test_a_writer_cancelled_at_any_point_leaves_a_cache_that_is_right(
+    tmp_path: Path, key: VolumeKey | None, direct: bool
+) -> None:  # fmt: skip
+    """Whatever of the writes has happened, who reads through the cache sees what the server has. Where the server's block does
+    not open, because its tag was never committed, the cache may still have the one that was.
+    """
+    side = Side(tmp_path / "cache", key)
+    for steps in [*range(1, 30), *range(30, 200, 11)]:
+        await side.put(DATA[:100_000], mode="w")
+        await side.get()
+        with trio.CancelScope() as scope:
+            async with side.client(cache_bytes=1 << 18) as client, trio.open_nursery() as nursery:
+                nursery.start_soon(cancel_after, steps, scope)
+                async with await client.open("/f", "r+", direct=direct) as file:
+                    await file.read(50_000, 0)
+                    await file.pwritev([b"%d" % (steps % 10) * 30_000], steps * 100)
+                    await file.fsync()
+                    await file.punch(60_000, 20_000)
+                    await file.truncate(90_000 + steps)
+                nursery.cancel_scope.cancel()
+        through, past = await outcome(side, cached=True), await outcome(side, cached=False)
+        assert through == past or (key is not None and past == errno.EBADMSG and isinstance(through, bytes))
+
+
+async def outcome(side: Side, *, cached: bool) -> bytes | int | None:
+    """Return what a reader gets: the bytes, or the errno."""
+    try:
+        return await side.get(cached=cached)
+    except OSError as error:
+        return error.errno
+
+
 async def test_a_plain_file_needs_a_server_with_a_name(tmp_path: Path) -> None:
     side = Side(tmp_path, None)
     await side.put(DATA, mode="w")

@@ -24,8 +24,8 @@ from transport.messages import Handle
 
 QUICK_OPS = 100
 SLOW_OPS = 1600
-SOAK_OPS = int(os.environ.get("SOAK_OPS", "20000"))
-SOAK_SEEDS = int(os.environ.get("SOAK_SEEDS", "4"))
+SOAK_OPS = int(os.environ.get("SOAK_OPS", "10000"))
+SOAK_SEEDS = int(os.environ.get("SOAK_SEEDS", "1"))
 
 # rsize, wsize, segments, page cache, file, I/O; sizes are in blocks where the file has them, and have to be even then.
 SIZES = {
