@@ -60,7 +60,7 @@ class DiskCookie(BlockCookie):
     """What a local cache has of one file.
 
     users: how many use it. modified: asked whether this client has changed the file since it was opened; what is stored then is
-    only believed by a later run if the server vouches for it. settled: woken when a change of state is over.
+    not believed by a later run. settled: woken when a change of state is over.
     """
 
     def __init__(self, cache: "RunningCache", volume: str, key: bytes, granule: int, *, sealed: bool) -> None:
@@ -105,9 +105,9 @@ class DiskCookie(BlockCookie):
         What was cached under another word is forgotten.
         """
         if coherency != self._coherency:
-            if self.state is not State.QUIESCENT:
-                self.invalidate("changed")
             self._coherency = coherency
+            if self.state is not State.QUIESCENT:
+                self._outdate()
         self._map.size = size
         if self._cache.usable and (self.is_open or self._cache.make_way()):
             self._ask(Event.USE)
@@ -130,8 +130,12 @@ class DiskCookie(BlockCookie):
         self.inval_counter += 1
         if self.sealed:
             return  # each block answers for itself
-        if self.state is State.ACTIVE and self._map.empty:
-            return
+        if self.state is not State.ACTIVE or not self._map.empty:
+            self._outdate()
+
+    def _outdate(self) -> None:
+        """Put an empty object in the place of this one."""
+        self.inval_counter += 1
         self._map.clear()
         self._missed = True
         self._ask(Event.INVALIDATE)

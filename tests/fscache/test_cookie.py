@@ -51,6 +51,15 @@ async def test_another_word_of_the_server_retires_the_object(tmp_path: Path) -> 
         await settled(cookie)
         assert cookie.usable
         assert len(rig.objects()) == 1
+        await rig.write(cookie, 0, DATA[:G])
+        # Another word while nothing is cached is a new object too, or the next run would not know what it is of.
+        empty = await rig.use(b"other", b"v1")
+        empty.use(b"v2", 1 << 30)
+        await settled(empty)
+        await rig.write(empty, 0, DATA[:G])
+    for key, word in ((b"file", b"v3"), (b"other", b"v2")):
+        async with running(tmp_path) as rig:
+            assert (await rig.use(key, word)).next_extent(0, G) == Extent(0, G)
 
 
 @pytest.mark.parametrize("at", ["header", "stamp", "data", "cut", "garbage", "empty", "directory"])
