@@ -127,10 +127,9 @@ class DiskCookie(BlockCookie):
     def invalidate(self, why: str) -> None:
         """Forget all that is cached of the file, at once: what is in flight is no longer believed either."""
         del why
-        self.inval_counter += 1
-        if self.sealed:
-            return  # each block answers for itself
-        if self.state is not State.ACTIVE or not self._map.empty:
+        if self.sealed or (self.state is State.ACTIVE and self._map.empty):
+            self.inval_counter += 1  # each block answers for itself, or there is nothing
+        else:
             self._outdate()
 
     def _outdate(self) -> None:
