@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n 2
 
-.PHONY: help demo test check peer-tests lint typing format soak timing bench venv clean
+.PHONY: help demo test check peer-tests lint typing format soak soak-server soak-hostile timing bench venv clean
 
 help:
 	@echo "make demo    show a real file travelling through every path"
@@ -15,6 +15,7 @@ help:
 	@echo "make check   lint, types, and the slower tests"
 	@echo "make peer-tests  rdma-core's own Python tests against the emulated adapter"
 	@echo "make timing  whether the time of a refusal tells what was wrong"
+	@echo "make soak-server   30 minutes of load, cut connections and kill -9;  make soak-hostile   10 minutes of nonsense"
 	@echo "make soak    long runs;  make bench  the figures;  make format  lay out the source"
 
 demo: .venv/.run
@@ -45,6 +46,12 @@ timing: .venv/.dev
 soak: .venv/.dev
 	@$(PIP) install --group fuzz || echo "without atheris its test skips" >&2
 	@$(PYTEST) -m soak --timeout 3600
+
+soak-server: .venv/.dev
+	@$(BIN)/python -m tests.servers.soak
+
+soak-hostile: .venv/.dev
+	@$(BIN)/python -m tests.servers.hostile
 
 bench: .venv/.run
 	@$(BIN)/netfs bench
