@@ -57,10 +57,11 @@ def test_every_command(encrypted: bool, tmp_path: Path) -> None:
         assert json.loads(ok("stat", "--json", *key, f"{url}/d/source/large"))["size"] == len(content)
         assert ok("cat", *key, f"{url}/d/source/small") == "small\n"
         ok("mv", *key, f"{url}/d/source/small", f"{url}/d/source/moved")
-        ok("ln", "-s", "moved", f"{url}/d/source/link")
+        ok("ln", "-s", *key, "moved", f"{url}/d/source/link")
         ok("cp", "-r", *key, f"{url}/d/source", tmp_path / "back")
         assert (tmp_path / "back" / "large").read_bytes() == content and (tmp_path / "back" / "moved").read_bytes() == b"small\n"
-        ok("rm", "-r", *key, f"{url}/d")
+        ok("rm", "-r", *key, f"{url}/d/source")
+        ok("rm", "-r", f"{url}/d")
         assert json.loads(ok("ls", "--json", f"{url}/"))["entries"] == []
     (there, _) = streams(read_packets(mine.read_bytes())).values()
     assert there.startswith(b"MPA ID Req Frame") and len(there) > len(content)
