@@ -42,6 +42,7 @@ from transport.messages import (
     Compound,
     CompoundReply,
     CompoundStep,
+    DirEntry,
     EntryReply,
     Handle,
     Lease,
@@ -172,6 +173,17 @@ class Client(WholeFiles):
                     yield Entry(entry.name, child(path, entry.name), entry.attr)
         except Exception as error:
             raise translate(error, path, self.probe) from error
+
+    async def examine(self, path: str) -> tuple[list[Entry], list[OSError]]:
+        """List what verifies in a directory, and say what does not, for `fsck`. Cancellation: no effect."""
+
+        async def looked(walk: Walk) -> tuple[list[DirEntry], Sequence[tuple[str, Exception]]]:
+            return await self._volume.examine(await walk.directory(self._names(path)))
+
+        good, bad = await self._translated(looked, path)
+        errors = [translate(error, child(path, name) if name else path, self.probe) for name, error in bad]
+        entries = [Entry(entry.name, child(path, entry.name), entry.attr) for entry in good]
+        return entries, [error for error in errors if isinstance(error, OSError)]
 
     async def listdir(self, path: str = "/") -> list[str]:
         """Return the names in a directory, sorted. Cancellation: no effect."""

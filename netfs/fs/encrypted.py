@@ -5,7 +5,7 @@ table of that file, as they are in its record. Owns the pool of landing areas.
 """
 
 import errno
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from crypto.aead import NONCE_SIZE
@@ -158,6 +158,10 @@ class EncryptedVolume(Volume):
         for row, entry, _ in await self.names.listing(handle):
             row.name = entry.name.plain
             yield row
+
+    async def examine(self, handle: Handle) -> tuple[list[DirEntry], Sequence[tuple[str, Exception]]]:
+        """Return the entries of a directory that verify, and what is wrong with the others."""
+        return await self.names.examine(handle)
 
     def hides(self, name: str) -> bool:
         """Say whether a name is that of the volume's header, or of one being written."""

@@ -21,7 +21,7 @@ from typing import Any, Final
 import trio
 
 from crypto.aead import KEY_SIZE, XAES_NONCE_SIZE
-from crypto.errors import IntegrityError, Malformed
+from crypto.errors import CryptoError, IntegrityError, Malformed
 from crypto.file import new_record
 from crypto.keys import FILE_ID_SIZE, VolumeKey
 from crypto.names import Entry, Names, check_listing, with_entry, without_entry
@@ -186,6 +186,32 @@ class SealedNames:
                 rows.append((row, entry, record))
             return rows
         raise OSError(errno.EAGAIN, "other clients are changing the directory all the time")
+
+    async def examine(self, handle: Handle) -> tuple[list[DirEntry], list[tuple[str, CryptoError]]]:
+        """Return the entries of a directory that verify, each for itself, and what is wrong: by name, empty for the listing."""
+        folder = self._folder(handle)
+        await self._refresh(folder)
+        asked = self._freshness.clock
+        good: list[DirEntry] = []
+        bad: list[tuple[str, CryptoError]] = []
+        entries: list[Entry] = []
+        for row in await self._rows(handle):
+            if hides(row.name):
+                continue
+            try:
+                entries.append(entry := folder.names.entry(row.name, row.certificate))
+                row.name = entry.name.plain
+                record = self._verified(entry, row.record or b"", row.attr, asked)
+                if record is not None:
+                    row.attr = attr_of(row.attr, record)
+                good.append(row)
+            except CryptoError as error:
+                bad.append((row.name, error))
+        try:
+            check_listing(folder.names, folder.folder, entries)
+        except IntegrityError as error:
+            bad.append(("", error))
+        return good, bad
 
     async def _rows(self, handle: Handle) -> list[DirEntry]:
         rows: list[DirEntry] = []

@@ -70,8 +70,10 @@ async def verify(client: Client, top: str, told: Progress = lambda _path, _count
         folder = waiting.pop()
         entries: list[Entry] = []
         try:
-            async for entry in client.scandir(folder):
-                entries.append(entry)  # noqa: PERF401 (those before an error are looked at all the same)
+            await client.listxattr(folder)
+            entries, bad = await client.examine(folder)
+            for error in bad:
+                report.note(str(error.filename), NO_BLOCK, error)
         except OSError as error:
             report.note(error.filename if isinstance(error.filename, str) else folder, NO_BLOCK, error)
         for entry in sorted(entries, key=lambda each: each.path):
@@ -90,6 +92,7 @@ async def _verify_object(
     report.checked_files += 1
     told(entry.path, 0)
     try:
+        await client.listxattr(entry.path)
         file = await client.open(entry.path, direct=True)
     except OSError as error:
         report.note(entry.path, NO_BLOCK, error)

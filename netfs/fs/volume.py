@@ -6,7 +6,7 @@ and says what the user sees of attributes. Owns no memory.
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +162,10 @@ class Volume(ABC):
     @abstractmethod
     def entries(self, handle: Handle) -> AsyncIterator[DirEntry]:
         """Yield the entries of a directory, with names and attributes as the user sees them."""
+
+    async def examine(self, handle: Handle) -> tuple[list[DirEntry], Sequence[tuple[str, Exception]]]:
+        """Return the entries of a directory that are what was written, and what is wrong, by name; "" for the listing itself."""
+        return [entry async for entry in self.entries(handle)], []
 
     # A change of what was looked up returns what is left to do by the table of the file.
 

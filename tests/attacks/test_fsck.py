@@ -11,8 +11,10 @@ import trio
 
 from crypto.keys import VolumeKey
 from netfs.fs.verify import Report, verify
+from servers.stores.memory import MemoryStore
 from tests.attacks.scene import BLOCK, KEY
 from tests.netfs.test_cli_session import netfs, serving, told
+from transport.messages import Step, StepKind
 from trials.pairs import pair
 
 LINUX = os.uname().sysname == "Linux"
@@ -150,3 +152,36 @@ def test_the_command(tmp_path: Path) -> None:
         assert f"{damage['path']}: block 1: EBADMSG" in done.out
         assert "2 files, 14 blocks: 1 damaged" in done.out
         assert netfs("volume", "verify", "--key-file", key, url).code == 0, "names and records are whole"
+
+
+def test_a_bad_record_is_named_and_the_rest_is_looked_at(tmp_path: Path) -> None:
+    """One object's record, certificate or attributes: its name, and everything else is verified all the same."""
+
+    async def main() -> None:
+        store = MemoryStore()
+        async with pair(keys=KEY, store=store, block_size=BLOCK, state=tmp_path) as p:
+            for path in ("/a", "/folder/b", "/folder/c", "/d"):
+                await p.client.mkdir("/folder", exist_ok=True)
+                async with await p.client.open(path, "w") as file:
+                    await file.write(b"x" * 3 * BLOCK)
+            await p.client.setxattr("/d", "user.colour", b"red")
+        folder, a, d = [entry.handle for entry in store.readdir(store.root().handle, 0, 9)[0]]
+        b, c = [entry.handle for entry in store.readdir(folder, 0, 9)[0]]
+
+        def changed(data: bytes) -> bytes:
+            return data[:-1] + bytes([data[-1] ^ 1])
+
+        record, certificate, blob = store.record_get(a)[0], store.blob_get(b, 0), store.blob_get(d, 1)
+        store.transact([], 0, [Step(StepKind.RECORD_PUT, a, record=changed(record))], None)
+        store.transact([], 0, [Step(StepKind.BLOB_PUT, b, 0, record=changed(certificate))], None)
+        store.transact([], 0, [Step(StepKind.BLOB_PUT, d, 1, record=changed(blob))], None)
+        async with pair(keys=KEY, store=store, state=tmp_path) as p:
+            report = await verify(p.client, "/")
+        assert c
+        paths = [damage.path for damage in report.damaged]
+        assert {"/a", "/d", "/folder"} <= set(paths)
+        assert len(paths) == 4, "the entry under a name that only the server knows, and the listing it is missing in"
+        assert report.checked_files == 2
+        store.close()
+
+    trio.run(main)
