@@ -43,6 +43,10 @@ class Descriptors(Generic[K]):
                 self._open.move_to_end(key)
             return found
 
+    def has(self, key: K) -> bool:
+        """Tell whether a key's descriptor is open."""
+        return key in self._open
+
     def hold(self, descriptor: Descriptor) -> Descriptor:
         """Pin a descriptor that is somebody else's to close, so that it can be let go like any other."""
         with self._lock:

@@ -135,7 +135,7 @@ class DirectoryStore(DirectoryTransact):
                 replaced, replaced_seen = self._tree.look(target, new_fd, raw_new)
             except FileNotFoundError:
                 replaced, replaced_seen = None, seen
-            if replaced is child and not flags & RenameFlag.NOREPLACE:
+            if replaced is not None and replaced.handle == child.handle and not flags & RenameFlag.NOREPLACE:
                 return
             rename_beneath(fd, raw, new_fd, raw_new, flags)
             self._tree.moved(child, target, raw_new)

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Protocol, TypeVar
 
 from servers.stores.base import fail
@@ -30,6 +31,9 @@ from transport.messages import FileType, Handle
 __all__ = ["Node", "Places", "Tree", "anchor", "raw_name"]
 
 ID_ATTRIBUTE: Final = "user.netfs.id"
+MAX_NODES: Final = 65536
+"""Objects known at a time, where their places are remembered elsewhere."""
+EVICT_MORE: Final = 1024
 _MAX_PLACES: Final = 8
 _HANDLE: Final = struct.Struct("<QQq")
 _ID: Final = struct.Struct("<q")
@@ -145,6 +149,17 @@ class Tree:
             places.remember_places(seen)
         if gone:
             places.forget_places(gone)
+        self._evict()
+
+    def _evict(self) -> None:
+        """Forget files of which no descriptor is open, the longest known first; what remembers their places finds them again."""
+        if len(self._nodes) <= MAX_NODES:
+            return
+        with self._table:
+            for handle, node in list(islice(self._nodes.items(), len(self._nodes) - MAX_NODES + EVICT_MORE)):
+                del self._nodes[handle]
+                if node.type is FileType.DIRECTORY or handle in self._news or self._files.has(handle):
+                    self._nodes[handle] = node  # once more round
 
     def knows(self, handle: Handle) -> bool:
         """Tell whether an object has been looked at."""
