@@ -450,6 +450,11 @@ class Dispatcher:
         self._probe.hops += 1
         try:
             await self._env.run_blocking(run)
+        except OSError as error:  # what was done could not be made durable
+            for reply in replies:
+                _drop(reply)
+            log.warning("trouble flush error=%s", error.strerror)
+            return Reply(error.errno or errno.EIO)
         except BaseException:
             for reply in replies:
                 _drop(reply)

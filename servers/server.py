@@ -10,8 +10,9 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
@@ -29,6 +30,7 @@ from servers.sessions import Channel, Keeper, Sessions
 from servers.sharing import Sharing
 from servers.stores.base import Store
 from servers.stores.handles import Places
+from servers.workers import Workers
 from transport.address import Address, parse_address
 from transport.base import Handler, Limits
 from transport.env import Env, system_env
@@ -337,8 +339,12 @@ async def serve(
     Ownership: the store stays the caller's, who closes it after the block; connections are dropped at the block's end.
     """
     gate = _gate(identity, authorized_keys)
-    env, probe = env or system_env(), probe or Probe()
+    own_env, probe = env is None, probe or Probe()
+    env = env or system_env()
     with ExitStack() as stack:
+        sleeping = [one for one in (store, *(exports or {}).values()) if one.blocking]
+        if own_env and sleeping:
+            env = replace(env, run_blocking=stack.enter_context(Workers(partial(_batch_of, sleeping))).run)
         listeners = [_closing(stack, open_listener(parse_address(listen), insecure=insecure or gate is not None))]
         if rdma is not None:
             listeners.append(_closing(stack, _rdma_listener(rdma, insecure or gate is not None, rdma_crc)))
@@ -363,6 +369,14 @@ async def serve(
             nursery.cancel_scope.cancel()
             # The block's own exception passes by the nursery, which would wrap it in a group.
             await manager.__aexit__(None, None, None)
+
+
+@contextmanager
+def _batch_of(stores: Sequence[Store]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for store in stores:
+            stack.enter_context(store.batch())
+        yield
 
 
 def _closing(stack: ExitStack, listener: Listener) -> Listener:

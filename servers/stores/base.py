@@ -14,6 +14,7 @@ import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -88,6 +89,13 @@ class Store(ABC):
 
     def keep(self) -> None:  # noqa: B027 - most stores have nothing to keep
         """Have the handles that were given out outlive the server, where that is possible. Called before a reply leaves."""
+
+    def batch(self) -> AbstractContextManager[None]:
+        """Return a block whose changes of names may all be made durable together, at its end. Raises there: OSError.
+
+        For the thread that enters it. Answers to what was done in it may leave after it.
+        """
+        return nullcontext()
 
     @abstractmethod
     def root(self) -> EntryReply:

@@ -69,7 +69,7 @@ class DirectoryStore(DirectoryTransact):
                 os.close(made)
                 raise
             self._tree.adopt(child, made)
-            self._changed(node, fd)
+            self._changed_names(node, fd)
             return self._entry(child, seen)
 
     def mkdir(self, parent: Handle, name: str, mode: int) -> EntryReply:
@@ -85,7 +85,7 @@ class DirectoryStore(DirectoryTransact):
                 with self._tree.held(child) as made:
                     os.chmod(anchor(made), seen.mode & ~0o777 | mode & PERMISSIONS)
                 child, seen = self._tree.look(node, fd, raw)
-            self._changed(node, fd)
+            self._changed_names(node, fd)
             return self._entry(child, seen)
 
     def readdir(self, handle: Handle, cookie: int, count: int) -> tuple[list[DirEntry], bool]:
@@ -113,13 +113,13 @@ class DirectoryStore(DirectoryTransact):
             if child.type is FileType.DIRECTORY:
                 raise fail(errno.EISDIR, name)
             os.unlink(raw, dir_fd=fd)
-            self._changed(node, fd)
+            self._changed_names(node, fd)
             self._gone(child, seen, node, raw)
 
     def rmdir(self, parent: Handle, name: str) -> None:
         with self._removing(parent, name) as (node, fd, raw, child, _):
             os.rmdir(raw, dir_fd=fd)
-            self._changed(node, fd)
+            self._changed_names(node, fd)
             self._tree.forget(child)
             self._sidecar.forget(child.handle)
 
@@ -140,9 +140,9 @@ class DirectoryStore(DirectoryTransact):
             rename_beneath(fd, raw, new_fd, raw_new, flags)
             self._tree.moved(child, target, raw_new)
             child.changes += 1
-            self._changed(target, new_fd)
+            self._changed_names(target, new_fd)
             if target is not node:
-                self._changed(node, fd)
+                self._changed_names(node, fd)
             if replaced is None:
                 return
             if flags & RenameFlag.EXCHANGE:
@@ -168,7 +168,7 @@ class DirectoryStore(DirectoryTransact):
                 # The path leads to this very object, a symlink included, and not on.
                 os.link(anchor(held), raw, dst_dir_fd=fd, follow_symlinks=True)
             child.changes += 1
-            self._changed(node, fd)
+            self._changed_names(node, fd)
             return self._entry(*self._tree.look(node, fd, raw))
 
     def symlink(self, parent: Handle, name: str, target: bytes) -> EntryReply:
@@ -180,7 +180,7 @@ class DirectoryStore(DirectoryTransact):
             if self._is_ours(node, raw):
                 raise fail(errno.EACCES, name)
             os.symlink(target, raw, dir_fd=fd)
-            self._changed(node, fd)
+            self._changed_names(node, fd)
             return self._entry(*self._tree.look(node, fd, raw))
 
     def readlink(self, handle: Handle) -> bytes:
@@ -189,6 +189,34 @@ class DirectoryStore(DirectoryTransact):
             raise fail(errno.EINVAL)
         with self._tree.held(node) as fd:
             return os.readlink(b"", dir_fd=fd)
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        batch = self._batch
+        if not self.blocking:
+            yield
+            return
+        batch.nodes = {}
+        try:
+            yield
+        finally:
+            nodes, batch.nodes = batch.nodes, None
+        for node in nodes.values():
+            try:
+                with self._tree.directory(node.handle) as (_, fd):
+                    self._sync_names(fd)
+            except OSError as error:
+                if error.errno != errno.ESTALE:  # removed since, which its parent knows
+                    raise
+
+    def _changed_names(self, node: Node, fd: int) -> None:
+        """Note that the names in a directory changed; it is durable now, or at the end of the thread's batch."""
+        nodes = self._batch.nodes
+        if nodes is None:
+            self._changed(node, fd)
+            return
+        node.changes += 1
+        nodes[node.handle] = node
 
     @staticmethod
     def _exists(fd: int, raw: bytes) -> bool:

@@ -60,6 +60,12 @@ SENDFILE_MIN: Final = 64 << 10
 """A read of so many bytes of a file in memory is lent as a range of the file, which the kernel sends without our touching it."""
 
 
+class _Batch(threading.local):
+    """What one thread has changed the names of and not yet made durable; None outside of a batch."""
+
+    nodes: dict[Handle, Node] | None = None
+
+
 @dataclass(slots=True)
 class _Landing(Landing):
     lease: Lease = field(kw_only=True)
@@ -81,6 +87,7 @@ class DirectoryFiles(Store):
         self._probe = probe
         self._pool = BufferPool(probe, POOL_SLOT, POOL_SLOTS)
         self._pool_lock = threading.Lock()
+        self._batch = _Batch()
         root_fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.blocking = not is_memory(root_fd)
         try:
@@ -302,6 +309,9 @@ class DirectoryFiles(Store):
     def _changed(self, node: Node, fd: int) -> None:
         """Note that the names in a directory changed, and make that durable."""
         node.changes += 1
+        self._sync_names(fd)
+
+    def _sync_names(self, fd: int) -> None:
         if self.blocking:
             with reading(fd) as readable:
                 os.fsync(readable)
