@@ -9,6 +9,7 @@ There is one encoding of each name; any other is refused. Owns no memory.
 """
 
 import binascii
+import errno
 import hmac
 import struct
 from collections.abc import Iterable
@@ -102,10 +103,12 @@ class Names:
         self.file_id = file_id
 
     def seal(self, name: str) -> SealedName:
-        """Encrypt a name, which is one path component."""
+        """Encrypt a name, which is one path component. Raises: OSError(ENAMETOOLONG) for more than 255 bytes."""
         plain = name.encode("utf-8", "surrogateescape")
         length = len(plain)
-        assert 0 < length <= NAME_MAX, "a name has 1 to 255 bytes"
+        assert length, "an empty name"
+        if length > NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, "file name too long", name[:64])
         sealed = self._siv.encrypt(plain.ljust(padded_length(length), b"\0"), self._ad)
         if length > PADDED_MAX:
             return SealedName(name, sealed, LONG + to_text(sha256(sealed).digest()))

@@ -1,5 +1,6 @@
 """Names and directories: one encoding of each name, certificates that bind, listings that are complete."""
 
+import errno
 from base64 import urlsafe_b64encode
 from dataclasses import replace
 from hashlib import sha256
@@ -51,6 +52,13 @@ def test_sizes(length: int, padded: int, shown: int) -> None:
     sealed = NAMES.seal("n" * length)
     assert (padded_length(length), len(sealed.sealed), len(sealed.shown)) == (padded, padded + 16, shown)
     assert len(NAMES.certify(Entry(sealed, b"f" * 16, Kind.FILE, 1))) <= CERTIFICATE_MAX
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "ü" * 128])
+def test_a_name_that_is_too_long(name: str) -> None:
+    with pytest.raises(OSError) as refused:
+        NAMES.seal(name)
+    assert refused.value.errno == errno.ENAMETOOLONG
 
 
 def shown_of(raw: bytes) -> str:
