@@ -267,7 +267,7 @@ async def show_volume(host: Host, place: Place, access: Access) -> None:
             found = await found_at(client, place)
     top = Place(place.endpoint, found.path)
     what = described(top, found.header, verified=verified)
-    lines = [str(top), *(f"  {name:<12} {what[name]}" for name in ("fingerprint", "epoch", "suites", "opens_with"))]
+    lines = [str(top), *(f"  {name:<12} {what[name]}" for name in ("fingerprint", "epoch", "freshness", "suites", "opens_with"))]
     lines += [f"  {'recipient':<12} {slot.recipient.fingerprint} ({slot.recipient.kem})" for slot in found.header.recipient_slots]
     if not verified:
         lines.append("  not verified: this is what the server says")

@@ -99,3 +99,22 @@ def test_a_rollback_is_met_refused_and_accepted(tmp_path: Path, two_users: list[
         assert answer["rollbacks"] > 0
         assert "accept-rollback" not in netfs("ls", "--key-file", key, url).err
         assert netfs("volume", "accept-rollback", "--key-file", tmp_path / "none", "--yes", url).code == 4
+
+
+@pytest.mark.slow
+def test_a_volume_with_a_root_at_the_terminal(tmp_path: Path, two_users: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, bob = two_users
+    become(alice, monkeypatch)
+    (tmp_path / "file").write_bytes(b"content" * 10_000)
+    with serving("--memory", "--listen", "127.0.0.1:0") as (url, _):
+        vault = f"{url}/vault"
+        with typed("geheim") as secret:
+            assert netfs("volume", "init", "--root", vault, *CHEAP, *secret).code == 0
+        assert json.loads(netfs("volume", "info", "--json", vault).out)["freshness"] == "root"
+        for user in (alice, bob, alice):
+            become(user, monkeypatch)
+            with typed("geheim") as secret:
+                assert netfs("cp", *secret, tmp_path / "file", f"{vault}/{Path(user).name}").code == 0
+        with typed("geheim") as secret:
+            done = netfs("fsck", "--json", *secret, vault)
+        assert (done.code, json.loads(done.out)["checked_files"]) == (0, 2)
