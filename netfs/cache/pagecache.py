@@ -247,6 +247,8 @@ class PageCache:
             self.holders[mapping] = None
         else:
             self.holders.pop(mapping, None)
+            # A dictionary keeps the room it once had, and many open files have nothing in theirs.
+            mapping.dirty, mapping.unstable = {}, {}
 
     def busy_folio(self) -> Folio | None:
         """Return a folio that is being filled, which one who needs room can wait for."""
