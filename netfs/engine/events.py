@@ -83,7 +83,10 @@ def ended(rreq: IoRequest) -> None:
     """Note that a request lives no longer."""
     rreq.done = True
     # One that never passed `begin` is not in the table.
-    rreq.inode.requests.pop(rreq.debug_id, None)
+    requests = rreq.inode.requests
+    requests.pop(rreq.debug_id, None)
+    if not requests and rreq.origin in WRITES:
+        rreq.inode.requests = {}  # a dictionary keeps the room it once had, and many files may stay open
     if rreq.inode.probe.sink is not None:
         trace_rreq(rreq, "COMPLET")
 

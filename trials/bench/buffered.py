@@ -1,10 +1,8 @@
 """Trio shell. `buffered.*`: the page cache in one process, plain, over a socketpair; speed against direct I/O, and memory.
 
-    python -m trials.bench.buffered FOLDER sequential | open     prints what one run holds resident, in MB
-
 The speed of a sequential read or write is that of the file system calls a program makes (128 KiB at a time, one after another);
 its limit is the direct figure with 1 MiB blocks, 8 in flight, of the same client in the same run. Before each timed read the
-page cache is emptied. Memory is that of a fresh process holding client and server, interpreter included, without the cache.
+page cache is emptied. Memory is that of a fresh process with a client and a server, interpreter included (`resident.py`).
 """
 
 import random
@@ -13,7 +11,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import trio
@@ -22,22 +19,18 @@ from netfs.fs.client import Client
 from netfs.fs.file import File
 from trials.bench.figure import Figure, Pairing
 from trials.bench.limits import MB, rotating, timed
-from trials.bench.memory import own_peak_mb
 from trials.bench.peer import BLOCK
+from trials.bench.resident import BUDGET, CALL, GIB
 from trials.bench.wire import FILE_BLOCKS, fill, memory_folder, read_in_flight, write_in_flight
 from trials.pairs import pair
 
 __all__ = ["FIGURES"]
 
 SMALL: Final = 4096
-CALL: Final = 1 << 17
 CACHED: Final = 16 << 20
 SMALL_READS: Final = 60_000
 READS_PER_S: Final = 60_000.0
-GIB: Final = 1 << 30
 BEYOND_MB: Final = 60.0
-OPEN_FILES: Final = 10_000
-BUDGET: Final = 64 << 20
 
 
 @asynccontextmanager
@@ -113,42 +106,13 @@ async def _resident(work: str) -> AsyncIterator[Pairing]:
     folder = memory_folder()
 
     async def run() -> float:
-        command = [sys.executable, "-m", "trials.bench.buffered", str(folder), work]
+        command = [sys.executable, "-m", "trials.bench.resident", str(folder), work]
         return float((await trio.run_process(command, capture_stdout=True)).stdout)
 
     try:
         yield Pairing(run, partial(_constant, BEYOND_MB))
     finally:
         shutil.rmtree(folder)
-
-
-async def _read_and_write(client: Client) -> None:
-    piece = memoryview(bytes(range(256)) * (CALL // 256))
-    target = memoryview(bytearray(CALL))
-    async with await client.open("/large", "w+") as file:
-        for pos in range(0, GIB, CALL):
-            await file.pwritev([piece], pos)
-        await file.fsync()
-        client.drop_caches()
-        for pos in range(0, GIB, CALL):
-            assert await file.preadv([target], pos) == CALL
-
-
-async def _open_many(client: Client) -> None:
-    files = []
-    for index in range(OPEN_FILES):
-        file = await client.open(f"/{index}", "w+")
-        await file.write(b"some bytes", 0)
-        files.append(file)
-    for file in files:
-        assert await file.read(10, 0) == b"some bytes"
-        await file.aclose()
-
-
-async def _work(folder: Path, what: str) -> float:
-    async with pair("stream", store=folder, cache_bytes=BUDGET) as p:
-        await (_open_many if what == "open" else _read_and_write)(p.client)
-    return own_peak_mb() - BUDGET / MB
 
 
 FIGURES: Final = (
@@ -158,6 +122,3 @@ FIGURES: Final = (
     Figure("buffered.resident_1g", "MB beyond the cache", "60 MB", 1.0, partial(_resident, "sequential"), lower=True, rounds=1),
     Figure("buffered.resident_10k_files", "MB beyond the cache", "60 MB", 1.0, partial(_resident, "open"), lower=True, rounds=1),
 )
-
-if __name__ == "__main__":
-    sys.stdout.write(f"{trio.run(_work, Path(sys.argv[1]), sys.argv[2]):.1f}\n")

@@ -22,7 +22,7 @@ from trials.bench.figure import Figure, Pairing
 from trials.bench.wire import memory_folder
 from trials.pairs import server_process
 
-__all__ = ["FIGURES", "own_peak_mb"]
+__all__ = ["FIGURES"]
 
 SIZE: Final = 4 << 30
 PIECE: Final = 1 << 20
@@ -47,7 +47,7 @@ async def _work(url: str) -> None:
                 assert piece == content if pos % STRIDE < 2 * PIECE else not any(piece[:: PIECE >> 4])
 
 
-def own_peak_mb() -> float:
+def _own_peak_mb() -> float:
     # What getrusage tells begins, on Linux, with the peak of the process that started this one.
     peak = _peak_mb_of("self")
     return peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -86,4 +86,4 @@ FIGURES: Final = (Figure("memory.sparse_4g", "MB resident", "200 MB", 1.0, _spar
 
 if __name__ == "__main__":
     trio.run(partial(_work, sys.argv[1]))
-    sys.stdout.write(f"{own_peak_mb():.1f}\n")
+    sys.stdout.write(f"{_own_peak_mb():.1f}\n")
