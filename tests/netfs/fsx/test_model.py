@@ -45,6 +45,13 @@ def worlds() -> Iterator[tuple[str, Setting]]:
 
 
 WORLDS = dict(worlds())
+LEASED = {
+    f"{transport}-{'encrypted' if encrypted else 'plain'}-{cache}": Setting.parse(
+        f"transport={transport} encrypted={encrypted:d} cache={cache} leases=1 rsize=16384 wsize=8192 budget=262144"
+    )
+    for transport, encrypted, cache in itertools.product(("stream", "rdma-memory"), (False, True), ("off", "active"))
+}
+"""Worlds in which the server gives leases, and asks them back when the other client comes."""
 
 
 def go(setting: Setting, seed: int, count: int) -> None:
@@ -60,6 +67,17 @@ def go(setting: Setting, seed: int, count: int) -> None:
 @pytest.mark.parametrize("name", list(WORLDS)[::5])
 def test_a_few_operations(name: str) -> None:
     go(WORLDS[name], 1, QUICK_OPS)
+
+
+@pytest.mark.parametrize("name", list(LEASED)[::3])
+def test_a_few_operations_under_leases(name: str) -> None:
+    go(LEASED[name], 4, QUICK_OPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LEASED)
+def test_many_operations_under_leases(name: str) -> None:
+    go(LEASED[name], 5, SLOW_OPS)
 
 
 @pytest.mark.slow

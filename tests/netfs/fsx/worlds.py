@@ -39,6 +39,7 @@ class Setting:
     segs: int = 1024
     budget: int = 1 << 20
     block: int = 4096
+    leases: bool = False
     most: int = 150_000
     longest: int = 30_000
 
@@ -103,6 +104,8 @@ class Stage:
             cache_bytes=setting.budget, rsize=setting.rsize, wsize=setting.wsize, block_size=setting.block,
             limits=Limits(max_segs=setting.segs), world=SteadyWorld(), processes=1, cache=cache,
         ) as found:  # fmt: skip
+            for client in found.clients:
+                client._leasing = setting.leases
             if disk is not None:
                 if setting.cache == "full":
                     disk.fails["write"] = 28
