@@ -6,6 +6,7 @@ runs in `Env.run_blocking`. Owns no memory.
 """
 
 import errno
+import os
 import posixpath
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from crypto.keys import VolumeKey
     from crypto.slots import Identity, OwnerSecret
     from iov.probe import Probe
+    from netfs.fscache import LocalCache
     from transport.base import Transport
     from transport.env import Env
 
@@ -153,6 +155,7 @@ async def open_volume(
     env: "Env | None" = None,
     probe: "Probe | None" = None,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
+    cache: "LocalCache | str | os.PathLike[str] | None" = None,
     block_size: int = DEFAULT_BLOCK_SIZE,
     freshness: Level = "local",
     state: StateFolder = None,
@@ -163,7 +166,7 @@ async def open_volume(
     trusts the server, which is for a first use only. The rest as of `open_client`.
     Raises: OSError, ENOKEY when there is no header. Cancellation: not mounted; inside the block as of `open_client`.
     """
-    async with open_client(target, env=env, probe=probe, cache_bytes=cache_bytes) as client:
+    async with open_client(target, env=env, probe=probe, cache_bytes=cache_bytes, cache=cache) as client:
         found = await find_header(client, "/")
         if found is None:
             raise translate(KeyUnavailable("not a volume: it has no header"), "/")

@@ -46,8 +46,8 @@ class NetFileSystem(AbstractFileSystem):
     Args: endpoint: URL of the export, `netfs://host:port`, `netfs+unix:///socket:/`; comes from the URL where there is one.
     volume: path of an encrypted volume in the export, which is opened by key_file (a file with its key, or an identity that is a
     recipient) or passphrase, and must have the fingerprint where one is given. identity, known_hosts: files for TLS.
-    cache_bytes: budget of the page cache. auto_mkdir: the directories above a new file are made where they are missing. Others:
-    fsspec's.
+    cache_bytes: budget of the page cache. cache_dir: a folder that keeps what is read for the next time, also in another process.
+    auto_mkdir: the directories above a new file are made where they are missing. Others: fsspec's.
     Raises: OSError when the server cannot be reached or the volume not be opened, at the first use.
     """
 
@@ -66,6 +66,7 @@ class NetFileSystem(AbstractFileSystem):
         identity: str | None = None,
         known_hosts: str | None = None,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
+        cache_dir: str | None = None,
         auto_mkdir: bool = True,
         **others: Any,
     ) -> None:
@@ -79,7 +80,7 @@ class NetFileSystem(AbstractFileSystem):
         self.volume = None if volume is None else str(self._strip_protocol(volume))
         self._secret = (key_file, passphrase, fingerprint)
         self._credentials = (identity, known_hosts)
-        self._cache_bytes = cache_bytes
+        self._caches = (cache_bytes, cache_dir)
         self._auto_mkdir = auto_mkdir
         self._opened: tuple[Portal, Held, Client] | None = None
 
@@ -145,8 +146,11 @@ class NetFileSystem(AbstractFileSystem):
     def _opening(self) -> "AbstractAsyncContextManager[Client]":
         key_file, passphrase, fingerprint = self._secret
         identity, known_hosts = self._credentials
+        cache_bytes, cache = self._caches
         if self.volume is None:
-            return open_client(self.endpoint, identity=identity, known_hosts=known_hosts, cache_bytes=self._cache_bytes)
+            return open_client(
+                self.endpoint, identity=identity, known_hosts=known_hosts, cache_bytes=cache_bytes, cache=cache
+            )  # fmt: skip
         # The cipher's library is only loaded by those who need it.
         from crypto.slots import Passphrase, parse_secret  # noqa: PLC0415
         from netfs.fs.volumes import open_volume  # noqa: PLC0415
@@ -156,7 +160,8 @@ class NetFileSystem(AbstractFileSystem):
             parse_url(self.endpoint).base.removesuffix("/") + self.volume,
             secret,
             pinned=None if fingerprint is None else bytes.fromhex(fingerprint),
-            cache_bytes=self._cache_bytes,
+            cache_bytes=cache_bytes,
+            cache=cache,
         )
 
     def close(self) -> None:
@@ -261,7 +266,7 @@ class NetFileSystem(AbstractFileSystem):
                 await client.mkdir(target, parents=True, exist_ok=True)
                 return
             async with (
-                await client.open(source, direct=True) as old,
+                await client.open(source, direct=past_caches(client)) as old,
                 await self._created(client, target, "w", direct=True) as new,
             ):
                 buffer, pos = memoryview(bytearray(min(CHUNK, max(old.size, 1)))), 0
@@ -387,7 +392,7 @@ class NetFileSystem(AbstractFileSystem):
             return
         local = lpath if outfile is None else outfile
         inside = self._inside(rpath)
-        file = self._with(lambda client: client.open(inside, direct=True))
+        file = self._with(lambda client: client.open(inside, direct=past_caches(client)))
         try:
             callback.set_size(file.size)
             buffer, pos = memoryview(bytearray(min(CHUNK, max(file.size, 1)))), 0
@@ -420,8 +425,13 @@ async def _dropped(client: Client) -> None:
     client.drop_caches()
 
 
+def past_caches(client: Client) -> bool:
+    """Say whether files that are read once, from end to end, are read past the page cache: unless there is a cache on disk."""
+    return client.local_cache is None
+
+
 async def _range_of(client: Client, path: str, start: int | None, end: int | None) -> bytes:
-    async with await client.open(path, direct=True) as file:
+    async with await client.open(path, direct=past_caches(client)) as file:
         first = 0 if start is None else start if start >= 0 else max(0, file.size + start)
         last = None if end is None else end if end >= 0 else file.size + end
         return await file.read(-1 if last is None else max(0, last - first), first)

@@ -320,3 +320,19 @@ def test_paths_in_the_manner_of_pathlib(url: str, fs: NetFileSystem) -> None:
     path.rename(path.with_name("other.txt"))
     assert UPath(f"{url}/folder").joinpath("other.txt").is_file()
     fs.invalidate_cache()
+
+
+def test_a_cache_on_disk(url: str, fs: NetFileSystem, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 1000
+    fs.pipe_file("/cached", content)
+    for turn in range(2):
+        caching = NetFileSystem(url, cache_dir=str(tmp_path / "cache"), skip_instance_cache=True)
+        assert caching.cat_file("/cached") == content
+        assert caching._opened is not None
+        cache = caching._opened[2].local_cache
+        assert cache is not None and cache.stats.read_bytes == len(content) * turn
+        with caching.open("/cached") as file:
+            assert file.read() == content
+        caching.close()
+    fs.rm("/cached")
+    assert len(list((tmp_path / "cache").glob("v-*/*/*"))) == 1
