@@ -462,3 +462,16 @@ def test_offending_header_is_told() -> None:
     assert terminate is not None
     assert terminate.header == data[2:20]
     assert terminate.length == 18
+
+
+def test_the_read_that_is_refused_is_told() -> None:
+    j = Joined()
+    wr = j.to_peer(Opcode.READ, 64)
+    wr.rkey ^= 0x100
+    j.a.qp.post_send(wr)
+    data = b"".join(j.near.batch() or [])
+    j.carry()
+    terminate = j.terminate()
+    assert terminate is not None and j.near.terminated == j.far.terminated
+    assert terminate.cause == Cause.PROTECTION_STAG
+    assert (terminate.header, terminate.read) == (data[2:20], data[20:48])

@@ -113,6 +113,8 @@ class StreamLink:
         if isinstance(stream, CapturedStream):
             self.engine.watch = stream
         make_ready(qp, settled, access, rnr_retry)
+        if settled.rtr is not None and not is_server:
+            self.engine.open(settled.rtr)
 
     def _on_wake(self) -> None:
         self.wake.set()

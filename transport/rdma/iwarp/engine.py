@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from transport.rdma.enums import Access, EventType, MrState, Opcode, QPState, SendFlag, WcFlag, WcOpcode, WcStatus
 from transport.rdma.iwarp.ddp import MAX_ULPDU, MSN_MASK, cut
-from transport.rdma.iwarp.mpa import Crc
+from transport.rdma.iwarp.mpa import Crc, Rtr
 from transport.rdma.iwarp.rdmap import ATOMIC_REQUEST, ATOMIC_RESPONSE, CMP_SWAP, FETCH_ADD, IMMEDIATE, READ_REQUEST, Op, Queue
 from transport.rdma.iwarp.receive import Place, Receiver
-from transport.rdma.iwarp.send import Frame, Sender, untagged_frame
+from transport.rdma.iwarp.send import Frame, Sender, empty_frame, untagged_frame
 from transport.rdma.iwarp.terminate import TAGGED_BYTES, Cause, Refused, Terminate
 from transport.rdma.operations import local_views
 from transport.rdma.requester import Flight
@@ -160,7 +160,7 @@ class Engine:
         header = receiver.header
         whole = len(header) in (TAGGED_BYTES, TAGGED_BYTES + 4)
         self.refused = True
-        self.terminated = Terminate(refused.cause, receiver.length, header if whole else b"")
+        self.terminated = Terminate(refused.cause, receiver.length, header if whole else b"", receiver.asked if whole else b"")
         body = memoryview(self.terminated.pack())
         frame = untagged_frame(self.sender.crc, Op.TERMINATE, True, 0, 1, 0, [body])
         self._end(f"refused what the peer sent: {self.terminated}", frame, refused.culprit, refused.event)
@@ -213,6 +213,13 @@ class Engine:
         if self.sender.blocked:
             self.sender.blocked = False
             self.sender.wake()
+
+    def open(self, rtr: Rtr) -> None:
+        """Send the message that says "ready to receive", behind a peer-to-peer start that was settled."""
+        if rtr.write:
+            self.sender.tagged(Op.WRITE, [], 1, 0)
+        else:
+            self.sender.put(iter((empty_frame(self.sender.crc),)))
 
     def empty(self) -> None:
         """See `Taker`: the message that says "ready to receive"."""

@@ -208,11 +208,24 @@ def settle(request: StartFrame, reply: StartFrame) -> Settled:
     _no_markers(reply)
     if reply.revision > request.revision:
         raise MpaError("the peer's MPA reply does not fit the request", cause=Cause.LLP_STARTUP)
-    if reply.rtr is not None:
-        raise MpaError("the peer's MPA reply does not fit the request: it chose a message to start with", cause=Cause.LLP_RTR)
+    rtr = _opening(request, reply)
     if reply.roce and not request.roce:
         raise MpaError("the peer's MPA reply does not fit the request: it wants RoCE's rules", cause=Cause.LLP_STARTUP)
-    return Settled(request.crc or reply.crc, _clamp(request.ird, reply.ord), _clamp(request.ord, reply.ird), roce=reply.roce)
+    return Settled(request.crc or reply.crc, _clamp(request.ird, reply.ord), _clamp(request.ord, reply.ird), rtr, reply.roce)
+
+
+def _opening(request: StartFrame, reply: StartFrame) -> Rtr | None:
+    """Return the message we start with where a peer-to-peer start was asked for and agreed to: a WRITE or an FPDU, empty."""
+    asked, chosen = request.rtr, reply.rtr
+    if chosen is None:
+        return None
+    if asked is None:
+        raise MpaError("the peer's MPA reply does not fit the request: it chose a message to start with", cause=Cause.LLP_RTR)
+    if asked.write and chosen.write:
+        return Rtr(write=True)
+    if asked.empty and chosen.empty:
+        return Rtr(empty=True)
+    raise MpaError("the peer wants to be started by a message that was not offered, or a READ", cause=Cause.LLP_RTR)
 
 
 def find_crc() -> Crc:

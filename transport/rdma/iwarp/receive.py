@@ -59,11 +59,14 @@ class Taker(Protocol):
 
 
 class Receiver:
-    """The incoming half of a stream. `header`, `length`: the segment at hand, for a Terminate. private: take our own opcodes."""
+    """The incoming half of a stream. `header`, `length`: the segment at hand, for a Terminate. private: take our own opcodes.
+
+    asked: the body of a READ request at hand.
+    """
 
     __slots__ = (
-        "copied_bytes", "crc", "done", "end", "fresh", "header", "last", "length", "offer", "offered", "place", "private",
-        "start", "sum", "taker", "trailer", "window",
+        "asked", "copied_bytes", "crc", "done", "end", "fresh", "header", "last", "length", "offer", "offered", "place",
+        "private", "start", "sum", "taker", "trailer", "window",
     )  # fmt: skip
 
     def __init__(self, taker: Taker, crc: Crc | None) -> None:
@@ -83,6 +86,7 @@ class Receiver:
         self.sum = 0
         self.copied_bytes = 0
         self.private = False
+        self.asked = b""
 
     @property
     def midway(self) -> bool:
@@ -182,6 +186,7 @@ class Receiver:
         tagged = bool(ctrl & TAGGED)
         head = FRAME_TAGGED.size if tagged else FRAME_UNTAGGED.size
         self.length = length
+        self.asked = b""
         self.header = bytes(window[start + 2 : start + min(have, head)])  # header: at most 18 bytes
         op = self._check_control(length, ctrl, op, tagged)
         body = 0 if tagged or op in SENDS else length - UNTAGGED_BYTES
@@ -214,6 +219,7 @@ class Receiver:
         if mo or not self.last:
             raise Refused(Cause.UNTAGGED_MO)
         body = bytes(self.window[start : start + length])  # header: at most 64 bytes
+        self.asked = body if op == Op.READ_REQUEST else b""
         start += length
         if self.crc is not None:
             self.sum = self.crc(body, self.sum)

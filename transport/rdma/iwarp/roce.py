@@ -27,7 +27,7 @@ from transport.rdma import operations
 from transport.rdma.enums import STATUS_TEXT, Access, EventType, Opcode, SendFlag, WcStatus
 from transport.rdma.iwarp.ddp import MAX_ULPDU, MSN_MASK
 from transport.rdma.iwarp.engine import Engine, Outstanding
-from transport.rdma.iwarp.mpa import Crc
+from transport.rdma.iwarp.mpa import Crc, Rtr
 from transport.rdma.iwarp.operations import payload_of
 from transport.rdma.iwarp.rdmap import (
     ACK,
@@ -122,6 +122,11 @@ class RoceEngine(Engine):
         if self.wake_at is None:
             self._arm()
         return first & MSN_MASK
+
+    def open(self, rtr: Rtr) -> None:
+        """See `Engine`; a WRITE has a number, like any."""
+        self.number += rtr.write
+        super().open(rtr)
 
     def answered(self, flight: Flight, length: int, status: int = 0) -> None:
         """See `Engine`."""
@@ -238,7 +243,8 @@ class RoceEngine(Engine):
         self._alive()
         if self.skipping:
             return self._discard(length)
-        self._allow(int(Access.REMOTE_WRITE))
+        if length or self.taken:  # the first empty one may be the peer's way to say "ready to receive"
+            self._allow(int(Access.REMOTE_WRITE))
         place = super().tagged(op, last, stag, to, length)
         if last:
             place.finish = partial(self._count, place.finish)

@@ -31,7 +31,7 @@ from transport.rdma.iwarp.ddp import (
 from transport.rdma.iwarp.mpa import Crc
 from transport.rdma.iwarp.rdmap import QUEUES, RV, Queue
 
-__all__ = ["Frame", "Sender", "untagged_frame"]
+__all__ = ["Frame", "Sender", "empty_frame", "untagged_frame"]
 
 AHEAD_BYTES: Final = 256 << 10
 AHEAD_VIEWS: Final = 512
@@ -48,6 +48,13 @@ class Frame:
     begun: bool = False
     check: Check | None = None
     done: Callable[[], None] | None = None
+
+
+def empty_frame(crc: Crc | None) -> Frame:
+    """Return an FPDU without a segment."""
+    head = bytes(2)
+    tail = trailer(crc, 0, head, ())
+    return Frame([memoryview(head + tail)], len(head) + len(tail))
 
 
 def untagged_frame(crc: Crc | None, op: int, last: bool, ulp: int, msn: int, mo: int, views: Sequence[memoryview]) -> Frame:
