@@ -161,8 +161,8 @@ def test_every_terminate_is_produced_and_understood(cause: Cause, crc: bool) -> 
     j.far.receiver.taker = Refuser(cause)
     j.feed(j.far, data)
     j.carry()
-    header = data[2:20]  # of the READ request, which was the first
-    assert j.far.terminated == j.near.terminated == Terminate(cause, 46, header)
+    header, asked = data[2:20], data[20:48]  # of the READ request, which was the first
+    assert j.far.terminated == j.near.terminated == Terminate(cause, 46, header, asked)
     assert j.far.refused and not j.near.refused
     flushed = WcStatus.WR_FLUSH_ERR
     assert sorted(statuses(j.a)) == [(1, WcStatus.GENERAL_ERR), (2, flushed), (3, flushed), (9, flushed)]
