@@ -71,7 +71,7 @@ class EncryptedVolume(Volume):
         if block_size != 1 << log2bs or not MIN_LOG2BS <= log2bs <= MAX_LOG2BS:
             raise ValueError(f"a block has {1 << MIN_LOG2BS} to {1 << MAX_LOG2BS} bytes, a power of two")
         self.freshness = freshness or Freshness()
-        self._rooted = RootedTransport(transport, key, env, self.freshness) if key.rooted else None
+        self._rooted = RootedTransport(transport, key, env, self.freshness, probe) if key.rooted else None
         self.transport = transport = self._rooted or transport
         self.key = key
         self.env = env

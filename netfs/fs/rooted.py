@@ -23,6 +23,7 @@ from crypto.record import file_id_of
 from crypto.root import NO_ROOT, PAGE_SIZE, ROOT_NAME, RootRecord, RootTree, digest_of, open_root, root_file_id, seal_root
 from iov.extract import extract_segments
 from iov.iov_iter import Direction, IovIter
+from iov.probe import Probe
 from netfs.fs.calls import ask, body_of
 from netfs.fs.freshness import Freshness
 from transport.base import Abandonable, ClientCall, Done, Limits, Outcome, Reply, Transport
@@ -62,8 +63,9 @@ WAIT_S: Final = 10
 class RootedTransport(Transport):
     """The server as a volume with a root sees it."""
 
-    def __init__(self, inner: Transport, key: "VolumeKey", env: "Env", freshness: Freshness) -> None:
+    def __init__(self, inner: Transport, key: "VolumeKey", env: "Env", freshness: Freshness, probe: Probe) -> None:
         self._inner = inner
+        self._probe = probe
         self._key = key
         self._env = env
         self._freshness = freshness
@@ -112,6 +114,7 @@ class RootedTransport(Transport):
         """As `Transport.submit`; the answer to what tells records is checked first."""
         if isinstance(request, CHECKED) and self._handle is not None:
             return _Check(self, request, done).start()
+        assert self._handle is None or not isinstance(request, Transact), "a change waits for its turn: use call"
         return self._inner.submit(request, done, source, dest)
 
     async def call(self, request: Request, source: IovIter | None = None, dest: IovIter | None = None) -> Reply:
@@ -274,6 +277,8 @@ class RootedTransport(Transport):
     def lied(self, objects: dict[bytes, bytes | None]) -> None:
         """Note that the server shows another state of objects than the root does."""
         self._freshness.marks.tainted += [Seen(file_id, 0) for file_id in objects]
+        for file_id in objects:
+            self._probe.emit("audit", "", file_id.hex(), -1, errno.ESTALE, "not the state that the root of the volume has")
         self._freshness.commit()
 
     @property

@@ -80,6 +80,7 @@ def test_a_file_this_client_has_never_seen_cannot_be_old() -> None:
                     await get(fresh, "/one")
                 assert await get(fresh, "/two") == TWO
                 assert made.attack.struck
+                assert made.audits()[0][3] == OLD
                 made.attack.armed = False
                 assert await get(fresh, "/one") == ONE[:BLOCK] + NEW + ONE[2 * BLOCK :]
 
