@@ -52,8 +52,8 @@ async def _send(inode: NetfsInode, folios: list[Folio], origin: Origin) -> None:
     mapping = inode.mapping
     run: list[Folio] = []
     for folio in sorted(folios, key=_pos):
-        if folio.writeback or folio.dropped or not folio.dirty:
-            continue
+        if folio.writeback or folio.dropped or not folio.dirty or folio.stale:
+            continue  # a stale one is read again first (flush_range)
         if run and not _continues(run[-1], folio):
             await _send_run(inode, run, origin)
             run = []
