@@ -1,8 +1,16 @@
-"""Sans-IO. `UPath("netfs://host/folder/file")`: paths of an export in the manner of pathlib."""
+"""Trio shell. `UPath("netfs://host/folder/file")`: paths of an export in the manner of pathlib."""
 
+from fsspec.registry import register_implementation
 from upath.core import UPath
 
+from netfs.fs.url import SCHEMES
+from netfs.fsspec.filesystem import NetFileSystem
+
 __all__ = ["NetPath"]
+
+for scheme in SCHEMES:
+    # UPath takes the rules of a path from the classes that are loaded, and warns of one it does not find.
+    register_implementation(scheme, NetFileSystem, clobber=True)
 
 
 class NetPath(UPath):
