@@ -100,7 +100,7 @@ class Server:
         self._rdma_crc = rdma_crc
         self._capture = capture
         self.sessions = Sessions(store, env, keeper, sharing=self._sharing)
-        self._exports = {name: Sessions(one, env, kept, sharing=Sharing(env)) for name, (one, kept) in (exports or {}).items()}
+        self._exports = {name: _sessions_of(one, env, kept) for name, (one, kept) in (exports or {}).items()}
         self.clients = Clients()
         self.draining = trio.Event()
         self._began = env.now()
@@ -291,6 +291,12 @@ class Server:
         if self._gate is None or listener.address.socket:
             return SocketStream(sock)
         return self._gate.stream(sock, self._probe)
+
+
+def _sessions_of(store: Store, env: Env, keeper: Keeper | None) -> Sessions:
+    sharing = Sharing(env, store.verifier, lambda: sessions.grace_s)
+    sessions = Sessions(store, env, keeper, sharing=sharing)
+    return sessions
 
 
 class Serving:

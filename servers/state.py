@@ -13,14 +13,15 @@ unless the server was stopped in order, which makes all of it durable. Slots, ea
 Called from any thread; never from the event loop where the folder's filesystem can sleep. Owns its mappings.
 """
 
+import errno
 import mmap
 import os
 import sqlite3
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -164,7 +165,7 @@ class ServerState:
             self._db.execute("PRAGMA synchronous = NORMAL")
         except sqlite3.Error as error:
             self._db.close()
-            raise OSError(5, f"the server's state is damaged: {error}", str(path)) from None
+            raise OSError(errno.EIO, f"the server's state is damaged: {error}", str(path)) from None
         self._sweep()
 
     def _sweep(self) -> None:
@@ -187,8 +188,8 @@ class ServerState:
     def add(self, name: bytes, principal: str, slots: int) -> _Notes:
         """See `Keeper`."""
         notes = self._notes[name] = _Notes(self, name, self._path(name), slots)
-        with self._lock:
-            self._db.execute("INSERT INTO sessions VALUES (?, ?, ?)", (name, principal, slots))
+        with self._writing() as db:
+            db.execute("INSERT INTO sessions VALUES (?, ?, ?)", (name, principal, slots))
         return notes
 
     def find(self, name: bytes) -> _Notes:
@@ -197,11 +198,9 @@ class ServerState:
 
     def drop(self, name: bytes) -> None:
         """See `Keeper`."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute("DELETE FROM sessions WHERE name = ?", (name,))
-            self._db.execute("DELETE FROM notes WHERE session = ?", (name,))
-            self._db.execute("COMMIT")
+        with self._writing() as db:
+            db.execute("DELETE FROM sessions WHERE name = ?", (name,))
+            db.execute("DELETE FROM notes WHERE session = ?", (name,))
         notes = self._notes.pop(name, None)
         if notes is not None:
             notes.map.close()
@@ -213,8 +212,8 @@ class ServerState:
 
     def note(self, session: bytes, slot: int, data: bytes, *, answer: bool) -> None:
         """Keep a note that is too long for a slot."""
-        with self._lock:
-            self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?)", (session, slot, int(answer), data))
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?)", (session, slot, int(answer), data))
 
     def noted(self, session: bytes, slot: int, *, answer: bool) -> bytes:
         """Return such a note, b"" when there is none."""
@@ -225,18 +224,29 @@ class ServerState:
     # ---- places
 
     def remember_places(self, places: Sequence[tuple[Handle, Handle, bytes]]) -> None:
-        """Note where objects were seen: handle, parent and name of each."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?, ?)", places)
-            self._db.execute("COMMIT")
+        """See `Places`: handle, parent and name of each."""
+        with self._writing() as db:
+            db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?, ?)", places)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Write in one transaction. Raises: OSError(EIO) when the database cannot be written."""
+        try:
+            with self._lock:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+        except sqlite3.Error as error:
+            raise OSError(errno.EIO, f"the server's state cannot be written: {error}") from None
 
     def forget_places(self, handles: Sequence[Handle]) -> None:
         """See `Places`."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("DELETE FROM places WHERE handle = ?", [(handle,) for handle in handles])
-            self._db.execute("COMMIT")
+        with self._writing() as db:
+            db.executemany("DELETE FROM places WHERE handle = ?", [(handle,) for handle in handles])
 
     def place(self, handle: Handle) -> tuple[Handle, bytes] | None:
         """Return where an object was seen last: its parent and name."""
@@ -245,11 +255,6 @@ class ServerState:
         return None if row is None else (Handle(row[0]), row[1])
 
     # ---- the end
-
-    def checkpoint(self) -> None:
-        """Move what the log holds into the database, which waits for the disk."""
-        with self._lock:
-            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
         """Make everything durable and say so: sessions outlive even a restart of the machine."""

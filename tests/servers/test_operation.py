@@ -259,3 +259,27 @@ def test_a_server_that_root_starts_gives_root_up(tmp_path: Path) -> None:
     finally:
         server.kill()
         server.communicate()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls", "rdma", "rdmas", "unix"])
+async def test_every_kind_of_connection_is_made_anew(kind: str, tmp_path: Path) -> None:
+    store = MemoryStore(Probe())
+    server, client = identity(tmp_path, "server"), identity(tmp_path, "client")
+    (tmp_path / "keys").write_text(f"{client.fingerprint} client\n")
+    keyed = {"identity": server.path, "authorized_keys": tmp_path / "keys"} if kind in {"tls", "rdmas"} else {}
+    listen = f"unix:{tmp_path}/s" if kind == "unix" else "127.0.0.1:0"
+    rdma = "127.0.0.1:0" if kind.startswith("rdma") else None
+    async with serve(store, listen, rdma=rdma, **keyed) as serving:  # type: ignore[arg-type]
+        url = serving.rdma_url or (serving.url if kind != "tcp" else f"netfs+tcp://{serving.address}/")
+        hosts = KnownHosts(tmp_path / "known_hosts")
+        hosts.remember(netfs.parse_url(url).peer, server.fingerprint)
+        who = client.path if keyed else None
+        async with netfs.open_client(url, identity=who, known_hosts=hosts.path) as fs:
+            await fs.mkdir("/0")
+            for number in range(1, 4):
+                for one in serving.server.clients:
+                    one.scope.cancel()
+                await fs.mkdir(f"/{number}")
+            assert await fs.listdir() == ["0", "1", "2", "3"]
+            assert len(serving.server.sessions) == 1
+    store.close()
