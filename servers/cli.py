@@ -32,6 +32,7 @@ def register(host: Host) -> None:
         memory: bool | None = None,
         identity: Path | None = None,
         authorized_keys: Path | None = None,
+        ca: Path | None = None,
         insecure: bool | None = None,
         metrics: str | None = None,
         user: str | None = None,
@@ -59,6 +60,8 @@ def register(host: Host) -> None:
             identity: the server's key (see netfs keygen); ~/.config/netfs/identity when only --authorized-keys is given.
             authorized_keys: the keys of clients, a line for each: its fingerprint, a name, and ro for one that may only read.
                 Read again for each connection. ~/.config/netfs/authorized_keys when only --identity is given.
+            ca: certificates of an authority (PEM): who has one of its certificates comes in, by the name in it. Then --identity
+                is a PEM file with the server's key and certificate, and authorized_keys may say what some keys may do.
             insecure: allow an address that other machines can reach without TLS and keys.
             metrics: where to answer HTTP with /metrics for Prometheus and /status, host:port of this machine or unix:/path.
             user: whom to become once everything is open; when started by root, the owner of the folder.
@@ -78,6 +81,7 @@ def register(host: Host) -> None:
             memory=_said(memory, found.memory),
             identity=identity or _path(found.identity),
             authorized_keys=authorized_keys or _path(found.authorized_keys),
+            ca=ca or _path(found.ca),
             insecure=_said(insecure, found.insecure),
             metrics=metrics or found.metrics,
             user=user or found.user,

@@ -72,6 +72,7 @@ class Options:
     memory: bool
     identity: Path | None
     authorized_keys: Path | None
+    ca: Path | None
     insecure: bool
     metrics: str | None
     user: str | None
@@ -83,8 +84,10 @@ class Options:
     limits: "ServerLimits" = field(repr=False)
 
     @property
-    def files(self) -> tuple[Path, Path] | None:
+    def files(self) -> tuple[Path, Path | None] | None:
         """Identity and keys; one that was not given is the user's. None: a server without TLS."""
+        if self.ca is not None:
+            return self.identity or user_file("identity"), self.authorized_keys
         if self.identity is None and self.authorized_keys is None:
             return None
         return self.identity or user_file("identity"), self.authorized_keys or user_file("authorized_keys")
@@ -154,6 +157,7 @@ async def _serving(
         rdma_crc=options.rdma_crc,
         identity=identity,
         authorized_keys=keys,
+        authority=options.ca,
         capture=capture,
         around=None if tampering is None else tampering.handler,
         exports=exports,

@@ -214,9 +214,8 @@ class Server:
         if self._gate is None:
             return
         self._gate.reload()
-        grants = self._gate.keys.grants()
         for client in self.clients:
-            if client.grant is not None and grants.get(Fingerprint(client.principal)) != client.grant:
+            if client.grant is not None and self._gate.grant(Fingerprint(client.principal), client.grant.name) != client.grant:
                 log.warning("revoked peer=%s name=%s", client.peer, client.grant.name)
                 client.scope.cancel()
 
@@ -332,6 +331,7 @@ async def serve(
     bounds: ServerLimits = _BOUNDS,
     reports: str | None = None,
     opened: Callable[[], object] | None = None,
+    authority: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Serving]:
     """Serve a store for the length of a block; port 0 takes a free one.
 
@@ -340,11 +340,12 @@ async def serve(
     rdma: where to listen for iWARP as well, over TLS if there are keys; rdma_crc: with checksums. capture: takes what
     passes over every connection, above TLS. around: wraps what answers requests. exports: more stores, for keys that name one.
     bounds: what a client may ask for. reports: where to answer about itself, besides `.netfs/control` of the store's folder.
-    opened: called when every file and socket is open, before the first client.
+    opened: called when every file and socket is open, before the first client. authority: certificates of who vouches
+    for clients.
     Raises: ValueError for no address or half a pair of files; OSError as `open_listener`, and for the files.
     Ownership: the store stays the caller's, who closes it after the block; connections are dropped at the block's end.
     """
-    gate = _gate(identity, authorized_keys)
+    gate = _gate(identity, authorized_keys, authority)
     own_env, probe = env is None, probe or Probe()
     env = env or system_env()
     with ExitStack() as stack:
@@ -415,11 +416,15 @@ def _rdma_listener(where: str, insecure: bool, crc: bool) -> Listener:
     return open_listener(address, insecure=insecure, rdma=True)
 
 
-def _gate(identity: str | os.PathLike[str] | None, authorized_keys: str | os.PathLike[str] | None) -> "Gate | None":
-    if identity is None and authorized_keys is None:
+def _gate(
+    identity: str | os.PathLike[str] | None,
+    authorized_keys: str | os.PathLike[str] | None,
+    authority: str | os.PathLike[str] | None,
+) -> "Gate | None":
+    if identity is None and authorized_keys is None and authority is None:
         return None
-    if identity is None or authorized_keys is None:
-        raise ValueError("an identity and authorized keys go together")
+    if identity is None or (authorized_keys is None and authority is None):
+        raise ValueError("an identity and authorized keys go together, or an identity and an authority")
     from servers.gate import Gate  # noqa: PLC0415 - cryptography takes a while to load
 
-    return Gate(identity, authorized_keys)
+    return Gate(identity, authorized_keys, authority)

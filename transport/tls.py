@@ -69,12 +69,14 @@ class TlsStream:
     """One side of TLS over a connected socket, which belongs to the stream from here on; `handshake` comes first.
 
     fingerprint: of the peer's key, after the handshake; whether it is trusted is the caller's to say. own: of
-    this side's, for errors. silent: nothing has been received since the handshake.
+    this side's, for errors. silent: nothing has been received since the handshake. vouched: an authority vouches for the peer,
+    a server by its `name`; `certificate` is what it showed.
     """
 
     def __init__(
-        self, sock: socket.socket, context: ssl.SSLContext, probe: Probe, *, server_side: bool, own: Fingerprint | None = None
-    ) -> None:
+        self, sock: socket.socket, context: ssl.SSLContext, probe: Probe, *,
+        server_side: bool, own: Fingerprint | None = None, vouched: bool = False, name: str | None = None,
+    ) -> None:  # fmt: skip
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -82,9 +84,13 @@ class TlsStream:
         self.fingerprint: Fingerprint | None = None
         self.own = own
         self.silent = True
+        self.certificate = b""
+        self._vouched = vouched
         self._probe = probe
         self._role = "client" if server_side else "server"
-        self._sock = context.wrap_socket(sock, server_side=server_side, do_handshake_on_connect=False, suppress_ragged_eofs=False)
+        self._sock = context.wrap_socket(
+            sock, server_side=server_side, do_handshake_on_connect=False, suppress_ragged_eofs=False, server_hostname=name
+        )
         self._joined = memoryview(bytearray(RECORD))
         self._sealed = 0
         self._sealed_joined = False
@@ -139,8 +145,9 @@ class TlsStream:
     def _identify(self) -> Fingerprint:
         if self._sock.version() != "TLSv1.3" or self._sock.selected_alpn_protocol() != ALPN:
             raise HelloMismatch(f"{self.peer}: not a netfs {self._role}: it speaks TLS for something else")
+        self.certificate = self._sock.getpeercert(binary_form=True) or b""
         try:
-            return peer_fingerprint(self._sock.getpeercert(binary_form=True))
+            return peer_fingerprint(self.certificate, any_key=self._vouched)
         except ValueError as error:
             raise NotTrusted(f"{self.peer}: its certificate holds no key of ours: {error}") from None
 

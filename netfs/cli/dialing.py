@@ -53,6 +53,14 @@ KnownHostsFile = Annotated[
 ]
 
 
+AuthorityFile = Annotated[
+    str | None,
+    Parameter(
+        name="--ca",
+        env_var="NETFS_CA",
+        help="certificates of an authority that vouches for servers (PEM); --identity is then your key and certificate in PEM.",
+    ),
+]
 PassphraseAsked = Annotated[bool, Parameter(name="--passphrase", help="ask for the passphrase of a volume.")]
 PassphraseFd = Annotated[
     int | None, Parameter(name="--passphrase-fd", help="read the passphrase of a volume from this file descriptor.")
@@ -104,6 +112,7 @@ class Access:
     key_file: KeyFile = None
     identity: IdentityFile = None
     known_hosts: KnownHostsFile = None
+    ca: AuthorityFile = None
     passphrase: PassphraseAsked = False
     passphrase_fd: PassphraseFd = None
     fingerprint: VolumeFingerprint = None
@@ -153,6 +162,8 @@ def read_key(path: str) -> "VolumeKey":
 
 def own_identity(access: Access) -> str | None:
     """Return the file of the user's identity, None when there is none; ends the command when it cannot be used."""
+    if access.ca is not None:
+        return access.identity or str(user_file("identity"))
     path = access.identity or str(user_file("identity"))
     if access.identity is None and not Path(path).exists():
         return None
@@ -229,7 +240,8 @@ async def connected(place: Place, access: Access, *others: Place) -> AsyncIterat
     capture: Capture | None = access.captured  # type: ignore[assignment]
     probe = Probe(access.traced.sink(place.endpoint)) if isinstance(access.traced, TraceFile) else None
     open_one = netfs.open_client(
-        place.endpoint, identity=identity, known_hosts=access.known_hosts, probe=probe, capture=capture, cache=access.cache_dir,
+        place.endpoint, identity=identity, known_hosts=access.known_hosts, ca=access.ca,
+        probe=probe, capture=capture, cache=access.cache_dir,
         hard=access.hard, timeout=access.timeout, channels=access.channels,
     )  # fmt: skip
     async with AsyncExitStack() as stack:

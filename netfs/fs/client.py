@@ -418,6 +418,7 @@ async def open_client(
     keys: "VolumeKey | None" = None,
     identity: str | os.PathLike[str] | None = None,
     known_hosts: str | os.PathLike[str] | None = None,
+    ca: str | os.PathLike[str] | None = None,
     env: Env | None = None,
     probe: Probe | None = None,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
@@ -436,18 +437,19 @@ async def open_client(
     """Mount an export.
 
     Args: target: a URL (`netfs://host:port/path`, `netfs+unix:///socket:/path`), whose path becomes the client's root, or a
-    connected transport; either is closed in the end. keys: of an encrypted volume, None for plain files. identity: a file; with
-    it `netfs://` is TLS, without it a plain connection, to this machine only. known_hosts: the file with the keys of servers,
-    None for the one in `~/.config/netfs`. cache_bytes: budget of the page cache; 0: files are used past it. cache: a directory
-    that keeps what buffered reads and writes have moved for the next time, or a `LocalCache` with its limits; ciphertext where
-    the volume is encrypted. rsize, wsize: most bytes of one read or write. block_size: of encrypted files created here, in bytes:
-    16 KiB, or 64 KiB for files that are mostly read and written in order. freshness: `local` remembers what was seen of an
-    encrypted volume from one mount to the next, in the folder `state` (by default ~/.local/state/netfs/volumes), so that a server
-    cannot go back behind it; `session` does so for this mount only, `inspect` also after it has. capture: takes what passes over
-    the connection to a URL, as `open_capture` of transport/rdma/capture_file.py makes them.
-    hard, timeout, channels: of a URL, if it does not say so itself (`?hard&timeout=30&channels=2`). A lost connection is made
-    anew and what was under way goes on; a call that has had none for `timeout` seconds fails with ETIMEDOUT, with `hard` it waits
-    for ever. channels: connections side by side.
+    connected transport; either is closed in the end. keys: of an encrypted volume, None for plain files. identity: a file;
+    with it `netfs://` is TLS, without it a plain connection, to this machine only. known_hosts: the file with the keys of
+    servers, None for the one in `~/.config/netfs`. ca: certificates of an authority that vouches for servers instead.
+    cache_bytes: budget of the page cache; 0: files are used past it. cache: a directory that keeps what buffered reads and
+    writes have moved for the next time, or a `LocalCache` with its limits; ciphertext where the volume is encrypted. rsize,
+    wsize: most bytes of one read or write. block_size: of encrypted files created here, in bytes: 16 KiB, or 64 KiB for files
+    that are mostly read and written in order. freshness: `local` remembers what was seen of an encrypted volume from one
+    mount to the next, in the folder `state` (by default ~/.local/state/netfs/volumes), so that a server cannot go back behind
+    it; `session` does so for this mount only, `inspect` also after it has. capture: takes what passes over the connection to
+    a URL, as `open_capture` of transport/rdma/capture_file.py makes them. hard, timeout, channels: of a URL, if it does not
+    say so itself (`?hard&timeout=30&channels=2`). A lost connection is made anew and what was under way goes on; a call that
+    has had none for `timeout` seconds fails with ETIMEDOUT, with `hard` it waits for ever. channels: connections side by
+    side.
     Raises: OSError when the server cannot be reached or is none; ESTALE when it has gone back before and nobody accepted that.
     Cancellation: not mounted; inside the block, dirty data of files that were not closed is lost.
     """
@@ -460,7 +462,7 @@ async def open_client(
             url = parse_url(target)
             top = names_of(url.path)
             server = url.base
-            credentials = None if identity is None else Credentials(identity, known_hosts)
+            credentials = None if identity is None else Credentials(identity, known_hosts, ca)
             recovery = recovery_of(url, hard, timeout, channels)
             transport = await stack.enter_async_context(connect(url, env, probe, credentials, recovery, capture))
         else:

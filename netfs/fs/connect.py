@@ -41,10 +41,14 @@ StrPath = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Files: the client's identity, and the keys of the servers it knows (None: `~/.config/netfs/known_hosts`)."""
+    """Files: the client's identity, and the keys of the servers it knows (None: `~/.config/netfs/known_hosts`).
+
+    authority: certificates of who vouches for servers, by their names; then the identity is a PEM file with key and certificate.
+    """
 
     identity: StrPath
     known_hosts: StrPath | None = None
+    authority: StrPath | None = None
 
 
 def recovery_of(url: Url, hard: bool, timeout_s: float, channels: int) -> "Recovery":
@@ -149,6 +153,8 @@ async def _known_server(url: Url, env: Env, probe: Probe, credentials: Credentia
     """Return TLS with a server that has the key we know. Raises: NotTrusted if it has another one."""
     from transport.security import KnownHosts  # noqa: PLC0415 - cryptography takes a while to load
 
+    if credentials.authority is not None:
+        return await _vouched_server(url, env, probe, credentials.identity, credentials.authority)
     hosts = KnownHosts(credentials.known_hosts or user_file("known_hosts"))
     known = hosts.fingerprints(url.peer)
     stream = await _handshake(url, env, probe, credentials.identity)
@@ -160,6 +166,22 @@ async def _known_server(url: Url, env: Env, probe: Probe, credentials: Credentia
     else:
         said = f"its key {stream.fingerprint} is not known; if it is the right one, say netfs trust {url.base}"
     raise NotTrusted(f"{url.peer}: {said}")
+
+
+async def _vouched_server(url: Url, env: Env, probe: Probe, identity: StrPath, authority: StrPath) -> "TlsStream":
+    """Return TLS with a server for whose name an authority vouches."""
+    from transport.security import authority_context  # noqa: PLC0415 - as above
+    from transport.tls import TlsStream  # noqa: PLC0415
+
+    context = authority_context(identity, authority, server_side=False)
+    sock = await _dial(url, plain=False)
+    try:
+        stream = TlsStream(sock, context, probe, server_side=False, vouched=True, name=url.host)
+    except OSError as error:
+        sock.close()
+        raise _not_reachable(error, url) from error
+    await stream.handshake(env)
+    return stream
 
 
 async def _handshake(url: Url, env: Env, probe: Probe, identity: StrPath) -> "TlsStream":

@@ -124,7 +124,7 @@ def test_a_server_that_has_changed_its_key(alice: User, bob: User) -> None:
 
 def test_what_is_said_without_keys(alice: User, bob: User) -> None:
     assert "netfs keygen --identity" in bob.run("trust", "netfs://127.0.0.1:1", code=4)
-    assert "only a server at netfs:// has a key" in bob.run("trust", "netfs+unix:///s:/", code=2)
+    assert "only a server at netfs:// or netfs+rdmas:// has a key" in bob.run("trust", "netfs+unix:///s:/", code=2)
     assert "No such file" in alice.run("serve", "--memory", "--identity", "none.id", code=4)
     alice.run("keygen", "--identity", "my.id")
     assert "authorized_keys" in alice.run("serve", "--memory", "--identity", "my.id", code=4)

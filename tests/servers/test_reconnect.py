@@ -141,9 +141,10 @@ async def test_a_connection_that_ends_after_every_so_many_bytes(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("reset", [False, True])
-async def test_a_connection_that_ends_after_every_byte_both_ways(reset: bool, autojump_clock: trio.testing.MockClock) -> None:
-    for length in range(160, 900):
+async def test_a_connection_that_ends_after_many_a_byte_both_ways(reset: bool, autojump_clock: trio.testing.MockClock) -> None:
+    for length in range(160, 900, 3):
         async with session(cut_after(length, length + 13, reset)) as (transport, _, root):
             await work(transport, root)
 
