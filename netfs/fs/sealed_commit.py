@@ -150,14 +150,16 @@ class SealedCommit:
                 carried.pop(0)[1].release()
             while carried or file.needs_commit(plain_size):
                 most = min(MAX_COMMIT_PAGES, (limit - len(carried) * file.block_size) // PAGE_SIZE)
+                drops = self._drops() if file.tree.dirty_count <= most else []
                 plan = file.begin_commit(plain_size, self._env.nonces(XAES_NONCE_SIZE), most, **self._values())
                 stored = False
                 try:
-                    stored = await self._transact(plan, verifier, carried)
+                    stored = await self._transact(plan, verifier, carried, drops)
                 finally:
                     file.end_commit(stored=stored)
                 if not stored:
                     return False
+                self._dropped(drops)
                 while carried:
                     carried.pop()[1].release()
             return True
@@ -182,7 +184,40 @@ class SealedCommit:
         written = self._change is None or self._inode.uncommitted
         return {"ctime_ns": now, "writer": self._writer, **({"mtime_ns": now} if written else {})}
 
-    async def _transact(self, plan: CommitPlan, verifier: int, blocks: "list[tuple[int, Lease]]") -> bool:
+    def _drops(self) -> list[int]:
+        """Return the keys of the intents whose blocks are all noted, and of the claims while nothing is on its way."""
+        sealed = self._sealed
+        claims = [] if sealed.writing else [key for _, _, key in sealed.claims]
+        return [*claims, *(key for key, is_noted in sealed.intents.items() if is_noted)]
+
+    def _dropped(self, keys: list[int]) -> None:
+        sealed = self._sealed
+        gone = set(keys)
+        sealed.claims = [claim for claim in sealed.claims if claim[2] not in gone]
+        sealed.intents = {key: is_noted for key, is_noted in sealed.intents.items() if key not in gone}
+        if not sealed.intents:
+            sealed.before.clear()
+
+    async def store_recovered(self, keys: list[int]) -> None:
+        """Commit what was settled of others' intents, which end with it; the caller has the turn."""
+        file = self._sealed.file
+        plan = file.begin_commit(file.size, self._env.nonces(XAES_NONCE_SIZE), MAX_COMMIT_PAGES, **self._values())
+        stored = False
+        try:
+            stored = await self._transact(plan, 0, [], keys)
+        finally:
+            file.end_commit(stored=stored)
+
+    async def check_block(self, block: int) -> None:
+        """Read a block and verify it. Raises: IntegrityError."""
+        stage = self._pool.get(self._block_size)
+        try:
+            await self._open_block(block, stage.view)
+        finally:
+            wipe(stage.view)
+            stage.release()
+
+    async def _transact(self, plan: CommitPlan, verifier: int, blocks: "list[tuple[int, Lease]]", drops: list[int]) -> bool:
         """Send one transaction. Returns: false when another client's commit came first."""
         sealed = self._sealed
         handle = sealed.handle
@@ -217,6 +252,7 @@ class SealedCommit:
             if self._change is not None and self._change.blob is not None:
                 steps.append(Step(StepKind.BLOB_PUT, handle, 1, record=self._change.blob))
             steps.append(Step(StepKind.RECORD_PUT, handle, record=plan.record))
+            steps += [Step(StepKind.INTENT_DROP, handle, key) for key in drops]
             request = Transact([(handle, sealed.generation)], verifier, steps)
             source = IovIter.kvec(Direction.SOURCE, views) if views else None
             body = body_of(await self._transport.call(request, source=source), TransactReply)
@@ -227,6 +263,9 @@ class SealedCommit:
             record = sealed.file.record
             self._freshness.committed(record.file_id, record.generation + 1, plan.record)
             return True
+        if isinstance(body, OSError) and body.errno == errno.EINVAL and drops:
+            sealed.lost_claims()  # of another start of the server, or of a connection that was lost
+            return False
         if isinstance(body, OSError) and body.errno == errno.EAGAIN:
             return False
         raise body

@@ -6,11 +6,13 @@ beside it and notice. Blocks being written here are not sent a second time, and 
 memory but leases for tag pages.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 
-from crypto.errors import IntegrityError, Malformed
+from crypto.errors import CryptoError, IntegrityError, Malformed
 from crypto.file import EncryptedFile, Fetch
+from crypto.intent import Intent, alternatives, open_intent
 from crypto.keys import VolumeKey
 from crypto.layout import FAN_OUT, PAGE_SIZE
 from crypto.record import open_record
@@ -20,7 +22,7 @@ from netfs.fs.calls import body_of
 from netfs.fs.freshness import Freshness
 from transport.base import Outcome, Reply, Transport
 from transport.env import Env
-from transport.messages import AuxRead, Handle, ReadReply, RecordGet, RecordReply
+from transport.messages import AuxRead, Handle, IntentRow, ReadReply, RecordGet, RecordReply
 
 __all__ = ["SealedFile", "Then"]
 
@@ -44,13 +46,18 @@ class SealedFile:
         "_busy",
         "_next_leaf",
         "_turns",
+        "before",
+        "busy_elsewhere",
+        "claims",
         "env",
         "file",
         "freshness",
         "generation",
         "handle",
+        "intents",
         "key",
         "loaded",
+        "named",
         "pool",
         "transport",
         "verifier",
@@ -72,12 +79,49 @@ class SealedFile:
         self.loaded = False
         self.verifier = 0
         self.writing: list[tuple[int, int]] = []
+        self.claims: list[tuple[int, int, int]] = []
+        self.intents: dict[int, bool] = {}
+        self.before: dict[int, bytes] = {}
+        self.named: dict[int, list[tuple[bytes, bytes]]] = {}
+        self.busy_elsewhere: list[tuple[int, int]] = []
         self._blocked: list[Callable[[], None]] = []
         self._busy = False
         self._turns: deque[Callable[[], None]] = deque()
         self._next_leaf = 0
 
     # ---- who may change what
+
+    def has_claim(self, first: int, end: int) -> bool:
+        """Say whether all these blocks are claimed by this client."""
+        at = first
+        for start, stop, _ in sorted(self.claims):
+            if start <= at < stop:
+                at = stop
+        return at >= end
+
+    def lost_claims(self) -> None:
+        """The server has restarted: it knows of none."""
+        self.claims.clear()
+        self.intents.clear()
+
+    def other_entries(self, block: int, entry: bytes | bytearray) -> list[bytes]:
+        """Return what a block may be under instead of `entry`, as a write of it has begun and not been committed."""
+        return [to_be for now, to_be in self.named.get(block, ()) if now == entry]
+
+    def is_busy(self, first: int, end: int) -> bool:
+        """Say whether another client has said that it writes to one of these blocks."""
+        return any(start < end and first < stop for start, stop in self.busy_elsewhere)
+
+    def _note_intents(self, rows: list[IntentRow]) -> None:
+        """Take what was told of writes that have begun."""
+        size, file_id = self.file.block_size, self.file.record.file_id
+        found: list[Intent] = []
+        for row in rows:
+            if row.record:
+                with contextlib.suppress(CryptoError):  # whoever put that was no client of the volume
+                    found.append(open_intent(self.key, file_id, row.record))
+        self.named = alternatives(found, self.file.record.generation)
+        self.busy_elsewhere = [(row.pos // size, -(-(row.pos + row.length) // size)) for row in rows if row.live and not row.mine]
 
     def take_turn(self, run: Callable[[], None]) -> None:
         """Call `run`, at once or when those before it have given their turn back."""
@@ -270,6 +314,7 @@ class SealedFile:
             raise Malformed("not an encrypted file: it has no record")
         if self.loaded and reply.record == self.file.sealed:
             self.generation = reply.generation
+            self._note_intents(reply.intents)
             return []
         record = open_record(self.key, reply.record)
         if not self.freshness.observe(record.file_id, record.generation, reply.record, asked):
@@ -281,4 +326,5 @@ class SealedFile:
         else:
             missing = self.file.adopt(reply.record)
         self.generation = reply.generation
+        self._note_intents(reply.intents)
         return missing

@@ -13,9 +13,10 @@ lent to the transport from issue to reply; the iterator is the request's.
 
 import errno
 
-from crypto.aead import NONCE_SIZE, TAG_SIZE
+from crypto.aead import NONCE_SIZE, TAG_SIZE, XAES_NONCE_SIZE
 from crypto.errors import IntegrityError
 from crypto.file import first_of_other_kind
+from crypto.intent import Intent, seal_intent
 from crypto.layout import ENTRY_SIZE
 from iov.copy_iter import copy_from_iter, copy_to_iter, zero_iter
 from iov.iov_iter import Direction, IovIter
@@ -27,11 +28,13 @@ from netfs.engine.request import IoSubrequest, Origin, Source
 from netfs.fs.calls import body_of
 from netfs.fs.sealed_file import SealedFile
 from transport.base import Abandonable, Outcome, Reply
-from transport.messages import Read, ReadReply, Write, WriteReply
+from transport.messages import Read, ReadReply, Step, StepKind, Transact, TransactReply, Write, WriteReply
 
 __all__ = ["SealedRead", "SealedWrite"]
 
 PAST_CACHES = frozenset({Origin.DIO_READ, Origin.UNBUFFERED_READ, Origin.DIO_WRITE, Origin.UNBUFFERED_WRITE})
+BUSY_TRIES = 8
+"""How often a block is read again that another client says it is writing."""
 HEAD_MAX = 1 << 16
 """Blocks of so many bytes at most are kept for the commit of a file that has only one."""
 
@@ -104,7 +107,7 @@ class SealedRead(SealedCall):
         super().__init__(sealed, subreq, probe)
         self._changes = 0
         self._entries = bytearray()
-        self._refreshed = False
+        self._refreshed = 0
 
     def start(self) -> None:
         """Begin, or begin again."""
@@ -195,10 +198,27 @@ class SealedRead(SealedCall):
         dest.truncate(blocks * file.block_size)
         if self.probe.sink is not None:
             self._tell("crypto_open", blocks)
-        staged = file.cipher.open(lease.view_with_tail(TAG_SIZE), self._entries, self.first, blocks, dest)
+        staged = self._open_as_named(lease.view_with_tail(TAG_SIZE), blocks, dest)
         self.probe.transformed_bytes += blocks * file.block_size
         if staged:
             self.probe.copied(staged)
+
+    def _open_as_named(self, area: memoryview, blocks: int, dest: IovIter) -> int:
+        """Decrypt; a block that does not fit may be one whose write has begun, under an entry that an intent names."""
+        sealed = self._sealed
+        tried: dict[int, int] = {}
+        while True:
+            try:
+                return sealed.file.cipher.open(area, self._entries, self.first, blocks, dest.copy())
+            except IntegrityError as error:
+                at = error.block_no - self.first
+                part = slice(at * ENTRY_SIZE, (at + 1) * ENTRY_SIZE)
+                others = sealed.other_entries(error.block_no, sealed.file.entries(error.block_no, 1))
+                turn = tried.get(at, 0)
+                if turn >= len(others) or at < 0:
+                    raise
+                tried[at] = turn + 1
+                self._entries[part] = others[turn]
 
     def _bad(self, error: IntegrityError) -> None:
         """Decide whether what does not fit is our own doing, another client's, or the server's."""
@@ -206,10 +226,10 @@ class SealedRead(SealedCall):
         if sealed.is_written(self.first, self.first + self.count) or self._outdated():
             self._give_back()
             self.start()
-        elif self._refreshed:
+        elif self._refreshed and not (sealed.is_busy(self.first, self.first + self.count) and self._refreshed < BUSY_TRIES):
             self._finish(max(0, error.block_no - self.first), error)
         else:
-            self._refreshed = True
+            self._refreshed += 1
             self._give_back()
             sealed.refresh(lambda failed: self._finish(0, failed) if failed else self.start())
 
@@ -227,7 +247,11 @@ class SealedRead(SealedCall):
 class SealedWrite(SealedCall):
     """Encrypt and write the blocks of one subrequest."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_entries", "_intent")
+
+    def __init__(self, sealed: SealedFile, subreq: IoSubrequest, probe: Probe) -> None:
+        super().__init__(sealed, subreq, probe)
+        self._intent = 0
 
     def start(self) -> None:
         """Begin, when no other write of these blocks is on its way."""
@@ -247,10 +271,51 @@ class SealedWrite(SealedCall):
 
     def _send(self) -> None:
         """Write the blocks, encrypted ahead or now."""
-        sealed, file = self._sealed, self._sealed.file
+        sealed = self._sealed
         sealed.writing.append((self.first, self.first + self.count))
         if self._lease is None:
             self.seal()
+        sealed.with_tags(self.first, self.count, self._tell_of)
+
+    def _tell_of(self, error: Exception | None) -> None:
+        """Put an intent for the blocks that hold data, before they are overwritten in place."""
+        sealed, file = self._sealed, self._sealed.file
+        if error is not None:
+            self._end(0, error)
+            return
+        entries = file.entries(self.first, self.count)
+        rows: list[tuple[int, bytes, bytes]] = []
+        for at in range(self.count):
+            block, part = self.first + at, slice(at * ENTRY_SIZE, (at + 1) * ENTRY_SIZE)
+            now = bytes(entries[part])
+            # Written before and not committed, as far as is known: of both entries one will be the committed one.
+            for entry in dict.fromkeys((now, sealed.before.setdefault(block, now))):
+                if any(entry):
+                    rows.append((block, entry, bytes(self._entries[part])))  # noqa: PERF401
+        if not rows:
+            self._write()
+            return
+        intent = Intent(file.record.generation, tuple(rows))
+        record = seal_intent(sealed.key, file.record.file_id, intent, sealed.env.nonces(XAES_NONCE_SIZE))
+        pos, length = self.first * file.block_size, self.count * file.block_size
+        step = Step(StepKind.INTENT_PUT, sealed.handle, pos, length, record)
+
+        def told(outcome: Outcome) -> None:
+            body = body_of(outcome, TransactReply)
+            if isinstance(body, Exception):
+                self._end(0, body)
+                return
+            (self._intent,) = body.intents
+            sealed.intents[self._intent] = False
+            self._write()
+
+        sealed.transport.submit(Transact([], 0, [step]), told)
+
+    def _write(self) -> None:
+        sealed, file = self._sealed, self._sealed.file
+        if self._abandoned:
+            self._end(0, OSError(errno.ECANCELED, "abandoned"))
+            return
         assert self._lease is not None
         view = self._lease.view
         request = Write(sealed.handle, self.first * file.block_size)
@@ -306,6 +371,8 @@ class SealedWrite(SealedCall):
             return
         sealed = self._sealed
         blocks = min(self.count, body.count // sealed.file.block_size)
+        if sealed.verifier and body.verifier != sealed.verifier:
+            sealed.lost_claims()
         self._subreq.verifier = sealed.verifier = body.verifier
         cookie = self._cookie()
         if cookie is None:
@@ -316,6 +383,8 @@ class SealedWrite(SealedCall):
                 self._end(0, error)
                 return
             sealed.file.wrote(self.first, self._entries[: blocks * ENTRY_SIZE])
+            if blocks == self.count and self._intent in sealed.intents:
+                sealed.intents[self._intent] = True
             if cookie is not None:
                 self._keep(cookie, self._entries, blocks)
             self._end(blocks)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from crypto.errors import Malformed
 from crypto.file import first_of_other_kind
+from crypto.intent import INTENT_BLOCKS_MAX
 from crypto.record import MAX_PLAIN_SIZE
-from netfs.engine.request import IoRequest, IoSubrequest
+from netfs.engine.request import IoRequest, IoSubrequest, Origin
 from netfs.fs.calls import ask
+from netfs.fs.sealed_claims import SealedClaims
 from netfs.fs.sealed_commit import SealedCommit
 from netfs.fs.sealed_file import SealedFile
-from netfs.fs.sealed_io import SealedRead, SealedWrite
+from netfs.fs.sealed_io import HEAD_MAX, SealedRead, SealedWrite
 from netfs.fs.sealed_names import attr_of, failed
 from netfs.fs.stray import strays
 from netfs.fs.volume import CacheIdentity, Change, FileOps
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EncryptedOps"]
 
+CLAIMING = frozenset({
+    Origin.READ_FOR_WRITE, Origin.WRITEBACK, Origin.WRITETHROUGH, Origin.DIO_WRITE, Origin.UNBUFFERED_WRITE
+})  # fmt: skip
 NOT_A_FILE = {FileType.DIRECTORY: errno.EISDIR, FileType.SYMLINK: errno.ELOOP, FileType.OTHER: errno.EINVAL}
 
 
@@ -44,6 +49,7 @@ class EncryptedOps(FileOps):
             volume.transport, inode.handle, volume.key, volume.env, volume.pool, volume.freshness
         )  # fmt: skip
         self._commits = SealedCommit(self._sealed, inode, volume.writer)
+        self._claims = SealedClaims(self._sealed, self._commits)
         limits = volume.transport.limits
         self.max_segs = limits.max_segs
         self.max_in_flight = min(16, limits.credits)
@@ -55,7 +61,7 @@ class EncryptedOps(FileOps):
             raise Malformed(f"blocks of {size} bytes do not fit into the {most} bytes the server takes at a time")
         self.block_size = size
         self.rsize = max(size, min(self._volume.rsize, most) // size * size)
-        self.wsize = max(size, min(self._volume.wsize, most) // size * size)
+        self.wsize = max(size, min(self._volume.wsize, most, INTENT_BLOCKS_MAX // 2 * size) // size * size)
 
     # ---- reading and writing
 
@@ -67,8 +73,15 @@ class EncryptedOps(FileOps):
             await self._commits.relieve()
         first = rreq.start // self.block_size
         count = -(-rreq.length // self.block_size)
+        if rreq.origin in CLAIMING and not self._is_alone(first, count):
+            await self._claims.take(first, count)
         if self._sealed.file.fetches(first, count):
             await finished(lambda then: self._sealed.with_tags(first, count, then))
+
+    def _is_alone(self, first: int, count: int) -> bool:
+        """Say whether blocks are written without a claim: a small file is merged."""
+        file = self._sealed.file
+        return file.block_size <= HEAD_MAX and file.takes_head(first, count) and (file.head is not None or not file.tree.blocks)
 
     def prepare_read(self, subreq: IoSubrequest) -> None:
         """Keep holes and data apart, so that for holes nothing is asked."""

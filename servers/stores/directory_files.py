@@ -98,7 +98,7 @@ class DirectoryFiles(Store):
         self.verifier = self._sidecar.verifier
         self._minted = self.verifier << 32
         self._tree = Tree(root_fd, max_open - max_open // 4, None if read_only else self._mint)
-        self.intents = Intents(threading.Lock())
+        self.intents = Intents(self.verifier, threading.Lock())
         self._settle()
         self._sidecar.clear_making()
         for handle, lasting in self._sidecar.left_behind():

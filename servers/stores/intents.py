@@ -19,9 +19,10 @@ from transport.messages import Handle, IntentRow, Step, StepKind
 
 __all__ = ["Intents", "Planned"]
 
-INTENTS_MAX: Final = 64
+INTENTS_MAX: Final = 1024
 """On one file."""
 NOBODY: Final = 0
+KEYS_OF_BOOTS: Final = 1 << 22
 _ROW: Final = struct.Struct("<QQI")
 
 
@@ -57,10 +58,11 @@ class Planned:
 class Intents:
     """The intents on the files of a store. lock: held for each change, where calls come from several threads."""
 
-    def __init__(self, lock: AbstractContextManager[object] | None = None) -> None:
+    def __init__(self, boot: int, lock: AbstractContextManager[object] | None = None) -> None:
+        """boot: makes keys of earlier starts of the server unknown ones."""
         self._lock = lock or nullcontext()
         self._files: dict[Handle, tuple[Intent, ...]] = {}
-        self._last_key = 0
+        self._last_key = boot % KEYS_OF_BOOTS << 40
         self._last_session = 0
 
     def new_session(self) -> int:

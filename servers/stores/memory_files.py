@@ -74,7 +74,7 @@ class MemoryFiles(Store):
     def __init__(
         self, probe: Probe, now_ns: Callable[[], int] | None, boot: int, uid: int, gid: int, capacity: int, crashable: bool
     ) -> None:
-        self.intents = Intents()
+        self.intents = Intents(boot)
         self.verifier = boot
         self.lent = 0
         self._probe = probe

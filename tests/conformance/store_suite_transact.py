@@ -202,6 +202,6 @@ def check_intent_on_what_is_made(store: Store) -> None:
     done = store.apply([], 0, steps, None, session)
     assert len(done.intents) == 2
     assert [rows(store, entry.handle)[0].pos for entry in done.made] == [0, 5]
-    many = [Step(K.INTENT_PUT, done.made[0].handle, 0, 1) for _ in range(64)]
+    many = [Step(K.INTENT_PUT, done.made[0].handle, 0, 1) for _ in range(1024)]
     with refused(errno.ENOLCK):
         store.apply([], 0, many, None, session)

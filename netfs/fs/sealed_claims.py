@@ -1,0 +1,102 @@
+"""Trio shell. Who writes to which blocks of an encrypted file: claims, and the recovery of what was left behind.
+
+    claim      nobody else writes to these blocks until the commit    taken before a block is read for a partial write, or written
+    intent     block, entry now, entry to be                          put before a block that holds data is overwritten in place
+
+Both are write intents on the server. A claim asserts the record, so what is read under it is current. Whoever is refused commits
+what he has written, which gives his own claims back, waits, and asks again; so two writers cannot wait for each other. What a
+client that is gone has left behind is settled first: each block it names is as it was, or as it was to be. Owns no memory.
+"""
+
+import errno
+from typing import Final
+
+import trio
+
+from crypto.errors import CryptoError, IntegrityError
+from crypto.intent import open_intent
+from netfs.fs.calls import ask
+from netfs.fs.sealed_commit import SealedCommit
+from netfs.fs.sealed_file import SealedFile
+from netfs.fs.sealed_turn import Turn
+from netfs.fs.waiting import finished
+from transport.messages import IntentRow, RecordGet, RecordReply, Step, StepKind, Transact, TransactReply
+
+__all__ = ["SealedClaims"]
+
+PATIENCE_S: Final = 30
+FIRST_DELAY_S: Final = 0.01
+MOST_DELAY_S: Final = 0.5
+FAR: Final = 1 << 62
+
+
+class SealedClaims:
+    """The claims of one client on one file."""
+
+    def __init__(self, sealed: SealedFile, commits: SealedCommit) -> None:
+        self._sealed = sealed
+        self._commits = commits
+
+    async def take(self, first: int, count: int) -> None:
+        """Claim blocks, unless they are. Raises: OSError(EAGAIN) when others hold them for long.
+
+        Cancellation: may have happened.
+        """
+        sealed = self._sealed
+        waited, delay = 0.0, FIRST_DELAY_S
+        while not sealed.has_claim(first, first + count):
+            file = sealed.file
+            pos, length = first * file.block_size, count * file.block_size
+            if first >= file.tree.blocks:
+                length = FAR - pos  # who appends goes on appending
+            step = Step(StepKind.INTENT_PUT, sealed.handle, pos, length)
+            try:
+                reply = await ask(sealed.transport, Transact([(sealed.handle, sealed.generation)], 0, [step]), TransactReply)
+            except BlockingIOError:
+                if await self._settle(pos, length):
+                    continue
+                if waited >= PATIENCE_S:
+                    raise OSError(errno.EAGAIN, "another client is writing there, and does not commit") from None
+                await self._commits.relieve()
+                await trio.sleep(delay)
+                waited, delay = waited + delay, min(2 * delay, MOST_DELAY_S)
+                continue
+            sealed.claims.append((first, (pos + length) // file.block_size, reply.intents[0]))
+
+    async def _settle(self, pos: int, length: int) -> bool:
+        """Find out why a claim was refused. Returns: true when the reason is gone, false when another client is at work."""
+        sealed = self._sealed
+        reply = await ask(sealed.transport, RecordGet(sealed.handle), RecordReply)
+        if reply.generation != sealed.generation:
+            await self._commits.catch_up()
+            return True
+        left = [row for row in reply.intents if not row.live]
+        in_the_way = any(row.pos < pos + length and pos < row.pos + row.length for row in left)
+        if in_the_way:
+            await self._recover(left)
+        return in_the_way
+
+    async def _recover(self, left: list[IntentRow]) -> None:
+        """Settle what a client that is gone has left behind: of each block the entry that fits counts."""
+        sealed = self._sealed
+        async with Turn(sealed):
+            file = sealed.file
+            for row in left:
+                try:
+                    intent = open_intent(sealed.key, file.record.file_id, row.record)
+                except CryptoError:
+                    continue  # whoever put that was no client of the volume
+                for block, now, to_be in intent.rows:
+                    await finished(lambda then, block=block: sealed.with_tags(block, 1, then, tries=0))  # type: ignore[misc]
+                    if block < file.tree.blocks and file.entries(block, 1) == now and not await self._fits(block):
+                        file.wrote(block, to_be)
+                        if not await self._fits(block):
+                            file.wrote(block, now)  # neither: damaged, and told so when it is read
+            await self._commits.store_recovered([row.key for row in left])
+
+    async def _fits(self, block: int) -> bool:
+        try:
+            await self._commits.check_block(block)
+        except IntegrityError:
+            return False
+        return True
