@@ -190,7 +190,6 @@ class TagTree:
                 page.written &= (1 << kept // ENTRY_SIZE) - 1
         depth = tree_depth(blocks)
         if depth < self.depth:
-            self._hash(self._choose(len(self._pages)))
             above = self._pages.get(PageId(depth + 1, 0))
             self.root = NO_ROOT if above is None else bytes(above.data[:HASH_SIZE])
             for level in range(depth + 1, self.depth + 1):

@@ -4,7 +4,7 @@ import random
 from hashlib import sha256
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crypto.errors import IntegrityError
@@ -100,6 +100,7 @@ class Store:
 
 
 @given(st.integers(0, 1 << 32))
+@example(3342)  # a cut to fewer levels with pages that wait, then a commit of a part of them
 def test_against_a_list(seed: int) -> None:
     store = Store(seed)
     for _ in range(25):
