@@ -20,7 +20,7 @@ from servers.compound import ENTRY_BYTES, CompoundRun, entry_bytes
 from servers.place import Noting, Place
 from servers.sharing import Sharing
 from servers.stores.base import Lent, Store
-from servers.works import plain_works
+from servers.works import plain_works, status_of
 from transport.base import Landing, Limits, Reply
 from transport.env import Env
 from transport.messages import (
@@ -37,6 +37,7 @@ from transport.messages import (
     LeaseReturn,
     Lock,
     LockTest,
+    Lookup,
     Ping,
     Read,
     Readdir,
@@ -59,9 +60,6 @@ log: Final = logging.getLogger(__name__)
 _LIMITS: Final = Limits()
 _STAGING_SLOT: Final = 1 << 16
 _STAGING_SLOTS: Final = 4
-_STATUS_END: Final = 4096
-_TOLD: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""What whoever runs the server should hear of."""
 
 Answer = Reply | Awaitable[Reply]
 R = TypeVar("R", Reply, Reply | None)
@@ -143,7 +141,7 @@ class Dispatcher:
                 case _:
                     return errno.EINVAL
         except Exception as error:  # noqa: BLE001 (one bad request does not end the connection)
-            return _status(error, request)
+            return status_of(error, request)
 
     def handle(self, request: Request, landing: Landing | None) -> Answer:
         """Do the request, at once if the store need not sleep."""
@@ -189,8 +187,21 @@ class Dispatcher:
         if special is not None:
             return special(request, landing)
         _release(landing)
+        if kind is Lookup and self._store.blocking:
+            found = self._peek(request)
+            if found is not None:
+                return found
         work = self._noted(partial(self._do, self._works.get(kind, _unsupported), request))
         return self._sleep(work, None) if self._store.blocking and kind is not Ping else work()
+
+    def _peek(self, request: Request) -> Reply | None:
+        """Answer a LOOKUP without a hop to a worker, where it need not sleep."""
+        assert isinstance(request, Lookup)
+        try:
+            found = self._store.try_lookup(request.parent, request.name)
+        except Exception as error:  # noqa: BLE001
+            return Reply(status_of(error, request))
+        return None if found is None else Reply(0, found)
 
     def closed(self) -> None:
         """Give the staging memory back, of which all must have come home, and leave the session."""
@@ -271,7 +282,7 @@ class Dispatcher:
         try:
             lent = self._store.try_read_source(request.handle, request.pos, length, aux=type(request) is AuxRead)
         except Exception as error:  # noqa: BLE001
-            return Reply(_status(error, request))
+            return Reply(status_of(error, request))
         if lent is None:
             return self._sleep(partial(self._read_slowly, request, length), None)
         return Reply(0, ReadReply(lent.eof), lent.source, lent.release)
@@ -280,7 +291,7 @@ class Dispatcher:
         try:
             lent: Lent = self._store.read_source(request.handle, request.pos, length, aux=type(request) is AuxRead)
         except Exception as error:  # noqa: BLE001
-            return Reply(_status(error, request))
+            return Reply(status_of(error, request))
         return Reply(0, ReadReply(lent.eof), lent.source, lent.release)
 
     def _write(self, request: Write | AuxWrite, landing: Landing | None) -> Answer:
@@ -291,7 +302,7 @@ class Dispatcher:
                 landing = self._store.write_landing(request.handle, request.pos, 0, aux=aux)
             count = self._store.try_write(request.handle, request.pos, landing, stable=stable, aux=aux)
         except Exception as error:  # noqa: BLE001
-            return Reply(_status(error, request))
+            return Reply(status_of(error, request))
         if count is None:
             return self._sleep(partial(self._do, partial(self._write_slowly, landing, stable=stable, aux=aux), request), landing)
         return Reply(0, WriteReply(count, self._store.verifier))
@@ -328,7 +339,7 @@ class Dispatcher:
             payload = IovIter.ubuf(Direction.SOURCE, landing.iter.mem)
         done = {} if self._noting is None else self._noting.done
         run = CompoundRun(
-            self._store, request, payload, self._limits, self._works, self._list, _status, self._session, done,
+            self._store, request, payload, self._limits, self._works, self._list, status_of, self._session, done,
             self._shared, self._allowed, pausing=self._noting is None,
         )  # fmt: skip
         if self._noting is not None:
@@ -396,7 +407,7 @@ class Dispatcher:
         try:
             return Reply(0, await self._sharing.events(self._session, request))
         except OSError as error:
-            return Reply(_status(error, request))
+            return Reply(status_of(error, request))
 
     def _share(self, request: LockTest | Lock | Unlock | Lease | LeaseReturn, landing: Landing | None) -> Answer:
         """Do what the tables of leases and locks are for, if the file is there."""
@@ -432,7 +443,7 @@ class Dispatcher:
             self._store.keep()
             return Reply(0, body)
         except Exception as error:  # noqa: BLE001
-            return Reply(_status(error, request))
+            return Reply(status_of(error, request))
 
     async def _sleep(self, work: Callable[[], R], landing: Landing | None) -> R:
         """Run `work` where it may sleep.
@@ -481,12 +492,3 @@ def _drop(reply: Reply | None) -> None:
 def _release(landing: Landing | None) -> None:
     if landing is not None and landing.release is not None:
         landing.release()
-
-
-def _status(error: Exception, request: Request) -> int:
-    if isinstance(error, OSError) and error.errno is not None and 0 < error.errno < _STATUS_END:
-        if error.errno in _TOLD:
-            log.warning("trouble operation=%s error=%s", type(request).__name__, error.strerror)
-        return error.errno
-    log.error("defect operation=%s error=%r", type(request).__name__, error, exc_info=error)
-    return errno.EIO

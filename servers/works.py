@@ -3,9 +3,11 @@
 Owns no memory.
 """
 
+import errno
+import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from servers.stores.base import Store
 from transport.messages import (
@@ -27,6 +29,7 @@ from transport.messages import (
     Punch,
     Readlink,
     Rename,
+    Request,
     Rmdir,
     Seek,
     SeekReply,
@@ -45,7 +48,12 @@ from transport.messages import (
     XattrSet,
 )
 
-__all__ = ["plain_works"]
+__all__ = ["plain_works", "status_of"]
+
+log: Final = logging.getLogger("servers.dispatch")
+_STATUS_END: Final = 4096
+_TOLD: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What whoever runs the server should hear of."""
 
 
 def plain_works(store: Store) -> dict[type[Any], Callable[[Any], Body]]:
@@ -92,3 +100,13 @@ def _commit(store: Store, request: Commit) -> Body:
 def _copy_range(store: Store, request: CopyRange) -> Body:
     count = store.copy_range(request.handle, request.pos, request.target, request.target_pos, request.length)
     return WriteReply(count, store.verifier)
+
+
+def status_of(error: Exception, request: Request) -> int:
+    """Return the errno to answer for an error; a defect of ours, and what whoever runs the server should hear of, is logged."""
+    if isinstance(error, OSError) and error.errno is not None and 0 < error.errno < _STATUS_END:
+        if error.errno in _TOLD:
+            log.warning("trouble operation=%s error=%s", type(request).__name__, error.strerror)
+        return error.errno
+    log.error("defect operation=%s error=%r", type(request).__name__, error, exc_info=error)
+    return errno.EIO

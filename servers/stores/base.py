@@ -105,6 +105,10 @@ class Store(ABC):
     def lookup(self, parent: Handle, name: str) -> EntryReply:
         """Find a name. Raises: ENOENT, ENOTDIR, ESTALE, EINVAL for a name that is no name."""
 
+    def try_lookup(self, parent: Handle, name: str) -> EntryReply | None:
+        """The same if it need not sleep, else None, also where it would fail."""
+        return None if self.blocking else self.lookup(parent, name)
+
     @abstractmethod
     def getattr(self, handle: Handle) -> Attr:
         """Raises: ESTALE."""

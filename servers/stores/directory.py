@@ -43,6 +43,13 @@ class DirectoryStore(DirectoryTransact):
                 raise fail(errno.ENOENT, name)
             return self._entry(*self._tree.look(node, fd, raw))
 
+    def try_lookup(self, parent: Handle, name: str) -> EntryReply | None:
+        if not self.blocking:
+            return self.lookup(parent, name)
+        check_name(name)
+        found = self._tree.peek(parent, raw_name(name))
+        return None if found is None else self._entry(*found)
+
     def create(self, parent: Handle, name: str, mode: int, *, exclusive: bool) -> EntryReply:
         self._check_writable()
         check_name(name)

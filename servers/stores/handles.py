@@ -25,7 +25,7 @@ from typing import Final, Protocol, TypeVar
 
 from servers.stores.base import fail
 from servers.stores.descriptors import Descriptor, Descriptors
-from servers.stores.syscalls import Statx, open_beneath, statx
+from servers.stores.syscalls import Statx, open_beneath, open_cached, statx
 from transport.messages import FileType, Handle
 
 __all__ = ["Node", "Places", "Tree", "anchor", "raw_name"]
@@ -198,6 +198,28 @@ class Tree:
                     node.parent, node.name = parent, name
                     self._news[handle] = (parent.handle, name)
                 return node, found
+
+    def peek(self, parent: Handle, name: bytes) -> tuple[Node, Statx] | None:
+        """Find a name without sleeping: one that was looked at before and that the kernel has in its cache; else None."""
+        node = self._nodes.get(parent)
+        held = None if node is None or node.type is not FileType.DIRECTORY else self._pin_open_directory(node)
+        if held is None:
+            return None
+        try:
+            fd = open_cached(held.fd, name)
+            if fd is None:
+                return None
+            try:
+                found = statx(fd)
+            finally:
+                os.close(fd)
+        finally:
+            self._directories.unpin(held)
+        child = None if found.birth_ns is None else self._nodes.get(self._handle(found))
+        if child is None or child.parent is not node or child.name != name:
+            return None
+        unkept = self.places is not None and child.handle in self._news
+        return None if unkept else (child, found)
 
     def moved(self, node: Node, parent: Node, name: bytes) -> None:
         """Note that a rename took a node elsewhere."""

@@ -1,16 +1,19 @@
 """A folder on a real disk: what is served without sleeping, and that what is promised to be durable is asked of the disk."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import netfs
+import servers
 from iov.probe import Probe
 from servers.stores.directory import DirectoryStore
 from servers.stores.syscalls import is_memory
-from tests.conformance.store_words import folder, get, new, put, source, top
-from transport.messages import Step, StepKind
+from tests.conformance.store_words import folder, get, new, put, refused, source, top
+from transport.messages import FileType, Step, StepKind
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="the directory store needs Linux")
 
@@ -101,3 +104,37 @@ def test_what_is_promised_is_synced(store: DirectoryStore, monkeypatch: pytest.M
     assert since() == {"g", file.hex()}
     store.unlink(root, "g")
     assert since() == {home}
+
+
+def test_names_the_kernel_knows_are_found_without_sleeping(store: DirectoryStore) -> None:
+    directory = folder(store)
+    file = new(store, "f", b"x" * 10, directory)
+    found = store.try_lookup(directory, "f")
+    if found is None:
+        pytest.skip("this kernel knows no RESOLVE_CACHED")
+    assert found == store.lookup(directory, "f")
+    assert found.handle == file
+    assert store.try_lookup(directory, "gone") is None, "what is not there is the slow way's to say"
+    assert store.try_lookup(file, "x") is None
+    assert store.try_lookup(top(store), ".netfs") is None
+    store.symlink(directory, "l", b"f")
+    link = store.try_lookup(directory, "l")
+    assert link is not None and link.attr.type is FileType.SYMLINK
+    with refused(errno.EINVAL):
+        store.try_lookup(directory, "..")
+    store.rename(directory, "f", top(store), "g")
+    assert store.try_lookup(directory, "f") is None
+    moved = store.try_lookup(top(store), "g")
+    assert moved is not None and moved.handle == file
+
+
+async def test_a_stat_costs_no_hop(store: DirectoryStore) -> None:
+    probe = Probe()
+    async with servers.serve(store, probe=probe) as server, netfs.open_client(server.url) as client:
+        await client.mkdir("/d")
+        await client.write_bytes("/d/f", b"data")
+        await client.stat("/d/f")
+        hops = probe.hops
+        for _ in range(10):
+            assert (await client.stat("/d/f")).size == 4
+        assert probe.hops == hops
