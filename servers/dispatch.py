@@ -205,12 +205,14 @@ class Dispatcher:
 
     def closed(self) -> None:
         """Give the staging memory back, of which all must have come home, and leave the session."""
-        self._staging.close()
-        if self._own_session:
-            self._store.intents.end_session(self._session)
-            self._sharing.end(self._session)
-        if self._place is not None:
-            self._place.left()
+        try:
+            self._staging.close()
+            if self._own_session:
+                self._store.intents.end_session(self._session)
+                self._sharing.end(self._session)
+        finally:  # whoever fences this connection off waits for it
+            if self._place is not None:
+                self._place.left()
 
     # ---- sessions
 

@@ -33,7 +33,7 @@ MAX_OF_ONE: Final = 1024
 MAX_CHANNELS: Final = 16
 MAX_SLOTS: Final = 64
 SESSION_BYTES: Final = 16
-FENCE_TIMEOUT_S: Final = 60.0
+FENCE_TIMEOUT_S: Final = 20.0
 
 
 class Kept:
