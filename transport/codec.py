@@ -68,7 +68,28 @@ _ATTR: Final = Layout(
     m.Attr, ino=U64, type=FILE_TYPE, mode=U32, nlink=U32, uid=U32, gid=U32, size=U63,
     atime_ns=TIME, mtime_ns=TIME, ctime_ns=TIME, change=U63, sealed=FLAG,
 )  # fmt: skip
-ATTR: Final = Kind(_ATTR.check, _ATTR.encode)
+_NUMBERS: Final = frozenset({int})
+_END_U32: Final = 1 << 32
+
+
+def _check_attr(value: Any) -> m.Attr:
+    """Check attributes, of which there are more than of all else, at once; what does not pass is looked at field by field."""
+    if type(value) is tuple and len(value) == 12 and frozenset(map(type, value[:11])) == _NUMBERS and type(value[11]) is bool:
+        ino, kind, mode, nlink, uid, gid, size, atime, mtime, ctime, change, sealed = value
+        if (
+            0 <= ino < END_U64 and 1 <= kind <= 4
+            and 0 <= mode < _END_U32 and 0 <= nlink < _END_U32 and 0 <= uid < _END_U32 and 0 <= gid < _END_U32
+            and 0 <= size < END_U63 and 0 <= change < END_U63
+            and min(atime, mtime, ctime) >= -END_U63 and max(atime, mtime, ctime) < END_U63
+        ):  # fmt: skip
+            return m.Attr(ino, _FILE_TYPES[kind], mode, nlink, uid, gid, size, atime, mtime, ctime, change, sealed)
+    attr: m.Attr = _ATTR.check(value)
+    return attr
+
+
+_FILE_TYPES: Final = {int(kind): kind for kind in m.FileType}
+assert sorted(_FILE_TYPES) == [1, 2, 3, 4]
+ATTR: Final = Kind(_check_attr, _ATTR.encode)
 _ENTRY: Final = Layout(m.DirEntry, name=NAME, cookie=U63, handle=HANDLE, attr=ATTR, record=optional(RECORD), certificate=RECORD)
 _STEP: Final = Layout(
     m.Step, kind=STEP_KIND, handle=HANDLE, pos=U63, length=U63, record=RECORD, name=NAME, other=HANDLE, new_name=NAME
