@@ -114,7 +114,8 @@ class RootedTransport(Transport):
         """As `Transport.submit`; the answer to what tells records is checked first."""
         if isinstance(request, CHECKED) and self._handle is not None:
             return _Check(self, request, done).start()
-        assert self._handle is None or not isinstance(request, Transact), "a change waits for its turn: use call"
+        if isinstance(request, Transact) and self._handle is not None:
+            assert all(step.kind is not StepKind.RECORD_PUT for step in request.steps), "a record waits for its turn: use call"
         return self._inner.submit(request, done, source, dest)
 
     async def call(self, request: Request, source: IovIter | None = None, dest: IovIter | None = None) -> Reply:
