@@ -28,6 +28,7 @@ PATIENCE_S: Final = 30
 FIRST_DELAY_S: Final = 0.01
 MOST_DELAY_S: Final = 0.5
 FAR: Final = 1 << 62
+AHEAD: Final = 64 << 20
 
 
 class SealedClaims:
@@ -49,6 +50,8 @@ class SealedClaims:
             pos, length = first * file.block_size, count * file.block_size
             if first >= file.tree.blocks:
                 length = FAR - pos  # who appends goes on appending
+            elif any(stop == first for _, stop, _ in sealed.claims):
+                length = max(length, AHEAD)  # and who goes through the file in order goes on too
             step = Step(StepKind.INTENT_PUT, sealed.handle, pos, length)
             try:
                 reply = await ask(sealed.transport, Transact([(sealed.handle, sealed.generation)], 0, [step]), TransactReply)
