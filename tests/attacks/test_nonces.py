@@ -58,7 +58,8 @@ def test_a25_a_client_that_dies_before_its_commit_begins_with_other_nonces() -> 
             with trio.move_on_after(5) as scope:
                 async with pair(keys=KEY, store=store, block_size=BLOCK) as p:
                     file = await p.client.open("/one", "r+", direct=True)
-                    await file.write(bytes([n]) * 2 * BLOCK, BLOCK)
+                    for again in range(3):  # over what was written and is not committed
+                        await file.write(bytes([n, again]) * BLOCK, BLOCK)
                     scope.cancel()  # no commit, no close
                     await trio.lowlevel.checkpoint()
         store.close()
