@@ -57,7 +57,7 @@ def advance(rreq: IoRequest) -> None:
             rreq.ahead = None
         ended(rreq)
         # The one who waits and the request would keep each other, and with them the caller's memory, for the garbage collector.
-        wake, rreq.wake = rreq.wake, nobody
+        wake, rreq.wake, rreq.launched = rreq.wake, nobody, nobody
         wake()
 
 
