@@ -211,6 +211,8 @@ class SealedRead(SealedCall):
             try:
                 return sealed.file.cipher.open(area, self._entries, self.first, blocks, dest.copy())
             except IntegrityError as error:
+                if sealed.file.fetches(error.block_no, 1):
+                    raise  # a newer record was taken meanwhile: this read begins again
                 at = error.block_no - self.first
                 part = slice(at * ENTRY_SIZE, (at + 1) * ENTRY_SIZE)
                 others = sealed.other_entries(error.block_no, sealed.file.entries(error.block_no, 1))
