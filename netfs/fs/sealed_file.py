@@ -14,7 +14,7 @@ from crypto.errors import CryptoError, IntegrityError, Malformed
 from crypto.file import EncryptedFile, Fetch
 from crypto.intent import Intent, alternatives, open_intent
 from crypto.keys import VolumeKey
-from crypto.layout import FAN_OUT, PAGE_SIZE
+from crypto.layout import ENTRY_SIZE, FAN_OUT, PAGE_SIZE
 from crypto.record import open_record
 from iov.iov_iter import Direction, IovIter
 from iov.pool import BufferPool, Lease
@@ -107,6 +107,13 @@ class SealedFile:
     def other_entries(self, block: int, entry: bytes | bytearray) -> list[bytes]:
         """Return what a block may be under instead of `entry`, as a write of it has begun and not been committed."""
         return [to_be for now, to_be in self.named.get(block, ()) if now == entry]
+
+    def in_doubt(self, first: int, entries: bytes | bytearray) -> bool:
+        """Say whether one of the blocks from `first` on may be under something else than its entry."""
+        return bool(self.named) and any(
+            self.other_entries(first + at // ENTRY_SIZE, entries[at : at + ENTRY_SIZE])
+            for at in range(0, len(entries), ENTRY_SIZE)
+        )
 
     def is_busy(self, first: int, end: int) -> bool:
         """Say whether another client has said that it writes to one of these blocks."""

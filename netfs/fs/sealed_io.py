@@ -140,6 +140,9 @@ class SealedRead(SealedCall):
             cookie = self._cookie()
             if cookie is None:
                 self._finish(0, OSError(errno.ESTALE, "no longer cached"))
+            elif sealed.in_doubt(self.first, self._entries[: self.count * ENTRY_SIZE]):
+                # The cache may have a block as it was, where a read past it gave it as it was to be.
+                self._finish(0, OSError(errno.ESTALE, "perhaps overwritten"))
             else:
                 call = cookie.read_blocks(self.first, self._entries, IovIter.ubuf(Direction.DEST, view), self._cached)
                 self._call = call if self._lease is not None else None
