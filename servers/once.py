@@ -135,8 +135,8 @@ class Running:
         return reply
 
     def take(self, reply: Reply) -> None:
-        """Take an answer that needed no work, such as a refusal."""
-        if self.reply is None:
+        """Take an answer that needed no work, such as a refusal, or that what was done could not be made durable."""
+        if self.reply is None or reply.status:
             self.began = True
             self.reply = self._numbered(reply)
 

@@ -26,7 +26,7 @@ class Noting(Protocol):
         """Do the work. Returns: its reply, as that to the numbered request."""
 
     def take(self, reply: Reply) -> None:
-        """Take an answer that needed no work, such as a refusal."""
+        """Take an answer that needed no work, such as a refusal, or that what was done could not be made durable."""
 
 
 class Place(Protocol):

@@ -222,7 +222,11 @@ class Sessions:
             return Reply(errno.EINVAL)
         session = self._sessions.get(request.session)
         if not request.session:
-            session = await self._begin(channel, request.slots)
+            try:
+                session = await self._begin(channel, request.slots)
+            except OSError as error:
+                log.warning("trouble sessions error=%s", error.strerror)
+                return Reply(error.errno or errno.EIO)
             if session is None:
                 return Reply(errno.EBUSY)
         elif session is None:
@@ -231,8 +235,11 @@ class Sessions:
         if session.principal != channel.principal:
             log.warning("refused session of=%s by=%s", session.principal, channel.principal)
             return Reply(errno.EACCES)
+        session.idle_since = self._env.now()  # it has no channel yet, and is not to expire before it has
         if not await self._fence(session, request.fence):
             return Reply(errno.EAGAIN)
+        if session.ended:
+            return Reply(errno.ESTALE)
         if request.channel in session.channels or len(session.channels) >= MAX_CHANNELS:
             return Reply(errno.EBUSY)
         channel.session, channel.number = session, request.channel
@@ -247,9 +254,16 @@ class Sessions:
             return None
         name = self._env.nonces(SESSION_BYTES)
         session = Session(name, channel.principal, max(1, min(slots, MAX_SLOTS)), self.store.intents.new_session())
+        session.idle_since = self._env.now()
+        self._sessions[name] = session  # before it is kept: should the connection end meanwhile, it expires like any other
         if self._keeper is not None:
-            session.keeping = await self._env.run_blocking(partial(self._keeper.add, name, session.principal, len(session.slots)))
-        self._sessions[name] = session
+            try:
+                session.keeping = await self._env.run_blocking(
+                    partial(self._keeper.add, name, session.principal, len(session.slots))
+                )
+            except OSError:
+                await self._drop(session)
+                raise
         return session
 
     async def fence(self, request: Fence, channel: Channel) -> Reply:
@@ -277,6 +291,8 @@ class Sessions:
             session.channels.pop(channel.number, None)
             if not session.channels:
                 session.idle_since = self._env.now()
+            if session.ended:
+                self._let_go(session)  # of what the connection has taken since
         channel.over.set()
 
     async def end(self, channel: Channel) -> Reply:
@@ -302,12 +318,18 @@ class Sessions:
         if self._sessions.pop(session.name, None) is None:
             return
         session.ended = True
-        self.store.intents.end_session(session.owner)
-        self.sharing.end(session.owner)
+        self._let_go(session)
         for end in session.ends:
             end()
         if self._keeper is not None:
-            await self._env.run_blocking(partial(self._keeper.drop, session.name))
+            try:
+                await self._env.run_blocking(partial(self._keeper.drop, session.name))
+            except OSError as error:  # then it is found at the next start of the server, and expires again
+                log.warning("trouble sessions error=%s", error.strerror)
+
+    def _let_go(self, session: Session) -> None:
+        self.store.intents.end_session(session.owner)
+        self.sharing.end(session.owner)
 
     def running(self, session: Session, request: Sequenced, doubt: Doubt | None) -> Running:
         """Return what notes the doing of a request."""

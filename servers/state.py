@@ -197,13 +197,11 @@ class ServerState:
         return self._notes[name]
 
     def drop(self, name: bytes) -> None:
-        """See `Keeper`."""
+        """See `Keeper`. Calls that still run note on, in a file without a name; its mapping goes with the last of them."""
+        self._notes.pop(name, None)
         with self._writing() as db:
             db.execute("DELETE FROM sessions WHERE name = ?", (name,))
             db.execute("DELETE FROM notes WHERE session = ?", (name,))
-        notes = self._notes.pop(name, None)
-        if notes is not None:
-            notes.map.close()
         with suppress(FileNotFoundError):
             self._path(name).unlink()
 
@@ -213,6 +211,8 @@ class ServerState:
     def note(self, session: bytes, slot: int, data: bytes, *, answer: bool) -> None:
         """Keep a note that is too long for a slot."""
         with self._writing() as db:
+            if session not in self._notes:
+                return
             db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?)", (session, slot, int(answer), data))
 
     def noted(self, session: bytes, slot: int, *, answer: bool) -> bytes:
