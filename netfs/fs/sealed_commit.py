@@ -124,16 +124,22 @@ class SealedCommit:
                 raise bad
         raise OSError(errno.EAGAIN, "other clients are faster at changing the file")
 
-    async def relieve(self) -> None:
-        """Commit what has been written so far, so that its tags need not all be held; what fails is the next commit's to tell."""
+    async def relieve(self, intents: int = 0) -> None:
+        """Commit what has been written so far, so that its tags need not all be held; what fails is the next commit's to tell.
+
+        intents: no effect where fewer are left when the turn has come, as another writer was faster; else claims are kept.
+        """
         async with Turn(self._sealed):
-            with contextlib.suppress(OSError):
-                await self._store(self._inode.sizes.i_size, self._sealed.verifier)
+            if len(self._sealed.intents) >= intents:
+                with contextlib.suppress(OSError):
+                    await self._store(self._inode.sizes.i_size, self._sealed.verifier, keep_claims=bool(intents))
 
     async def _boot(self) -> int:
         return (await ask(self._transport, Commit(self._sealed.handle), WriteReply)).verifier
 
-    async def _store(self, plain_size: int, verifier: int, blocks: "list[tuple[int, Lease]] | None" = None) -> bool:
+    async def _store(
+        self, plain_size: int, verifier: int, blocks: "list[tuple[int, Lease]] | None" = None, *, keep_claims: bool = False
+    ) -> bool:
         """Commit all there is to commit. Returns: false when another client's commit came first.
 
         blocks: number and ciphertext of blocks that were sealed and staged for this commit; they are released.
@@ -150,7 +156,7 @@ class SealedCommit:
                 carried.pop(0)[1].release()
             while carried or file.needs_commit(plain_size):
                 most = min(MAX_COMMIT_PAGES, (limit - len(carried) * file.block_size) // PAGE_SIZE)
-                drops = self._drops() if file.tree.dirty_count <= most else []
+                drops = self._drops(keep_claims=keep_claims) if file.tree.dirty_count <= most else []
                 plan = file.begin_commit(plain_size, self._env.nonces(XAES_NONCE_SIZE), most, **self._values())
                 stored = False
                 try:
@@ -184,10 +190,10 @@ class SealedCommit:
         written = self._change is None or self._inode.uncommitted
         return {"ctime_ns": now, "writer": self._writer, **({"mtime_ns": now} if written else {})}
 
-    def _drops(self) -> list[int]:
+    def _drops(self, *, keep_claims: bool) -> list[int]:
         """Return the keys of the intents whose blocks are all noted, and of the claims while nothing is on its way."""
         sealed = self._sealed
-        claims = [] if sealed.writing else [key for _, _, key in sealed.claims]
+        claims = [] if keep_claims or sealed.writing else [key for _, _, key in sealed.claims]
         return [*claims, *(key for key, is_noted in sealed.intents.items() if is_noted)]
 
     def _dropped(self, keys: list[int]) -> None:

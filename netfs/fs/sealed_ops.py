@@ -32,6 +32,8 @@ __all__ = ["EncryptedOps"]
 CLAIMING = frozenset({
     Origin.READ_FOR_WRITE, Origin.WRITEBACK, Origin.WRITETHROUGH, Origin.DIO_WRITE, Origin.UNBUFFERED_WRITE
 })  # fmt: skip
+MOST_INTENTS = 768
+"""Of one client on one file, before it commits in between: a server keeps about a thousand on a file."""
 NOT_A_FILE = {FileType.DIRECTORY: errno.EISDIR, FileType.SYMLINK: errno.ELOOP, FileType.OTHER: errno.EINVAL}
 
 
@@ -71,6 +73,8 @@ class EncryptedOps(FileOps):
             raise OSError(errno.EFBIG, "larger than an encrypted file can be")
         if self._sealed.file.tree.dirty_count > self._volume.max_dirty_pages:
             await self._commits.relieve()
+        elif len(self._sealed.intents) >= MOST_INTENTS:
+            await self._commits.relieve(MOST_INTENTS)
         first = rreq.start // self.block_size
         count = -(-rreq.length // self.block_size)
         if rreq.origin in CLAIMING and not self._is_alone(first, count):

@@ -142,6 +142,23 @@ def test_readers_beside_a_writer_never_see_a_bad_block(seed: int) -> None:
     in_world(test, seed)
 
 
+def test_blocks_written_over_more_often_than_a_server_keeps_intents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servers.stores.intents.INTENTS_MAX", 20)
+    monkeypatch.setattr("netfs.fs.sealed_ops.MOST_INTENTS", 15)
+
+    async def test(world: World) -> None:
+        client = world.client()
+        await put(client, "/file", CONTENT)
+        async with await client.open("/file", "r+", direct=True) as file:
+            for n in range(60):
+                at = n % 5 * BLOCK
+                await file.write(NEW[at : at + BLOCK], at)
+        assert await get(world.client(), "/file") == NEW
+        assert world.store.intents.rows(find(world.store, "/file"), 0) == []
+
+    in_world(test)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_two_clients_in_one_directory(seed: int) -> None:
     async def maker(client: Client, mine: str) -> None:
