@@ -42,12 +42,12 @@ class Portal:
         token = self._started()
         ended: Future[T] = Future()
         scope = trio.CancelScope()
-        token.run_sync_soon(partial(self._begin, run, ended, scope))
         try:
+            token.run_sync_soon(partial(self._begin, run, ended, scope))
             return ended.result()
         except BaseException:
-            if not ended.done():  # it is this thread that was interrupted
-                token.run_sync_soon(scope.cancel)
+            if not ended.done():  # it is this thread that was interrupted, at whatever point
+                token.run_sync_soon(partial(_give_up, ended, scope))
                 ended.exception()
             raise
 
@@ -61,6 +61,7 @@ class Portal:
 
     def _begin(self, run: Callable[[], Awaitable[T]], ended: "Future[T]", scope: trio.CancelScope) -> None:
         assert self._nursery is not None
+        ended.set_running_or_notify_cancel()
         self._nursery.start_soon(_ended, run, ended, scope)
 
     def _started(self) -> trio.lowlevel.TrioToken:
@@ -97,6 +98,12 @@ async def _ended(run: Callable[[], Awaitable[T]], ended: "Future[T]", scope: tri
         raise
     except BaseException as error:  # noqa: BLE001 (it is the caller's)
         ended.set_exception(error)
+
+
+def _give_up(ended: "Future[T]", scope: trio.CancelScope) -> None:
+    scope.cancel()
+    if not ended.running() and not ended.done():  # it never came to be run
+        ended.set_exception(InterruptedError("interrupted"))
 
 
 class Held:
