@@ -44,7 +44,7 @@ def register_mount(host: Host) -> None:
         read_only: bool = False,
         allow_other: bool = False,
         own: bool = False,
-        timeout: float = 1.0,
+        attr_timeout: float = 1.0,
         log: Path | None = None,
         ready_fd: Annotated[int | None, Parameter(show=False)] = None,
         access: Access = ANYBODY,
@@ -62,7 +62,7 @@ def register_mount(host: Host) -> None:
             read_only: refuse every change.
             allow_other: let other users of this machine see it (they may need user_allow_other in /etc/fuse.conf).
             own: show everything as yours.
-            timeout: seconds for which names and attributes are believed before the server is asked again.
+            attr_timeout: seconds for which names and attributes are believed before the server is asked again.
             log: a file for what goes wrong while nobody is looking.
         """
         remote_place(url)
@@ -72,7 +72,7 @@ def register_mount(host: Host) -> None:
             return await _in_background(host, url, folder, access)
         word = Word(url, folder, ready_fd, log)
         ids = (os.getuid(), os.getgid()) if own else (None, None)
-        await _stay(host, word, access, (direct, timeout, *ids), allow_other=allow_other, read_only=read_only)
+        await _stay(host, word, access, (direct, attr_timeout, *ids), allow_other=allow_other, read_only=read_only)
         return Exit.DONE
 
     host.command(

@@ -77,7 +77,7 @@ def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mounted]
             assert server.stdout is not None
             told = json.loads(server.stdout.readline())
             url = told["rdma_url" if rdma else "url"]
-            options: list[str | Path] = ["--log", tmp_path / "log"]
+            options: list[str | Path] = ["--log", tmp_path / "log", "--timeout", "3"]
             if request.param == "encrypted":
                 (tmp_path / "key").write_bytes(format_key_file(b"k" * 32))
                 subprocess.run(netfs("volume", "init", "--key-file", tmp_path / "key", url), env=env, check=True, timeout=30)
