@@ -9,7 +9,7 @@ import atexit
 import os
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Final, TypeVar
@@ -19,6 +19,7 @@ import trio
 __all__ = ["Held", "Portal", "portal"]
 
 T = TypeVar("T")
+SIGNAL_S: Final = 0.5
 EXIT_TIMEOUT_S: Final = 30
 """At the interpreter's exit: how long dirty data may take to reach the server."""
 
@@ -34,6 +35,11 @@ class Portal:
         self._thread: threading.Thread | None = None
         self._held: dict[Held, None] = {}
 
+    @property
+    def closed(self) -> bool:
+        """True once the thread has ended."""
+        return self._thread is not None and not self._thread.is_alive()
+
     def call(self, run: Callable[[], Awaitable[T]]) -> T:
         """Run an async function in the portal. Returns and raises what it does; RuntimeError after `close`.
 
@@ -44,6 +50,8 @@ class Portal:
         scope = trio.CancelScope()
         try:
             token.run_sync_soon(partial(self._begin, run, ended, scope))
+            while not ended.done():  # a signal that comes just before a wait does not end it: look again now and then
+                wait((ended,), SIGNAL_S)
             return ended.result()
         except BaseException:
             if not ended.done():  # it is this thread that was interrupted, at whatever point
@@ -156,7 +164,10 @@ _portal = Portal()
 
 
 def portal() -> Portal:
-    """Return this process's portal."""
+    """Return this process's portal, a new one after the last was closed."""
+    global _portal  # noqa: PLW0603 (one for the process)
+    if _portal.closed:
+        _portal = Portal()
     return _portal
 
 
@@ -166,4 +177,10 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-atexit.register(lambda: portal().close())
+
+
+def _at_exit() -> None:
+    _portal.close()  # whichever it is by then
+
+
+atexit.register(_at_exit)

@@ -31,6 +31,7 @@ from netfs.fs.client import open_client
 from netfs.fs.volumes import create_header
 from netfs.fsspec import NetFileSystem, NetPath
 from netfs.fsspec.portal import Held, Portal
+from netfs.fsspec.portal import portal as process_portal
 
 KEY = RawKey(b"k" * 32)
 
@@ -47,6 +48,7 @@ def url() -> Iterator[str]:
 
     held, address = portal.call(start)
     yield address
+    process_portal().close()  # other tests have the process to themselves
     portal.call(held.aclose)
     portal.close()
 

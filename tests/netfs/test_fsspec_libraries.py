@@ -14,6 +14,7 @@ from crypto.volume import new_volume
 from netfs.fs.client import open_client
 from netfs.fs.volumes import create_header
 from netfs.fsspec.portal import Held, Portal
+from netfs.fsspec.portal import portal as process_portal
 from tests.test_readme import blocks
 
 pytestmark = pytest.mark.slow
@@ -32,6 +33,7 @@ def url() -> Iterator[str]:
 
     held, address = portal.call(start)
     yield address
+    process_portal().close()  # other tests have the process to themselves
     portal.call(held.aclose)
     portal.close()
 
