@@ -102,6 +102,7 @@ class Tree:
     def __init__(self, root_fd: int, capacity: int, mint: Callable[[], int] | None) -> None:
         self.names = threading.RLock()
         self._table = threading.Lock()
+        self._keeping = threading.Lock()
         self._mint = mint
         self._directories: Descriptors[Handle] = Descriptors(max(8, capacity // 4))
         self._files: Descriptors[Handle] = Descriptors(max(8, capacity - capacity // 4))
@@ -139,17 +140,25 @@ class Tree:
     def keep(self) -> None:
         """Have everything that was seen since the last time outlive the server."""
         places = self.places
-        if places is None or not self._news:
+        if places is None:
             return
-        with self._table:
-            news, self._news = self._news, {}
-        seen = [(handle, *place) for handle, place in news.items() if place is not None]
-        gone = [handle for handle, place in news.items() if place is None]
-        if seen:
-            places.remember_places(seen)
-        if gone:
-            places.forget_places(gone)
-        self._evict()
+        with self._keeping:  # what this thread saw may be in the hands of another, which has not written it yet
+            if not self._news:
+                return
+            with self._table:
+                news, self._news = self._news, {}
+            seen = [(handle, *place) for handle, place in news.items() if place is not None]
+            gone = [handle for handle, place in news.items() if place is None]
+            try:
+                if seen:
+                    places.remember_places(seen)
+                if gone:
+                    places.forget_places(gone)
+            except OSError:
+                with self._table:
+                    self._news = news | self._news
+                raise
+            self._evict()
 
     def _evict(self) -> None:
         """Forget files of which no descriptor is open, the longest known first; what remembers their places finds them again."""

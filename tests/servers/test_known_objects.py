@@ -2,6 +2,7 @@
 
 import errno
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -69,3 +70,58 @@ def test_without_a_memory_elsewhere_nothing_is_forgotten(store: DirectoryStore) 
     files = [new(store, f"f{number}", b"%d" % number) for number in range(200)]
     store.keep()
     assert [get(store, file) for file in files] == [b"%d" % number for number in range(200)]
+
+
+def test_nobody_is_answered_while_another_thread_still_writes_what_he_saw(store: DirectoryStore) -> None:
+    """Both threads' objects are in the hands of the one that writes; a server killed now would know neither."""
+    memory = SlowMemory()
+    store.remember_in(memory)
+    file = new(store, "file")
+    writer = threading.Thread(target=store.keep)
+    writer.start()
+    assert memory.begun.wait(5)
+    other = threading.Thread(target=store.keep)
+    other.start()
+    other.join(0.05)
+    answered = not other.is_alive()
+    memory.go.set()
+    writer.join()
+    other.join()
+    assert not answered
+    assert memory.place(file) is not None
+
+
+def test_what_could_not_be_written_is_written_the_next_time(store: DirectoryStore) -> None:
+    memory = FullMemory()
+    store.remember_in(memory)
+    file = new(store, "file")
+    with refused(errno.EIO):
+        store.keep()
+    memory.full = False
+    store.keep()
+    assert memory.place(file) is not None
+
+
+class SlowMemory(Remembered):
+    """Memory that waits to be told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+        self.go = threading.Event()
+
+    def remember_places(self, places: Sequence[tuple[Handle, Handle, bytes]]) -> None:
+        self.begun.set()
+        self.go.wait()
+        super().remember_places(places)
+
+
+class FullMemory(Remembered):
+    """Memory that takes nothing for a while."""
+
+    full = True
+
+    def remember_places(self, places: Sequence[tuple[Handle, Handle, bytes]]) -> None:
+        if self.full:
+            raise OSError(errno.EIO, "full")
+        super().remember_places(places)
