@@ -209,6 +209,7 @@ class Sessions:
                 if answer is None:
                     session.doubts[slot] = found
                 elif keeping is not None:
+                    self.store.keep()  # what the answer names must outlive this server too
                     keeping.answer(slot, seq, answer)
             session.slots.restore(slot, seq, answer)
         self._sessions[kept.name] = session
