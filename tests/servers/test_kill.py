@@ -18,13 +18,25 @@ from netfs.engine.writeback import END_OF_TIME, flush_range
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="serves a real folder")
 
 
+SLOW_DISK = """
+import time
+from netfs.cli.main import main
+from servers.state import ServerState
+write = ServerState._writing
+ServerState._writing = lambda self: time.sleep(0.03) or write(self)
+raise SystemExit(main())
+"""
+"""A server whose database takes its time, so that kills fall between what was done and what is kept of it."""
+
+
 class Served:
     """`netfs serve` on a folder, which can be killed and started again at the same address."""
 
-    def __init__(self, folder: Path, socket: Path) -> None:
+    def __init__(self, folder: Path, socket: Path, *, slow_disk: bool = False) -> None:
         self.folder = folder
         self.url = f"netfs+unix://{socket}:/"
-        self._command = [sys.executable, "-m", "netfs", "serve", os.fspath(folder), "--listen", f"unix:{socket}", "--json"]
+        program = ["-c", SLOW_DISK] if slow_disk else ["-m", "netfs"]
+        self._command = [sys.executable, *program, "serve", os.fspath(folder), "--listen", f"unix:{socket}", "--json"]
         self.process = self._start()
 
     def _start(self) -> "subprocess.Popen[bytes]":
@@ -90,12 +102,12 @@ def files_of(folder: Path) -> set[str]:
     return {f"/{path.relative_to(folder)}" for path in folder.rglob("*") if path.is_file() and ".netfs" not in path.parts}
 
 
-async def killed_under_load(tmp_path: Path, times: int, workers: int, seed: int) -> None:
+async def killed_under_load(tmp_path: Path, times: int, workers: int, seed: int, *, slow_disk: bool = False) -> None:
     folder = tmp_path / "export"
     folder.mkdir()
     rng = random.Random(seed)
     kept: list[dict[str, bytes]] = [{} for _ in range(workers)]
-    with Served(folder, tmp_path / "socket") as served:
+    with Served(folder, tmp_path / "socket", slow_disk=slow_disk) as served:
         async with netfs.open_client(served.url, hard=True) as client:
             done = trio.Event()
             async with trio.open_nursery() as nursery:
@@ -108,9 +120,10 @@ async def killed_under_load(tmp_path: Path, times: int, workers: int, seed: int)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("slow_disk", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-async def test_killed_at_random_moments_under_load(tmp_path: Path, seed: int) -> None:
-    await killed_under_load(tmp_path, times=6, workers=4, seed=seed)
+async def test_killed_at_random_moments_under_load(tmp_path: Path, seed: int, slow_disk: bool) -> None:
+    await killed_under_load(tmp_path, times=6, workers=4, seed=seed, slow_disk=slow_disk)
 
 
 async def test_a_file_stays_open_over_a_kill_and_unsynced_data_is_sent_again(tmp_path: Path) -> None:
