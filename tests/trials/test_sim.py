@@ -55,7 +55,7 @@ def order_of_tasks(seed: int, policy: str = "uniform") -> list[int]:
                 nursery.start_soon(work, index)
         return seen
 
-    return sim.run(seed, main, policy=policy).result  # type: ignore[arg-type]
+    return sim.run(seed, main, policy=policy).result
 
 
 def test_the_schedule_follows_the_seed() -> None:

@@ -7,12 +7,11 @@ put back when the run ends, however it ends. One run at a time in a process, sin
 """
 
 import gc
-import random
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, TypeVar
+from typing import Final, Generic, TypeVar
 
 import trio
 
@@ -20,45 +19,49 @@ from trials.sim.clock import Deadlock, open_shields, virtual_clock, waiting_task
 from trials.sim.fences import raise_fences
 from trials.sim.internals import pin_order
 from trials.sim.patches import Patches
-from trials.sim.policy import Fifo, Policy, Uniform
-from trials.sim.rng import stream_seed
+from trials.sim.policy import Policy
+from trials.sim.schedules import make_policy
 from trials.sim.trace import Trace
 from trials.sim.world import SimWorld
 
-__all__ = ["Outcome", "PolicyName", "install", "run"]
+__all__ = ["Outcome", "install", "run"]
 
 T = TypeVar("T")
-PolicyName = Literal["fifo", "uniform"]
 _ONE_AT_A_TIME: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """What a run gave: its result, the hash of its trace, the task steps, and the trace's lines if they were kept."""
+    """What a run gave: its result, the hash of its trace, the task steps, the trace's lines if they were kept, and the policy,
+    which holds the decisions taken.
+    """
 
     seed: int
     result: T
     trace: str
     steps: int
     lines: list[str] | None
+    policy: Policy
 
 
 @contextmanager
-def install(seed: int, policy: PolicyName = "uniform") -> Iterator[None]:
+def install(seed: int, policy: str | Policy = "uniform") -> Iterator[Policy]:
     """Make Trio's order follow a seed for the length of a block, in which `trio.run` is then called.
 
-    Raises: UnknownTrio where that cannot be claimed; RuntimeError when another block is open.
+    policy: the name of one (`schedules.py`), or a policy, which serves one block.
+    Raises: ValueError for a name that is none; UnknownTrio where order cannot be pinned; RuntimeError when another block is open.
     """
+    deciding = policy if isinstance(policy, Policy) else make_policy(policy, seed)
     if not _ONE_AT_A_TIME.acquire(blocking=False):
         raise RuntimeError("a simulation is running in this process already")
     collecting = gc.isenabled()
     try:
         with Patches() as patches:
-            pin_order(patches, _policy(seed, policy))
+            pin_order(patches, deciding)
             # A collection may run finalisers at any allocation; between runs it may do so freely.
             gc.collect()
             gc.disable()
-            yield
+            yield deciding
     finally:
         if collecting:
             gc.enable()
@@ -66,7 +69,7 @@ def install(seed: int, policy: PolicyName = "uniform") -> Iterator[None]:
 
 
 def run(
-    seed: int, main: Callable[[SimWorld], Awaitable[T]], *, policy: PolicyName = "uniform", keep: bool = False
+    seed: int, main: Callable[[SimWorld], Awaitable[T]], *, policy: str | Policy = "uniform", keep: bool = False
 ) -> Outcome[T]:  # fmt: skip
     """Run `main` in a simulated world. keep: also keep the trace's lines.
 
@@ -93,7 +96,7 @@ def run(
         else:
             raise stuck[0]
 
-    with install(seed, policy):
+    with install(seed, policy) as deciding:
         clock = virtual_clock(end)
         try:
             result = trio.run(whole, clock=clock, instruments=[trace])
@@ -103,8 +106,4 @@ def run(
             raise
     if stuck:
         raise stuck[0]
-    return Outcome(seed, result, trace.hexdigest(), trace.steps, trace.lines)
-
-
-def _policy(seed: int, name: PolicyName) -> Policy:
-    return Fifo() if name == "fifo" else Uniform(random.Random(stream_seed(seed, "schedule")))
+    return Outcome(seed, result, trace.hexdigest(), trace.steps, trace.lines, deciding)

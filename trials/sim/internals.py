@@ -18,12 +18,12 @@ import trio.testing
 from trio._core import _run
 
 from trials.sim.patches import Patches
-from trials.sim.policy import Fifo, Policy, Task
+from trials.sim.policy import Fifo, Policy, Task, hold_back
 
 __all__ = ["OrderedSet", "UnknownTrio", "pin_order"]
 
 T = TypeVar("T")
-NAMES: Final = ("_ALLOW_DETERMINISTIC_SCHEDULING", "_r", "Deadlines", "CancelStatus", "Task")
+NAMES: Final = ("_ALLOW_DETERMINISTIC_SCHEDULING", "_r", "Deadlines", "CancelStatus", "Task", "GLOBAL_RUN_CONTEXT")
 
 
 class UnknownTrio(Exception):
@@ -119,14 +119,22 @@ class _Youngest(Policy):
         return len(runnable) - 1
 
 
+class _FirstLater(Policy):
+    """Hold one task back, at the first batch that is whole: the other half of what policies do."""
+
+    def choose(self, runnable: list[Task]) -> int:
+        return hold_back(0) if len(runnable) == TASKS and -1 not in self.choices else 0
+
+
 TASKS: Final = 7
 
 
 @cache
 def _try_out() -> None:
-    """Run a small program under two policies. Raises: UnknownTrio when the order is not the pinned one."""
+    """Run a small program under three policies. Raises: UnknownTrio when the order is not the pinned one."""
     ascending, descending = list(range(TASKS)), list(range(TASKS))[::-1]
-    for policy, steps in ((Fifo(), ascending), (_Youngest(), descending)):
+    first_later = [*ascending[1:], 0]
+    for policy, steps in ((Fifo(), ascending), (_Youngest(), descending), (_FirstLater(), first_later)):
         with Patches() as patches:
             _pin(patches, policy)
             seen: dict[str, list[int]] = {"steps": [], "deadline": [], "nursery": []}
