@@ -14,6 +14,7 @@ import trio
 from netfs.cli.host import Exit, Host
 from trials.bench import (
     buffered,
+    checkers,
     crypto,
     files,
     freshness,
@@ -35,6 +36,7 @@ __all__ = ["figures", "run_bench"]
 
 ROOMS: Final = (
     wire, files, buffered, tls, rdma, rdma_stream, sessions, verbs, memory, iov, crypto, sealing, freshness, fsspec, tracing,
+    checkers,
 )  # fmt: skip
 
 
