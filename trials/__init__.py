@@ -5,8 +5,16 @@ from typing import TYPE_CHECKING
 from transport.on_demand import on_demand
 
 if TYPE_CHECKING:
+    from trials.case import Case, Outcome, run_case
+    from trials.faults.plan import Plan
     from trials.pairs import Pair, pair
 else:
-    __getattr__ = on_demand(__name__, {"Pair": "trials.pairs", "pair": "trials.pairs"})
+    __getattr__ = on_demand(
+        __name__,
+        {
+            "Case": "trials.case", "Outcome": "trials.case", "Pair": "trials.pairs", "Plan": "trials.faults.plan",
+            "pair": "trials.pairs", "run_case": "trials.case",
+        },
+    )  # fmt: skip
 
-__all__ = ["Pair", "pair"]
+__all__ = ["Case", "Outcome", "Pair", "Plan", "pair", "run_case"]

@@ -69,13 +69,14 @@ def install(seed: int, policy: str | Policy = "uniform") -> Iterator[Policy]:
 
 
 def run(
-    seed: int, main: Callable[[SimWorld], Awaitable[T]], *, policy: str | Policy = "uniform", keep: bool = False
+    seed: int, main: Callable[[SimWorld], Awaitable[T]], *, policy: str | Policy = "uniform", keep: bool = False,
+    trace: Trace | None = None,
 ) -> Outcome[T]:  # fmt: skip
-    """Run `main` in a simulated world. keep: also keep the trace's lines.
+    """Run `main` in a simulated world. keep: also keep the trace's lines. trace: the one to fill, by default a new one.
 
     Raises: what `main` raised; EscapedSimulation; Deadlock when no task can ever run again.
     """
-    trace = Trace(keep=keep)
+    trace = trace or Trace(keep=keep)
     scopes: list[trio.CancelScope] = []
     stuck: list[Deadlock] = []
 

@@ -1,0 +1,197 @@
+"""Trio shell. One trial: a pure function from a `Case`, which can be printed and hashed, to an `Outcome`.
+
+    outcome = run_case(Case("own-files", seed=17, transport="stream", encrypt=True))
+
+A trial has three phases: the scenario's files are made; its operations run while the plan's faults happen; then everything heals
+and all that is still to be done must end within a bound of virtual time, after which the scenario looks at everything once more.
+Owns no memory.
+"""
+
+import random
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from trials import sim
+from trials.faults.catalogue import draw_plan
+from trials.faults.injector import Injector
+from trials.faults.plan import Plan
+from trials.pairs import TransportName
+from trials.scene import Scene
+from trials.sim.policy import Replay
+from trials.sim.rng import stream_seed
+from trials.sim.schedules import make_policy
+from trials.sim.trace import Trace
+from trials.sim.world import SimWorld
+from trials.workloads import SCENARIOS, Operation, Recorder, Workload
+
+__all__ = ["IN_PROCESS", "Case", "Failure", "Outcome", "drawn", "run_case"]
+
+IN_PROCESS: Final[tuple[TransportName, ...]] = ("stream", "rdma-memory", "rdma-stream")
+SAFETY_S: Final = 30.0
+"""Virtual seconds in which things may go wrong, at most."""
+LIVENESS_S: Final = 300.0
+"""Virtual seconds in which everything ends once all has healed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Everything a trial is a function of.
+
+    plan: None: drawn from the seed. keep: places of the operations that are done; None: all. schedule: decisions other than the
+    oldest task first, by number; None: the policy decides. bug: one of the zoo that is let loose.
+    """
+
+    scenario: str
+    seed: int
+    transport: TransportName = "stream"
+    encrypt: bool = False
+    clients: int = 2
+    operations: int = 60
+    plan: Plan | None = None
+    keep: tuple[int, ...] | None = None
+    schedule: tuple[tuple[int, int], ...] | None = None
+    policy: str = "uniform"
+    bug: str = ""
+
+    def __post_init__(self) -> None:
+        if self.scenario not in SCENARIOS:
+            raise ValueError(f"no scenario {self.scenario}; there are {', '.join(SCENARIOS)}")
+        if self.transport not in IN_PROCESS:
+            raise ValueError(f"{self.transport} is not simulated; {', '.join(IN_PROCESS)} are")
+        if not 1 <= self.clients <= 16 or not 0 <= self.operations <= 100_000:
+            raise ValueError("a trial has 1 to 16 clients, and up to 100,000 operations of each")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong that must not. kind: the class, which shrinking keeps."""
+
+    kind: str
+    message: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a trial gave. case: with its plan. trace: hash of all that happened. fired: ids of faults that took effect.
+
+    choices: what the schedule chose, 0 for the oldest task. history: what was done and seen. lines: of the trace, if kept.
+    """
+
+    case: Case
+    failure: Failure | None
+    trace: str
+    steps: int
+    virtual_s: float
+    operations: int
+    fired: tuple[str, ...]
+    choices: list[int] = field(default_factory=list)
+    history: object = None
+    lines: list[str] | None = None
+
+
+def drawn(case: Case) -> Case:
+    """Return the case with its plan filled in."""
+    if case.plan is not None:
+        return case
+    rng = random.Random(stream_seed(case.seed, "plan"))
+    reach = max(1, case.operations)
+    plan = draw_plan(rng, transport=case.transport, encrypt=case.encrypt, clients=case.clients, reach=reach)
+    return replace(case, plan=plan)
+
+
+def run_case(case: Case, *, keep_trace: bool = False) -> Outcome:
+    """Run one trial. Raises: EscapedSimulation, UnknownTrio, PlanError; whatever the code under trial does is an outcome."""
+    case = drawn(case)
+    trial = _Trial(case)
+    trace = Trace(keep=keep_trace)
+    policy = make_policy(case.policy, case.seed) if case.schedule is None else Replay(case.schedule)
+    try:
+        failure = sim.run(case.seed, trial.main, policy=policy, trace=trace).result
+    except sim.Deadlock as error:
+        failure = Failure("U2 deadlock", str(error))
+    return Outcome(
+        case, failure, trace.hexdigest(), trace.steps, trial.virtual_s, trial.operations, trial.fired, list(policy.choices),
+        trial.recorder, trace.lines,
+    )  # fmt: skip
+
+
+class _Trial:
+    """The program of a trial."""
+
+    def __init__(self, case: Case) -> None:
+        assert case.plan is not None
+        self.case = case
+        self.plan = case.plan
+        self.workload: Workload = SCENARIOS[case.scenario]()
+        self.operations = 0
+        self.virtual_s = 0.0
+        self.recorder: Recorder | None = None
+        self._injector: Injector | None = None
+
+    @property
+    def fired(self) -> tuple[str, ...]:
+        """Ids of the faults that took effect."""
+        return () if self._injector is None else tuple(sorted(self._injector.ids))
+
+    async def main(self, world: SimWorld) -> Failure | None:
+        """Run the phases."""
+        self.recorder = recorder = Recorder(trio.current_time)
+        self._injector = Injector(self.plan, world.streams, world.trace.record)
+        scene = Scene(self.case, self.plan, world, self._injector, recorder.mark)
+        chosen = list(self.workload.plan(random.Random(stream_seed(self.case.seed, "workload")), self.case))
+        if self.case.keep is not None:
+            chosen = [chosen[index] for index in self.case.keep if index < len(chosen)]
+        self.operations = len(chosen)
+        began = trio.current_time()
+        try:
+            late = await self._phases(scene, chosen, recorder)
+        except Exception as error:  # noqa: BLE001 - whatever the code under trial does is an outcome
+            return _failure_of(error)
+        finally:
+            self.virtual_s = trio.current_time() - began
+        return late or self.workload.check(recorder) or _unbalanced(scene)
+
+    async def _phases(self, scene: Scene, operations: Sequence[Operation], recorder: Recorder) -> Failure | None:
+        """Prepare, work, heal, look again, leave. Returns: what did not end in time."""
+        with trio.CancelScope() as whole:
+            async with scene.open() as clients:
+                await self.workload.prepare(clients, recorder)
+                over = trio.Event()
+
+                async def work() -> None:
+                    await self.workload.run(clients, operations, recorder)
+                    over.set()
+
+                async with trio.open_nursery() as nursery:
+                    scene.begin()
+                    nursery.start_soon(work)
+                    with trio.move_on_after(SAFETY_S):
+                        await over.wait()
+                    await scene.heal()
+                    whole.deadline = trio.current_time() + LIVENESS_S
+                await self.workload.verify(clients, recorder)
+        if whole.cancelled_caught:
+            return Failure("U2 not live", f"after {LIVENESS_S:g} s in which nothing went wrong, not everything had ended")
+        return None
+
+
+def _failure_of(error: BaseException) -> Failure:
+    """Return what an exception that nobody expected means. Raises: EscapedSimulation, which says nothing about the code."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, sim.EscapedSimulation):
+        raise error
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].name}" if frames else "nowhere"
+    return Failure(f"U0 {type(error).__name__} in {where}", str(error))
+
+
+def _unbalanced(scene: Scene) -> Failure | None:
+    """Return what was not given back."""
+    left = {name: count for name, count in scene.remains().items() if count}
+    return Failure(f"U3 {next(iter(left))}", f"not given back: {left}") if left else None

@@ -1,0 +1,123 @@
+"""Trio shell. What a trial plays in: one server that can be killed and started again, and clients that connect again.
+
+Everything is simulated: the clients' sessions dial through the trial's network to whichever server is there. Ownership: the
+store is the scene's; what is lent is back when the block ends, or `remains` says what is not.
+"""
+
+import errno
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from crypto.keys import VolumeKey
+from netfs.fs.client import Client, open_client
+from servers.server import Server
+from servers.sessions import Channel
+from servers.stores.memory import MemoryStore
+from transport.base import Limits, Transport
+from transport.errors import TransportError
+from transport.rdma.endpoint import rdma_memory_connection
+from transport.rdma.stream_endpoint import connect_rdma_stream
+from transport.reconnect import Recovery, connect_session
+from transport.stream import connect_stream
+from trials.faults.injector import Injector
+from trials.faults.network import Network
+from trials.faults.plan import Plan
+from trials.sim.world import SimWorld
+
+if TYPE_CHECKING:
+    from trials.case import Case
+
+__all__ = ["Scene"]
+
+Mark = Callable[[str, str], None]
+
+
+class Scene:
+    """The server and the clients of one trial; `open` gives the clients."""
+
+    def __init__(self, case: "Case", plan: Plan, world: SimWorld, injector: Injector, mark: Mark) -> None:
+        self.case = case
+        self.mark = mark
+        self.world = world
+        self.injector = injector
+        self.network = Network(
+            injector, world.streams, world.trace, plan.knob("slice", 0) or None, plan.knob("capacity", 1 << 18)
+        )  # fmt: skip
+        self.env, self.probe = world.env("server"), world.probe("server")
+        self.store = MemoryStore(self.probe, self.env.wall_ns, crashable=True)
+        self.limits = Limits(credits=plan.knob("credits", 64))
+        self.server = Server(self.store, self.env, self.probe, self.limits)
+        self.clients: list[Client] = []
+        self._plan = plan
+        self._nursery: trio.Nursery | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[list[Client]]:
+        """Open the clients for the length of a block."""
+        plan = self._plan
+        keys = VolumeKey(self.world.streams.rng("volume").randbytes(32)) if self.case.encrypt else None
+        recovery = Recovery(
+            timeout_s=plan.knob("timeout_s", 60.0), channels=plan.knob("channels", 1), keepalive_s=plan.knob("keepalive_s", 10.0)
+        )
+        async with AsyncExitStack() as stack:
+            manager = trio.open_nursery()
+            self._nursery = await manager.__aenter__()
+            stack.push_async_callback(manager.__aexit__, None, None, None)
+            stack.callback(self._nursery.cancel_scope.cancel)
+            for index in range(self.case.clients):
+                node = f"client{index}"
+                env, probe = self.world.env(node), self.world.probe(node)
+                session = connect_session(partial(self._dial, node), env, probe, recovery)
+                transport = await stack.enter_async_context(session)
+                client = open_client(
+                    transport, keys=keys, env=env, probe=probe, freshness="session",
+                    rsize=plan.knob("rsize", 1 << 20), wsize=plan.knob("wsize", 1 << 20),
+                    cache_bytes=plan.knob("cache_bytes", 1 << 20), leases=bool(plan.knob("leases", 0)),
+                )  # fmt: skip
+                self.clients.append(await stack.enter_async_context(client))
+            yield self.clients
+
+    @asynccontextmanager
+    async def _dial(self, node: str) -> AsyncIterator[Transport]:
+        await trio.lowlevel.checkpoint()
+        env, probe = self.world.env(node), self.world.probe(node)
+        if self.case.transport == "rdma-memory":
+            ends: list[Transport] = []
+
+            def drop() -> None:
+                for end in ends:
+                    end.end.fail(TransportError(errno.ECONNRESET, "the server dropped the connection"))  # type: ignore[attr-defined]
+
+            channel = Channel(self.server.sessions, "", drop)
+            factory = partial(self.server.handler, channel=channel)
+            connection = rdma_memory_connection(factory, env, probe, self.env, self.probe, self.limits)
+            async with connection as transport:
+                ends.append(transport)
+                yield transport
+            return
+        rdma = self.case.transport == "rdma-stream"
+        ours, theirs = self.network.connect(node, "server")
+        assert self._nursery is not None
+        self._nursery.start_soon(self.server.serve_connection, theirs, rdma)
+        connect = connect_rdma_stream if rdma else connect_stream
+        opened: AbstractAsyncContextManager[Transport] = connect(ours, env, probe, self.limits)
+        async with opened as made:
+            yield made
+
+    def begin(self) -> None:
+        """Let the plan's faults happen from now on."""
+        self.injector.begin()
+
+    async def heal(self) -> None:
+        """Let nothing go wrong from now on, and put right what did."""
+        self.injector.heal()
+        self.mark("heal", "")
+        await trio.lowlevel.checkpoint()
+
+    def remains(self) -> dict[str, int]:
+        """Return what should be nothing when the clients have left."""
+        return {"store leases": self.store.lent, "connections": self.server.connections, "sessions": len(self.server.sessions)}

@@ -1,0 +1,11 @@
+"""Trio shell. The scenarios by name. Owns no memory."""
+
+from collections.abc import Callable
+from typing import Final
+
+from trials.workloads.base import Workload
+from trials.workloads.own_files import OwnFiles
+
+__all__ = ["SCENARIOS"]
+
+SCENARIOS: Final[dict[str, Callable[[], Workload]]] = {"own-files": OwnFiles}
