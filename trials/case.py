@@ -17,9 +17,11 @@ from typing import Final
 import trio
 
 from trials import sim
+from trials.checkers.nonces import Ledger, watch
 from trials.faults.catalogue import draw_plan
 from trials.faults.injector import Injector
 from trials.faults.plan import Plan
+from trials.history import Failure, History
 from trials.pairs import TransportName
 from trials.scene import Scene
 from trials.sim.policy import Replay
@@ -27,7 +29,7 @@ from trials.sim.rng import stream_seed
 from trials.sim.schedules import make_policy
 from trials.sim.trace import Trace
 from trials.sim.world import SimWorld
-from trials.workloads import SCENARIOS, Operation, Recorder, Workload
+from trials.workloads import SCENARIOS, Operation, Workload
 
 __all__ = ["IN_PROCESS", "Case", "Failure", "Outcome", "drawn", "run_case"]
 
@@ -67,14 +69,6 @@ class Case:
             raise ValueError("a trial has 1 to 16 clients, and up to 100,000 operations of each")
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What went wrong that must not. kind: the class, which shrinking keeps."""
-
-    kind: str
-    message: str
-
-
 @dataclass(slots=True)
 class Outcome:
     """What a trial gave. case: with its plan. trace: hash of all that happened. fired: ids of faults that took effect.
@@ -90,7 +84,7 @@ class Outcome:
     operations: int
     fired: tuple[str, ...]
     choices: list[int] = field(default_factory=list)
-    history: object = None
+    history: History | None = None
     lines: list[str] | None = None
 
 
@@ -111,12 +105,13 @@ def run_case(case: Case, *, keep_trace: bool = False) -> Outcome:
     trace = Trace(keep=keep_trace)
     policy = make_policy(case.policy, case.seed) if case.schedule is None else Replay(case.schedule)
     try:
-        failure = sim.run(case.seed, trial.main, policy=policy, trace=trace).result
+        with watch(Ledger()):
+            failure = sim.run(case.seed, trial.main, policy=policy, trace=trace).result
     except sim.Deadlock as error:
         failure = Failure("U2 deadlock", str(error))
     return Outcome(
         case, failure, trace.hexdigest(), trace.steps, trial.virtual_s, trial.operations, trial.fired, list(policy.choices),
-        trial.recorder, trace.lines,
+        trial.history, trace.lines,
     )  # fmt: skip
 
 
@@ -130,7 +125,7 @@ class _Trial:
         self.workload: Workload = SCENARIOS[case.scenario]()
         self.operations = 0
         self.virtual_s = 0.0
-        self.recorder: Recorder | None = None
+        self.history: History | None = None
         self._injector: Injector | None = None
 
     @property
@@ -140,31 +135,31 @@ class _Trial:
 
     async def main(self, world: SimWorld) -> Failure | None:
         """Run the phases."""
-        self.recorder = recorder = Recorder(trio.current_time)
+        self.history = history = History(trio.current_time)
         self._injector = Injector(self.plan, world.streams, world.trace.record)
-        scene = Scene(self.case, self.plan, world, self._injector, recorder.mark)
+        scene = Scene(self.case, self.plan, world, self._injector, history.mark)
         chosen = list(self.workload.plan(random.Random(stream_seed(self.case.seed, "workload")), self.case))
         if self.case.keep is not None:
             chosen = [chosen[index] for index in self.case.keep if index < len(chosen)]
         self.operations = len(chosen)
         began = trio.current_time()
         try:
-            late = await self._phases(scene, chosen, recorder)
+            late = await self._phases(scene, chosen, history)
         except Exception as error:  # noqa: BLE001 - whatever the code under trial does is an outcome
             return _failure_of(error)
         finally:
             self.virtual_s = trio.current_time() - began
-        return late or self.workload.check(recorder) or _unbalanced(scene)
+        return late or self.workload.check(history) or _unbalanced(scene)
 
-    async def _phases(self, scene: Scene, operations: Sequence[Operation], recorder: Recorder) -> Failure | None:
+    async def _phases(self, scene: Scene, operations: Sequence[Operation], history: History) -> Failure | None:
         """Prepare, work, heal, look again, leave. Returns: what did not end in time."""
         with trio.CancelScope() as whole:
             async with scene.open() as clients:
-                await self.workload.prepare(clients, recorder)
+                await self.workload.prepare(clients, history)
                 over = trio.Event()
 
                 async def work() -> None:
-                    await self.workload.run(clients, operations, recorder)
+                    await self.workload.run(clients, operations, history)
                     over.set()
 
                 async with trio.open_nursery() as nursery:
@@ -174,7 +169,7 @@ class _Trial:
                         await over.wait()
                     await scene.heal()
                     whole.deadline = trio.current_time() + LIVENESS_S
-                await self.workload.verify(clients, recorder)
+                await self.workload.verify(clients, history)
         if whole.cancelled_caught:
             return Failure("U2 not live", f"after {LIVENESS_S:g} s in which nothing went wrong, not everything had ended")
         return None

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from tests.ledger import world as ledger_of
 from trials.case import IN_PROCESS, Case, drawn, run_case
 from trials.faults.plan import Fault, Plan, Trigger
 from trials.pairs import TransportName
@@ -15,8 +14,7 @@ RESET = Plan((Fault("T14", Trigger("nth", 9, "send"), "client1", (("side", "duri
 @pytest.mark.parametrize("transport", IN_PROCESS)
 def test_a_trial_is_a_function_of_its_case(transport: TransportName) -> None:
     case = Case("own-files", 5, transport, encrypt=True, operations=6, plan=Plan())
-    with ledger_of(f"a trial by {transport}"):
-        first, second = run_case(case), run_case(case)
+    first, second = run_case(case), run_case(case)
     assert first.failure is None
     assert first.operations == 12
     assert first.trace == second.trace

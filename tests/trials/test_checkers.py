@@ -53,7 +53,7 @@ def random_register(rng: random.Random) -> tuple[list[Interval], list[Interval]]
 def by_search(writes: list[Interval], reads: list[Interval]) -> bool | None:
     calls = [Call((number, True), call, ret) for number, call, ret in writes]
     calls += [Call((number, False), call, ret) for number, call, ret in reads]
-    return search(calls, 0, lambda state, what: what[0] if what[1] else state if state == what[0] else None).linearizable
+    return search(calls, 0, lambda state, what: (what[0],) if what[1] or state == what[0] else ()).linearizable
 
 
 def compare(seeds: range) -> int:
@@ -292,7 +292,7 @@ def test_impossible_namespaces(story: list[tuple[str, ...]]) -> None:
 
 def test_a_search_beyond_its_budget_does_not_know() -> None:
     calls = [Call(number, 0, NEVER) for number in range(12)] + [Call(-1, 1, 2)]
-    verdict = search(calls, frozenset[int](), lambda state, what: state | {what} if what >= 0 else None, budget=50)
+    verdict = search(calls, frozenset[int](), lambda state, what: (state | {what},) if what >= 0 else (), budget=50)
     assert verdict.linearizable is None
 
 

@@ -5,7 +5,7 @@ A listing promises nothing as a whole: of each name it tells whether it was ther
 "there already" are answers like others; any other error leaves the outcome open. Owns no memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,41 +34,42 @@ class Step:
     answer: str | None
 
 
-def step(state: Names, what: Step) -> Names | None:
-    """Return the names after an operation; None where it cannot have answered as it did."""
+def step(state: Names, what: Step) -> Sequence[Names]:
+    """Return what names there may be after an operation; nothing where it cannot have answered as it did."""
     there = dict(state)
     name = what.names[0]
     held = there.get(name)
     if what.kind in {"stat", "listed"}:
         if held is None or what.answer == ABSENT:
-            return state if held is None and what.answer == ABSENT else None
-        return state if what.kind == "listed" or held.startswith("?") or held == what.answer else None
+            fits = held is None and what.answer == ABSENT
+        else:
+            fits = what.kind == "listed" or held.startswith("?") or held == what.answer
+        return (state,) if fits else ()
     if what.answer == ABSENT:
-        return state if held is None and what.kind != "create" else None
+        return (state,) if held is None else ()
     if what.answer == EXISTS:
-        blocked = held is not None if what.kind == "create" else what.kind == "link" and what.names[1] in there
-        return state if blocked else None
+        return (state,) if there.get(what.names[-1]) is not None else ()
     if what.kind == "create":
-        if held is not None:
-            return None
-        there[name] = what.answer or f"?{what.number}"
-    elif held is None:
-        return None
-    elif what.kind == "unlink":
-        del there[name]
-    elif what.kind == "link":
-        if what.names[1] in there:
-            return None
-        there[what.names[1]] = held
-    else:
-        # Renaming one name of a file to another name of it does nothing, as POSIX has it.
-        if there.get(what.names[1]) != held or what.names[1] == name:
-            there[what.names[1]] = held
-            if what.names[1] != name:
-                del there[name]
-        elif held.startswith("?"):
-            return None
-    return tuple(sorted(there.items()))
+        return () if held is not None else (_with(there, name, what.answer or f"?{what.number}"),)
+    if what.kind == "link":
+        # It is made of what the name was when it was looked up, a moment before.
+        return () if what.names[1] in there else (_with(there, what.names[1], f"?{what.number}"),)
+    if held is None:
+        return ()
+    gone = {other: thing for other, thing in there.items() if other != name}
+    if what.kind == "unlink":
+        return (tuple(sorted(gone.items())),)
+    target = what.names[1]
+    old = there.get(target)
+    if target == name or old == held:
+        return (state,)
+    moved = _with(gone, target, held)
+    # Renaming one name of a file to another name of it does nothing, as POSIX has it.
+    return (moved, state) if old is not None and (old.startswith("?") or held.startswith("?")) else (moved,)
+
+
+def _with(there: dict[str, str], name: str, thing: str) -> Names:
+    return tuple(sorted({**there, name: thing}.items()))
 
 
 def check_namespace(history: History, budget: int = 100_000) -> Iterator[Failure]:

@@ -36,8 +36,8 @@ class Verdict:
     visited: int = 0
 
 
-def search(calls: Sequence[Call[T]], state: S, step: Callable[[S, T], S | None], budget: int = 200_000) -> Verdict:
-    """Look for an order. step: the state after an operation with the answer it gave; None where it cannot give that one."""
+def search(calls: Sequence[Call[T]], state: S, step: Callable[[S, T], Sequence[S]], budget: int = 200_000) -> Verdict:
+    """Look for an order. step: the states there may be after an operation that answered as it did; none where it cannot."""
     order = sorted(range(len(calls)), key=lambda at: calls[at].call)
     calls = [calls[at] for at in order]
     must = 0
@@ -60,19 +60,17 @@ def search(calls: Sequence[Call[T]], state: S, step: Callable[[S, T], S | None],
         if done.bit_count() > best:
             best, stuck = done.bit_count(), min((at for at in ready if must >> at & 1), key=lambda at: calls[at].ret, default=-1)
         for at in reversed(ready):
-            after = step(now, calls[at].what)
-            if after is not None and after != now:
-                todo.append((done | 1 << at, after))
+            todo.extend((done | 1 << at, after) for after in step(now, calls[at].what))
     return Verdict(False, order[stuck] if stuck >= 0 else -1, len(seen))
 
 
-def _settle(calls: Sequence[Call[T]], done: int, now: S, step: Callable[[S, T], S | None]) -> tuple[int, list[int]]:
+def _settle(calls: Sequence[Call[T]], done: int, now: S, step: Callable[[S, T], Sequence[S]]) -> tuple[int, list[int]]:
     """Take what fits and changes nothing. Returns: what is done then, and the operations that may come next."""
     while True:
         ready = _ready(calls, done)
         taken = done
         for at in ready:
-            if calls[at].ret != NEVER and step(now, calls[at].what) == now:
+            if calls[at].ret != NEVER and tuple(step(now, calls[at].what)) == (now,):
                 taken |= 1 << at
         if taken == done:
             return done, ready

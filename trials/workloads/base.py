@@ -4,15 +4,22 @@ Operations are drawn up front from the seed, so that a trial can be repeated wit
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+import trio
+
 from netfs.fs.client import Client
+from trials.checkers.isolation import RedZones
+from trials.history import Failure, History
+from trials.workloads.actor import Actor
 
 if TYPE_CHECKING:
-    from trials.case import Case, Failure
+    from trials.case import Case
 
-__all__ = ["Operation", "Recorder", "Workload"]
+__all__ = ["Do", "Operation", "Scenario", "Workload"]
 
 
 class Operation(Protocol):
@@ -23,32 +30,91 @@ class Operation(Protocol):
         """The number of the client that does it."""
 
 
-class Recorder:
-    """Takes what was done and seen, in the order of happening. now: virtual time."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self.now = now
-        self.rows: list[object] = []
-
-    def mark(self, kind: str, node: str = "") -> None:
-        """Note something that happened to the world: a crash, a heal."""
-        self.rows.append((kind, node, self.now()))
-
-
 class Workload(Protocol):
     """A scenario, made anew for each trial."""
 
     def plan(self, rng: random.Random, case: "Case") -> Sequence[Operation]:
         """Draw what is to be done: `case.operations` for each client."""
 
-    async def prepare(self, clients: Sequence[Client], recorder: Recorder) -> None:
+    async def prepare(self, clients: Sequence[Client], history: History) -> None:
         """Make what the operations need, while nothing goes wrong yet."""
 
-    async def run(self, clients: Sequence[Client], operations: Sequence[Operation], recorder: Recorder) -> None:
+    async def run(self, clients: Sequence[Client], operations: Sequence[Operation], history: History) -> None:
         """Do the operations, each client its own in order, while things go wrong: an OSError is an outcome like others."""
 
-    async def verify(self, clients: Sequence[Client], recorder: Recorder) -> None:
+    async def verify(self, clients: Sequence[Client], history: History) -> None:
         """Look at everything again, after all has healed."""
 
-    def check(self, recorder: Recorder) -> "Failure | None":
+    def check(self, history: History) -> Failure | None:
         """Judge what was done and seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """One operation of the scenarios here. fd: which descriptor; to: a second place or number; seed: of what is drawn within."""
+
+    client: int
+    kind: str
+    fd: int = 0
+    pos: int = 0
+    length: int = 0
+    to: int = 0
+    seed: int = 0
+
+    @property
+    def rng(self) -> random.Random:
+        """Return a fresh source for what is drawn within."""
+        return random.Random(self.seed)
+
+    def __str__(self) -> str:
+        values = ((each.name, getattr(self, each.name)) for each in fields(self)[2:])
+        return " ".join([f"client{self.client}", self.kind, *(f"{name}={value}" for name, value in values if value)])
+
+
+class Scenario:
+    """What most scenarios share: actors, red zones, each client's operations in order, and a check that names the first failure.
+
+    A subclass draws (`plan`), prepares, works (`work`), looks again (`verify`) and judges (`judge`).
+    """
+
+    def __init__(self) -> None:
+        self.zones = RedZones()
+        self.case: Case
+        self._actors: dict[int, Actor] = {}
+
+    def actor(self, clients: Sequence[Client], index: int, history: History) -> Actor:
+        """Return the actor of a client."""
+        if index not in self._actors:
+            self._actors[index] = Actor(f"client{index}", clients[index], history, self.zones)
+        return self._actors[index]
+
+    def auditor(self, clients: Sequence[Client], history: History, index: int = -1) -> Actor:
+        """Return who looks again in the end: by one of the clients, but under a name of its own."""
+        return Actor("audit", clients[index], history, self.zones)
+
+    async def prepare(self, clients: Sequence[Client], history: History) -> None:
+        """Make nothing."""
+
+    async def run(self, clients: Sequence[Client], operations: Sequence[Operation], history: History) -> None:
+        """Let each client do its operations, all clients at once."""
+        async with trio.open_nursery() as nursery:
+            for index in range(len(clients)):
+                mine = [one for one in operations if isinstance(one, Do) and one.client == index]
+                nursery.start_soon(partial(self.work, self.actor(clients, index, history), mine))
+
+    async def work(self, actor: Actor, operations: list[Do]) -> None:
+        """Do the operations of one client."""
+        raise NotImplementedError
+
+    async def verify(self, clients: Sequence[Client], history: History) -> None:
+        """Look at nothing."""
+
+    def judge(self, history: History) -> Iterator[Failure]:
+        """Yield what is wrong; nothing by default."""
+        yield from ()
+
+    def check(self, history: History) -> Failure | None:
+        """Judge what was seen on the spot, what the history says, and who touched what it had given back."""
+        if history.failures:
+            return history.failures[0]
+        return next(self.judge(history), None) or self.zones.check()

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Final
 
 from trials.workloads.base import Workload
-from trials.workloads.own_files import OwnFiles
+from trials.workloads.fsx import Fsx, OwnFiles
 
 __all__ = ["SCENARIOS"]
 
-SCENARIOS: Final[dict[str, Callable[[], Workload]]] = {"own-files": OwnFiles}
+SCENARIOS: Final[dict[str, Callable[[], Workload]]] = {"fsx": Fsx, "own-files": OwnFiles}

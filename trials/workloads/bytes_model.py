@@ -1,0 +1,95 @@
+"""Sans-IO. The oracle of one file that one client at a time works on: plain bytes, and what may be instead where a call failed.
+
+A call that failed may have taken effect, in part, or may still; a failed fsync may have lost what was written since the last good
+one. So beside the bytes there are doubts: ranges with other content that may be found there. Doubts are never settled, since
+what is late has no deadline. Sizes are known up to the failed calls that would change them. Owns no memory that is lent out.
+"""
+
+from dataclasses import dataclass, field
+
+__all__ = ["BytesModel"]
+
+
+@dataclass
+class BytesModel:
+    """What a file holds. safe: what it held when it was last made durable; unsafe: what was put into it since then.
+
+    doubts: (start, content). least, most: bounds of the size beside that of `data`, from calls that failed.
+    """
+
+    data: bytearray = field(default_factory=bytearray)
+    safe: bytearray = field(default_factory=bytearray)
+    unsafe: list[tuple[int, bytes]] = field(default_factory=list)
+    doubts: list[tuple[int, bytes]] = field(default_factory=list)
+    least: int = 1 << 62
+    most: int = 0
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The least and the most bytes the file may have."""
+        return min(len(self.data), self.least), max(len(self.data), self.most)
+
+    @property
+    def sure(self) -> bool:
+        """The size is known."""
+        least, most = self.sizes
+        return least == most
+
+    def put(self, pos: int, content: bytes) -> None:
+        """Note bytes that were put somewhere."""
+        self.data.extend(bytes(max(0, pos - len(self.data))))
+        self.data[pos : pos + len(content)] = content
+        self.unsafe.append((pos, content))
+
+    def resize(self, size: int) -> None:
+        """Note a truncation."""
+        gone = self.data[size:]
+        if gone:
+            self.unsafe.append((size, bytes(len(gone))))
+        del self.data[size:]
+        self.data.extend(bytes(size - len(self.data)))
+
+    def made_safe(self) -> None:
+        """Note that all so far is durable."""
+        self.safe = bytearray(self.data)
+        self.unsafe.clear()
+
+    def may_have_put(self, pos: int, content: bytes) -> None:
+        """Note that bytes may have been put somewhere, or may yet be."""
+        self.doubts.append((pos, content))
+        self.most = max(self.most, pos + len(content))
+        if pos > self.sizes[0]:
+            self.doubts.append((self.sizes[0], bytes(pos - self.sizes[0])))
+
+    def may_have_resized(self, size: int) -> None:
+        """Note that the file may have been truncated, or may yet be."""
+        self.least, self.most = min(self.least, size), max(self.most, size)
+        self.doubts.append((size, bytes(max(0, self.sizes[1] - size))))
+
+    def may_have_lost(self) -> None:
+        """Note that what was not safe may be lost, all or in part."""
+        for pos, content in self.unsafe:
+            self.doubts.append((pos, content))
+            old = bytes(self.safe[pos : pos + len(content)])
+            self.doubts.append((pos, old.ljust(len(content), b"\0")))
+        self.least = min(self.least, len(self.safe))
+        self.most = max(self.most, len(self.safe))
+        if len(self.data) > len(self.safe):
+            self.doubts.append((len(self.safe), bytes(len(self.data) - len(self.safe))))
+
+    def check(self, pos: int, length: int, got: bytes | bytearray) -> int | str | None:
+        """Compare what a read gave. Returns: None when it may be so, a wrong position, or what is wrong with the count."""
+        least, most = (max(0, min(length, size - pos)) for size in self.sizes)
+        if not least <= len(got) <= most:
+            return f"{len(got)} bytes, where {least} are there" if least == most else f"{len(got)} bytes, not {least} to {most}"
+        want = bytes(self.data[pos : pos + len(got)]).ljust(len(got), b"\0")
+        if got == want:
+            return None
+        differ = int.from_bytes(got, "little") ^ int.from_bytes(want, "little")
+        for at in range(((differ & -differ).bit_length() - 1) // 8, len(got)):
+            if got[at] != want[at] and not self._may_be(pos + at, got[at]):
+                return pos + at
+        return None
+
+    def _may_be(self, pos: int, value: int) -> bool:
+        return any(start <= pos < start + len(content) and content[pos - start] == value for start, content in self.doubts)
