@@ -17,7 +17,7 @@ transaction's own journal makes it whole. Owns no payload memory.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -126,7 +126,8 @@ class Running:
         else:
             asked = self._request
             inner = asked.request
-            with self._names.held(keys_of(inner)):
+            # A store that never sleeps is called by the loop's thread alone.
+            with self._names.held(keys_of(inner)) if self._store.blocking else nullcontext():
                 if self.doubt is None:
                     self._keeping.intend(asked.slot, asked.seq, inner, look(self._store, inner))
                 reply = self._numbered(work())
@@ -168,11 +169,11 @@ def look(store: Store, request: Request) -> list[bytes]:
     found: list[bytes] = []
     named: list[Handle] = []
     for step in _steps(request):
-        for parent, name in _names_of(step):
-            found.append(_find(store, _real(parent, named), name))
+        names = _names_of(step)
+        found += [_find(store, _real(parent, named), name) for parent, name in names]
         if isinstance(step, XattrSet | XattrRemove):
             found.append(_value(store, step.handle, step.name) or NOBODY)
-        named.append(_named_by(store, step, named))
+        named.append(Handle(found[-len(names)]) if names else _named_by(store, step, named))
     return found
 
 
@@ -218,7 +219,7 @@ def _find(store: Store, parent: Handle, name: str) -> bytes:
     if not parent:
         return NOBODY
     try:
-        return store.lookup(parent, name).handle
+        return store.who(parent, name) or NOBODY
     except OSError:
         return NOBODY
 

@@ -225,8 +225,19 @@ class ServerState:
 
     def remember_places(self, places: Sequence[tuple[Handle, Handle, bytes]]) -> None:
         """See `Places`: handle, parent and name of each."""
-        with self._writing() as db:
-            db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?, ?)", places)
+        self._write_each("INSERT OR REPLACE INTO places VALUES (?, ?, ?)", places)
+
+    def _write_each(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """Do a statement for each row, all or none. One row is a transaction by itself. Raises: as `_writing`."""
+        if len(rows) > 1:
+            with self._writing() as db:
+                db.executemany(statement, rows)
+            return
+        try:
+            with self._lock:
+                self._db.execute(statement, rows[0])
+        except sqlite3.Error as error:
+            raise _unwritable(error) from None
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -241,12 +252,11 @@ class ServerState:
                     self._db.execute("ROLLBACK")
                     raise
         except sqlite3.Error as error:
-            raise OSError(errno.EIO, f"the server's state cannot be written: {error}") from None
+            raise _unwritable(error) from None
 
     def forget_places(self, handles: Sequence[Handle]) -> None:
         """See `Places`."""
-        with self._writing() as db:
-            db.executemany("DELETE FROM places WHERE handle = ?", [(handle,) for handle in handles])
+        self._write_each("DELETE FROM places WHERE handle = ?", [(handle,) for handle in handles])
 
     def place(self, handle: Handle) -> tuple[Handle, bytes] | None:
         """Return where an object was seen last: its parent and name."""
@@ -266,3 +276,7 @@ class ServerState:
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("INSERT OR REPLACE INTO facts VALUES ('stopped', 'in order')")
             self._db.close()
+
+
+def _unwritable(error: sqlite3.Error) -> OSError:
+    return OSError(errno.EIO, f"the server's state cannot be written: {error}")

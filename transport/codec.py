@@ -87,10 +87,37 @@ def _check_attr(value: Any) -> m.Attr:
     return attr
 
 
+def _encode_attr(attr: m.Attr) -> object:
+    return (
+        attr.ino, attr.type, attr.mode, attr.nlink, attr.uid, attr.gid, attr.size, attr.atime_ns, attr.mtime_ns, attr.ctime_ns,
+        attr.change, attr.sealed,
+    )  # fmt: skip
+
+
 _FILE_TYPES: Final = {int(kind): kind for kind in m.FileType}
 assert sorted(_FILE_TYPES) == [1, 2, 3, 4]
-ATTR: Final = Kind(_check_attr, _ATTR.encode)
+ATTR: Final = Kind(_check_attr, _encode_attr)
 _ENTRY: Final = Layout(m.DirEntry, name=NAME, cookie=U63, handle=HANDLE, attr=ATTR, record=optional(RECORD), certificate=RECORD)
+
+
+def _check_entry(value: Any) -> m.DirEntry:
+    """Check an entry as most are; what does not pass is looked at field by field."""
+    if type(value) is tuple and len(value) == 6:
+        name, cookie, handle, attr, record, certificate = value
+        if (
+            type(name) is bytes and type(cookie) is int and 0 <= cookie < END_U63
+            and type(handle) is bytes and len(handle) <= MAX_HANDLE and record is None and certificate == b""
+        ):  # fmt: skip
+            return m.DirEntry(name.decode("utf-8", "surrogateescape"), cookie, Handle(handle), _check_attr(attr))
+    entry: m.DirEntry = _ENTRY.check(value)
+    return entry
+
+
+def _encode_entry(entry: m.DirEntry) -> object:
+    name = entry.name.encode("utf-8", "surrogateescape")
+    return name, entry.cookie, entry.handle, _encode_attr(entry.attr), entry.record, entry.certificate
+
+
 _STEP: Final = Layout(
     m.Step, kind=STEP_KIND, handle=HANDLE, pos=U63, length=U63, record=RECORD, name=NAME, other=HANDLE, new_name=NAME
 )  # fmt: skip
@@ -173,7 +200,7 @@ _ENTRY_REPLY: Final = Layout(m.EntryReply, handle=HANDLE, attr=ATTR, record=RECO
 _ATTR_REPLY: Final = Layout(m.AttrReply, attr=ATTR)
 _READ_REPLY: Final = Layout(m.ReadReply, eof=FLAG)
 _WRITE_REPLY: Final = Layout(m.WriteReply, count=U63, verifier=Kind(integer(1, END_U64)))
-_READDIR_REPLY: Final = Layout(m.ReaddirReply, entries=array(_ENTRY.check, MAX_ENTRIES, _ENTRY.encode), eof=FLAG)
+_READDIR_REPLY: Final = Layout(m.ReaddirReply, entries=array(_check_entry, MAX_ENTRIES, _encode_entry), eof=FLAG)
 _RECORD_REPLY: Final = Layout(
     m.RecordReply, record=RECORD, generation=U63, intents=array(_INTENT.check, MAX_STEPS, _INTENT.encode)
 )  # fmt: skip

@@ -105,6 +105,13 @@ class Store(ABC):
     def lookup(self, parent: Handle, name: str) -> EntryReply:
         """Find a name. Raises: ENOENT, ENOTDIR, ESTALE, EINVAL for a name that is no name."""
 
+    def who(self, parent: Handle, name: str) -> Handle | None:
+        """Say who has a name, None for nobody; for notes, which need no attributes. Raises: as `lookup`, but for ENOENT."""
+        try:
+            return self.lookup(parent, name).handle
+        except FileNotFoundError:
+            return None
+
     def try_lookup(self, parent: Handle, name: str) -> EntryReply | None:
         """The same if it need not sleep, else None, also where it would fail."""
         return None if self.blocking else self.lookup(parent, name)

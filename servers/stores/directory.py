@@ -43,6 +43,11 @@ class DirectoryStore(DirectoryTransact):
                 raise fail(errno.ENOENT, name)
             return self._entry(*self._tree.look(node, fd, raw))
 
+    def who(self, parent: Handle, name: str) -> Handle | None:
+        check_name(name)
+        node = self._tree.directory_node(parent)
+        return None if self._is_ours(node, raw_name(name)) else self._tree.who(node, raw_name(name))
+
     def try_lookup(self, parent: Handle, name: str) -> EntryReply | None:
         if not self.blocking:
             return self.lookup(parent, name)

@@ -236,7 +236,7 @@ class DirectoryFiles(Store):
         return count
 
     def commit(self, handle: Handle) -> None:
-        for aux in (False, True):
+        for aux in (False, True) if self.blocking else (False,):  # in memory there is nothing to do but to see that it is there
             held = self._pin(handle, aux=aux, write=False)
             if held is not None:
                 try:

@@ -208,6 +208,17 @@ class Tree:
                     self._news[handle] = (parent.handle, name)
                 return node, found
 
+    def who(self, parent: Node, name: bytes) -> Handle | None:
+        """Say who has a name in a directory, None for nobody. Raises: ESTALE for a directory that is gone."""
+        held = self._settled(lambda: self._pin_directory(parent))
+        try:
+            found = statx(held.fd, name)
+            return self._handle(found) if found.birth_ns is not None else self._identify_name(held.fd, name, found)
+        except FileNotFoundError:
+            return None
+        finally:
+            self._directories.unpin(held)
+
     def peek(self, parent: Handle, name: bytes) -> tuple[Node, Statx] | None:
         """Find a name without sleeping: one that was looked at before and that the kernel has in its cache; else None."""
         node = self._nodes.get(parent)

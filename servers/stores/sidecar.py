@@ -44,7 +44,8 @@ _KEEP: Final = os.O_RDWR | os.O_CREAT
 class Sidecar:
     """What is kept beside the files of a folder. Missing on a folder that was only ever served read-only.
 
-    lock: held for anything that must not see half a transaction. home: `.netfs/`, None on a folder served read-only.
+    lock: held for anything that must not see half a transaction. home: `.netfs/`, None on a folder served read-only. Which
+    handles anything is kept of is known (true: a record), so that plain files cost no look.
     """
 
     def __init__(self, root_fd: int, *, read_only: bool, durable: bool, capacity: int) -> None:
@@ -55,7 +56,7 @@ class Sidecar:
         self._fds: list[int] = []
         self._journal: Journal | None = None
         self._unfinished = False
-        self._recorded: set[bytes] = set()
+        self._kept: dict[Handle, bool] = {}
         self.home: int | None = None
         try:
             self._open(root_fd, read_only=read_only)
@@ -90,7 +91,11 @@ class Sidecar:
             self._journal = Journal(open_beneath(home, b"journal", _KEEP, 0o600), durable=self._durable)
             self._unfinished = bool(self._journal.read())
             self._sync(home)
-        self._recorded = {name for name, _ in list_names(self._record_dir, 0)}
+        for directory in (self._aux_dir, *self._blob_dirs, self._record_dir):
+            with os.scandir(directory) as listed:
+                for entry in listed:
+                    with suppress(ValueError):  # not a name of ours
+                        self._kept[Handle(bytes.fromhex(entry.name))] = directory == self._record_dir
 
     # ---- aux
 
@@ -99,6 +104,8 @@ class Sidecar:
         held = self._aux.pin(handle)
         if held is not None or self._aux_dir < 0:
             return held
+        if not create and not self._may_keep(handle):
+            return None
         writable = self._journal is not None
         flags = os.O_RDWR if writable else os.O_RDONLY
         name = _name(handle)
@@ -107,6 +114,7 @@ class Sidecar:
         except FileNotFoundError:
             if not create:
                 return None
+            self._kept.setdefault(handle, False)
             fd = open_beneath(self._aux_dir, name, _KEEP, 0o600)
             self._sync(self._aux_dir)
         return self._aux.add(handle, fd, writable=writable)
@@ -123,13 +131,17 @@ class Sidecar:
 
     def is_recorded(self, handle: Handle) -> bool:
         """Tell whether a file has a record; never sleeps."""
-        return _name(handle) in self._recorded
+        return self._kept.get(handle, False)
+
+    def _may_keep(self, handle: Handle) -> bool:
+        """Tell whether there may be anything of a file here; where another server may write, there may always be."""
+        return handle in self._kept or self._journal is None
 
     def record(self, handle: Handle) -> tuple[bytes, int]:
         """Return record and generation; (b"", 0) without one."""
-        name = _name(handle)
-        if name not in self._recorded:
+        if not self.is_recorded(handle):
             return b"", 0
+        name = _name(handle)
         with self.lock:
             try:
                 fd = open_beneath(self._record_dir, name, os.O_RDONLY)
@@ -145,7 +157,7 @@ class Sidecar:
 
     def blob(self, handle: Handle, slot: int) -> bytes:
         """Return a blob, empty where there is none."""
-        if not self._blob_dirs:
+        if not self._blob_dirs or not self._may_keep(handle):
             return b""
         try:
             fd = open_beneath(self._blob_dirs[slot], _name(handle), os.O_RDONLY)
@@ -233,13 +245,14 @@ class Sidecar:
     def _put_record(self, entry: Entry) -> None:
         name = _name(entry.handle)
         self._put(self._record_dir, name, _GENERATION.pack(entry.generation) + entry.record)
-        if name not in self._recorded:
+        if not self.is_recorded(entry.handle):
             self._sync(self._record_dir)
-            self._recorded.add(name)
+            self._kept[entry.handle] = True
 
     def _put_blob(self, entry: Entry) -> None:
         directory = self._blob_dirs[entry.pos]
         if entry.record:
+            self._kept.setdefault(entry.handle, False)
             self._put(directory, _name(entry.handle), entry.record)
         else:
             with suppress(FileNotFoundError):
@@ -261,6 +274,8 @@ class Sidecar:
 
     def forget(self, handle: Handle) -> None:
         """Remove what is kept of a file that is gone."""
+        if not self._may_keep(handle):
+            return
         self._aux.drop(handle)
         name = _name(handle)
         with self.lock:
@@ -269,7 +284,7 @@ class Sidecar:
                     os.unlink(name, dir_fd=directory)
                 except FileNotFoundError:
                     continue
-            self._recorded.discard(name)
+            self._kept.pop(handle, None)
 
     def close(self) -> None:
         """Close all. Asserts that no aux stream is in use."""

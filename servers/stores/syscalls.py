@@ -11,6 +11,7 @@ import os
 import stat
 import struct
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -29,6 +30,9 @@ AT_EMPTY_PATH: Final = 0x1000
 AT_SYMLINK_NOFOLLOW: Final = 0x100
 STATX_BASIC_STATS: Final = 0x7FF
 STATX_BTIME: Final = 0x800
+_WANTED: Final = STATX_BASIC_STATS | STATX_BTIME
+_BY_NAME: Final = AT_SYMLINK_NOFOLLOW
+_BY_DESCRIPTOR: Final = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW
 SYS_OPENAT2: Final = 437  # the same number on every architecture
 RESOLVE_NO_MAGICLINKS: Final = 0x02
 RESOLVE_NO_SYMLINKS: Final = 0x04
@@ -48,6 +52,8 @@ _TIMES: Final = struct.Struct("@4l")
 _DIRENT: Final = struct.Struct("=QqHB")
 _DIRENT_BUFFER: Final = 1 << 15
 _GIVE_UP_AFTER: Final = 16
+_S_IFMT: Final = 0o170000
+_S_IMODE: Final = 0o7777
 _TYPES: Final = {stat.S_IFREG: FileType.FILE, stat.S_IFDIR: FileType.DIRECTORY, stat.S_IFLNK: FileType.SYMLINK}
 
 
@@ -87,7 +93,7 @@ def require_linux() -> None:
 def _libc() -> ctypes.CDLL:
     require_linux()
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
+    libc.statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
     libc.syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
     libc.syscall.restype = ctypes.c_long
     libc.getdents64.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
@@ -100,20 +106,31 @@ def _libc() -> ctypes.CDLL:
     return libc
 
 
+class _StatxCall(threading.local):
+    """What a thread needs to ask, made once: the function, and memory for the answer with its address."""
+
+    def __init__(self) -> None:
+        self.memory = ctypes.create_string_buffer(_STATX_SIZE)
+        self.asked = _libc().statx, ctypes.addressof(self.memory), self.memory
+
+
+_statx_call: Final = _StatxCall() if sys.platform == "linux" else None
+
+
 def statx(dir_fd: int, name: bytes = b"") -> Statx:
     """Look at `name` in a directory, not following a symlink, or at the descriptor itself."""
-    buffer = ctypes.create_string_buffer(_STATX_SIZE)
-    flags = AT_SYMLINK_NOFOLLOW if name else AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW
-    if _libc().statx(dir_fd, name, flags, STATX_BASIC_STATS | STATX_BTIME, buffer):
+    assert _statx_call is not None
+    call, address, memory = _statx_call.asked
+    if call(dir_fd, name, _BY_NAME if name else _BY_DESCRIPTOR, _WANTED, address):
         raise fail(ctypes.get_errno())
     (mask, _, _, nlink, uid, gid, mode, _, ino, size, _, _, a_s, a_ns, _, b_s, b_ns, _, c_s, c_ns, _, m_s, m_ns, _,
-     _, _, major, minor) = _STATX.unpack_from(buffer)  # fmt: skip
+     _, _, major, minor) = _STATX.unpack_from(memory)  # fmt: skip
     return Statx(
         major << 32 | minor,
         ino,
         b_s * 1_000_000_000 + b_ns if mask & STATX_BTIME else None,
-        _TYPES.get(stat.S_IFMT(mode), FileType.OTHER),
-        stat.S_IMODE(mode),
+        _TYPES.get(mode & _S_IFMT, FileType.OTHER),
+        mode & _S_IMODE,
         nlink,
         uid,
         gid,

@@ -72,6 +72,23 @@ def check_handles_follow_renames(store: Store) -> None:
     assert names(store, inner) == []
 
 
+def check_who_has_a_name(store: Store) -> None:
+    root = top(store)
+    sub = folder(store, "d")
+    file = new(store, "f", parent=sub)
+    assert store.who(root, "d") == sub and store.who(sub, "f") == file
+    assert store.who(root, "f") is None and store.who(root, ".netfs") is None
+    store.rename(sub, "f", root, "f")
+    assert store.who(sub, "f") is None and store.who(root, "f") == file
+    with refused(errno.ENOTDIR):
+        store.who(file, "x")
+    with refused(errno.EINVAL):
+        store.who(root, "a/b")
+    store.rmdir(root, "d")
+    with refused(errno.ESTALE):
+        store.who(sub, "f")
+
+
 def check_rename_matrix(store: Store) -> None:
     kinds = ("nothing", "file", "empty", "full")
     expected = {

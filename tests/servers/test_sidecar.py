@@ -239,3 +239,21 @@ def test_read_only_server_refuses_half_a_transaction(home: Path) -> None:
         DirectoryStore(home, Probe(), read_only=True)
     DirectoryStore(home, Probe()).close()
     DirectoryStore(home, Probe(), read_only=True).close()
+
+
+def test_what_an_earlier_server_kept_is_found_and_goes_with_its_file(home: Path) -> None:
+    first = DirectoryStore(home, Probe())
+    root, file = top(first), new(first)
+    put(first, file, 0, b"tags", aux=True)
+    first.transact([], 0, [Step(StepKind.BLOB_PUT, file, record=b"certificate")], None)
+    first.close()
+    kept = home / ".netfs"
+    (kept / "aux" / "not a handle").touch()
+    second = DirectoryStore(home, Probe())
+    assert second.lookup(root, "f").handle == file
+    assert get(second, file, aux=True) == b"tags"
+    assert second.blob_get(file, 0) == b"certificate"
+    second.unlink(root, "f")
+    second.close()
+    assert [path.name for path in (kept / "aux").iterdir()] == ["not a handle"]
+    assert not list((kept / "blobs0").iterdir())

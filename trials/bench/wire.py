@@ -193,12 +193,12 @@ FIGURES: Final = tuple(
     figure
     for kind in ("tcp", "socketpair")
     for figure in (
-        _stream(kind, "read", 8, 0.55),
-        _stream(kind, "write", 8, 0.40),
-        _stream(kind, "read", 1, 0.40),
-        _small(kind, 32, 2.0),
-        _small(kind, 1, 0.40),
-        _encrypted(kind, "read", 0.55),
-        _encrypted(kind, "write", 0.55),
+        _stream(kind, "read", 8, 0.70),
+        _stream(kind, "write", 8, 0.55),
+        _stream(kind, "read", 1, 0.50),
+        _small(kind, 32, 3.0),
+        _small(kind, 1, 0.55),
+        _encrypted(kind, "read", 0.60),
+        _encrypted(kind, "write", 0.60),
     )
 )
