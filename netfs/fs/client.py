@@ -20,7 +20,7 @@ from netfs.engine.background import run_background, run_timers
 from netfs.engine.park import acquire_exclusive
 from netfs.engine.writeback import END_OF_TIME, drop_range, fsync, resize
 from netfs.errors import translate
-from netfs.fs.calls import ask, result_of
+from netfs.fs.calls import ask
 from netfs.fs.connect import Credentials, connect, recovery_of
 from netfs.fs.dentry import DentryCache
 from netfs.fs.entry import Entry
@@ -38,19 +38,11 @@ from transport.base import Transport
 from transport.env import Env, system_env
 from transport.messages import (
     Attr,
-    AttrReply,
-    Compound,
-    CompoundReply,
-    CompoundStep,
     DirEntry,
     EntryReply,
     Handle,
-    Lease,
-    LeaseKind,
-    LeaseReply,
     Lookup,
     Mount,
-    Open,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -93,6 +85,8 @@ class Client(WholeFiles):
         self._closed = False
         self._leasing = leasing
         self._owners = 0
+        self.names_fresh_s = 0.0
+        """For how long a directory's name is believed so much that what is not found there is not looked for again."""
         self.leases = Leases(transport, self._forget)
         self.local_cache = None if caching is None else caching.cache
         """The cache on disk at work for buffered reads and writes, with counts in `stats` and what ails it in `reason`."""
@@ -109,18 +103,20 @@ class Client(WholeFiles):
         """
         how = parse_mode(mode)
 
-        async def found(walk: Walk) -> EntryReply:
+        async def found(walk: Walk) -> tuple[EntryReply, Attr | None]:
             names, name = self._split(path)
             parent = await walk.directory(names)
             if not how.create:
-                return await self._volume.lookup(parent, name)
-            return await self._volume.create(parent, name, create_mode, exclusive=how.exclusive)
+                return await self._volume.lookup(parent, name), None
+            if how.exclusive and self._leasing and self._volume.compounds:
+                return await self.leases.create(parent, name, create_mode)
+            return await self._volume.create(parent, name, create_mode, exclusive=how.exclusive), None
 
         try:
-            entry = await self._walked(found)
+            entry, sent = await self._walked(found)
             inode = self._get_inode(entry.handle, path)
             try:
-                await self._revalidate(inode, entry, write=how.write)
+                attr = await self._revalidate(inode, entry, sent, write=how.write)
                 if how.truncate and inode.sizes.i_size:
                     await acquire_exclusive(inode.lock)
                     try:
@@ -132,7 +128,7 @@ class Client(WholeFiles):
                 raise
         except Exception as error:
             raise translate(error, path, self.probe) from error
-        return File(self, inode, path, how, direct=direct, sync=sync, buffers=self.page_cache.wanted)
+        return File(self, inode, path, how, attr, direct=direct, sync=sync, buffers=self.page_cache.wanted)
 
     async def stat(self, path: str) -> Attr:
         """Return the attributes of what a path names; the size is the one a reader sees. Cancellation: no effect."""
@@ -142,12 +138,16 @@ class Client(WholeFiles):
             if not names:
                 return await self._volume.getattr(walk.root)
             entry = await self._volume.lookup(await walk.directory(names[:-1]), names[-1])
-            inode = self._inodes.get(entry.handle)
-            if inode is not None and inode.opens:
-                entry.attr.size = inode.sizes.i_size
-            return entry.attr
+            return self._as_seen(entry.handle, entry.attr)
 
         return await self._translated(found, path)
+
+    def _as_seen(self, handle: Handle, attr: Attr) -> Attr:
+        """Put the size that a reader of an open file sees into its attributes."""
+        inode = self._inodes.get(handle)
+        if inode is not None and inode.opens:
+            attr.size = inode.sizes.i_size
+        return attr
 
     async def exists(self, path: str) -> bool:
         """Say whether a path names something. Raises: OSError when that cannot be learnt. Cancellation: no effect."""
@@ -308,7 +308,8 @@ class Client(WholeFiles):
         inode.opens += 1
         return inode
 
-    async def _revalidate(self, inode: Inode, entry: EntryReply, *, write: bool) -> None:
+    async def _revalidate(self, inode: Inode, entry: EntryReply, sent: Attr | None, *, write: bool) -> Attr:
+        """Believe what is true of a file that is opened. sent: what OPEN was answered, if it has been sent."""
         if inode.mapping.dirty or inode.mapping.unstable:
             # Another descriptor is at work. What is only here has to be safe before the folios may be dropped as outdated.
             try:
@@ -317,24 +318,15 @@ class Client(WholeFiles):
                 inode.wb_error.record(error)
         if inode.change >= 0 and self.leases.covers(inode.handle, write=write):
             await trio.lowlevel.checkpoint()
-            return
+            return sent or entry.attr
         modified = inode.modified
-        sent = await self._leased(inode.handle, write=write) if self._leasing else None
+        if sent is None and self._leasing:
+            sent = await self.leases.open(inode.handle, write=write)
         attr, size = await inode.file_ops.opened(entry, sent, write=write)
         if inode.opened(attr, size, modified):
             await drop_range(inode, 0, END_OF_TIME)
         if self._caching is not None:
             await self._caching.opened(inode, attr, size, modified)
-
-    async def _leased(self, handle: Handle, *, write: bool) -> Attr:
-        """Send OPEN, and with it ask for a lease."""
-        self.leases.want()
-        kinds = LeaseKind.READ | (LeaseKind.WRITE if write else LeaseKind.NONE)
-        asked = Compound([CompoundStep(Open(handle, write)), CompoundStep(Lease(handle, kinds))])
-        results = (await ask(self.transport, asked, CompoundReply)).results
-        attr = result_of(results, 0, AttrReply).attr
-        if len(results) > 1 and not results[1].status:
-            self.leases.given(handle, result_of(results, 1, LeaseReply))
         return attr
 
     async def _forget(self, handle: Handle) -> None:
@@ -396,13 +388,15 @@ class Client(WholeFiles):
         if self._closed:
             raise OSError(errno.EBADF, "the client is closed")
         root = await self._root_handle()
-        walk = Walk(self._volume, root, self._dentries, trusting=True)
+        now = self.env.now()
+        walk = Walk(self._volume, root, self._dentries, trusting=True, now=now, fresh_s=self.names_fresh_s)
         try:
             return await action(walk)
         except OSError as error:
-            if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ESTALE} or not walk.trusted:
+            misled = walk.trusted and error.errno in {errno.ENOENT, errno.ENOTDIR}
+            if not misled and not (walk.believed and error.errno == errno.ESTALE):
                 raise
-        return await action(Walk(self._volume, root, self._dentries, trusting=False))
+        return await action(Walk(self._volume, root, self._dentries, trusting=False, now=now))
 
     async def _translated(self, action: Callable[[Walk], Awaitable[T]], path: str) -> T:
         try:

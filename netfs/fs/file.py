@@ -29,7 +29,7 @@ from netfs.errors import translate
 from netfs.fs.file_locks import FileLocks
 from netfs.fs.file_space import FileSpace
 from netfs.fs.inode import Inode
-from transport.messages import Attr
+from transport.messages import Attr, Setattr
 
 if TYPE_CHECKING:
     from netfs.fs.client import Client
@@ -74,9 +74,12 @@ class File(FileSpace, FileLocks):
     """An open file. Use it as an async context manager, or call `aclose`."""
 
     def __init__(
-        self, client: "Client", inode: Inode, path: str, mode: OpenMode, *, direct: bool, sync: bool = False, buffers: bool = True
-    ) -> None:
+        self, client: "Client", inode: Inode, path: str, mode: OpenMode, attr: Attr, *,
+        direct: bool, sync: bool = False, buffers: bool = True,
+    ) -> None:  # fmt: skip
         self.path = path
+        self.attr = attr
+        """The attributes when it was opened; its size is not the one to believe."""
         self.direct = direct or not buffers
         self.sync = sync
         self._origins = (Origin.DIO_READ, Origin.DIO_WRITE) if direct else (Origin.UNBUFFERED_READ, Origin.UNBUFFERED_WRITE)
@@ -323,6 +326,27 @@ class File(FileSpace, FileLocks):
             attr = await self._inode.file_ops.getattr()
         except Exception as error:
             raise translate(error, self.path, self._inode.probe) from error
+        attr.size = self.size
+        return attr
+
+    async def setattr(
+        self, *, mode: int | None = None, uid: int | None = None, gid: int | None = None,
+        atime_ns: int | None = None, mtime_ns: int | None = None,
+    ) -> Attr:  # fmt: skip
+        """Change attributes that are not None; what was written is sent before a time is set, which it would move.
+
+        Returns: the attributes, with the size as this client sees it. Raises: OSError. Cancellation: may have happened.
+        """
+        self._check_open()
+        if mtime_ns is not None and self._inode.mapping.dirty:
+            await self.fsync()
+        try:
+            change = Setattr(self._inode.handle, mode, uid, gid, atime_ns, mtime_ns)
+            attr = await self._inode.file_ops.setattr(change)
+        except Exception as error:
+            raise translate(error, self.path, self._inode.probe) from error
+        if attr is None:
+            return await self._client.setattr(self._inode.path, mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns)
         attr.size = self.size
         return attr
 

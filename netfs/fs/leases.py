@@ -13,25 +13,37 @@ from typing import Final
 
 import trio
 
-from netfs.fs.calls import ask
+from netfs.fs.calls import ask, result_of
 from transport.base import Transport
 from transport.errors import TransportError
 from transport.messages import (
     Ack,
+    Attr,
+    AttrReply,
     Await,
+    Compound,
+    CompoundReply,
+    CompoundStep,
+    Create,
+    EntryReply,
     EventsReply,
     Handle,
+    Lease,
     LeaseKind,
     LeaseReply,
     LeaseReturn,
     Lock,
     LockFree,
+    Open,
     Recall,
     Revoke,
     Unlock,
 )
 
 __all__ = ["Leases"]
+
+CREATED: Final = Handle(b"\0")
+"""In a compound that begins with CREATE: what it made."""
 
 AGAIN_S: Final = 1.0
 """After the server refused a callback; it may be one that has none."""
@@ -65,6 +77,29 @@ class Leases:
         """Tell whether a file may be opened without asking."""
         held = self._held.get(handle)
         return held is not None and bool(held.kinds & (LeaseKind.WRITE if write else LeaseKind.READ))
+
+    async def open(self, handle: Handle, *, write: bool) -> Attr:
+        """Send OPEN, and with it ask for a lease. Returns: the attributes. Cancellation: may have happened."""
+        self.want()
+        kinds = LeaseKind.READ | (LeaseKind.WRITE if write else LeaseKind.NONE)
+        asked = Compound([CompoundStep(Open(handle, write)), CompoundStep(Lease(handle, kinds))])
+        results = (await ask(self._transport, asked, CompoundReply)).results
+        attr = result_of(results, 0, AttrReply).attr
+        if len(results) > 1 and not results[1].status:
+            self.given(handle, result_of(results, 1, LeaseReply))
+        return attr
+
+    async def create(self, parent: Handle, name: str, mode: int) -> tuple[EntryReply, Attr]:
+        """Send CREATE and OPEN of a new file, and with them ask for a lease. Cancellation: may have happened."""
+        self.want()
+        lease = Lease(CREATED, LeaseKind.READ | LeaseKind.WRITE)
+        steps = [CompoundStep(Create(parent, name, mode, True)), CompoundStep(Open(CREATED, True)), CompoundStep(lease)]
+        results = (await ask(self._transport, Compound(steps), CompoundReply)).results
+        entry = result_of(results, 0, EntryReply)
+        attr = result_of(results, 1, AttrReply).attr
+        if len(results) > 2 and not results[2].status:
+            self.given(entry.handle, result_of(results, 2, LeaseReply))
+        return entry, attr
 
     def given(self, handle: Handle, reply: LeaseReply) -> None:
         """Note what the server gave with an open."""

@@ -151,6 +151,10 @@ class PlainOps(FileOps):
         """Send GETATTR."""
         return (await ask(self.transport, Getattr(self.handle), AttrReply)).attr
 
+    async def setattr(self, change: Setattr) -> Attr:
+        """Send SETATTR."""
+        return (await ask(self.transport, change, AttrReply)).attr
+
     async def set_mtime(self, mtime_ns: int) -> None:
         """Send SETATTR."""
         await ask(self.transport, Setattr(self.handle, mtime_ns=mtime_ns), AttrReply)
@@ -232,10 +236,9 @@ class PlainVolume(Volume):
                 cookie = entry.cookie
                 yield entry
 
-    async def setattr(self, entry: EntryReply, change: Setattr) -> Change | None:
+    async def setattr(self, entry: EntryReply, change: Setattr) -> Attr:
         """Send SETATTR."""
-        await ask(self.transport, change, AttrReply)
-        return None
+        return (await ask(self.transport, change, AttrReply)).attr
 
     async def xattr_get(self, entry: EntryReply, name: str) -> bytes:
         """Send XATTR_GET."""

@@ -171,11 +171,11 @@ class PosixCalls(ABC):
 
     async def chmod(self, path: str, mode: int) -> None:
         """Change the permissions. Raises: OSError(EOPNOTSUPP) for a symlink. Cancellation: may have happened."""
-        await self._set(path, lambda handle: Setattr(handle, mode=mode))
+        await self.setattr(path, mode=mode)
 
     async def chown(self, path: str, uid: int = -1, gid: int = -1) -> None:
         """Change the owner; -1 leaves one as it is. Cancellation: may have happened."""
-        await self._set(path, lambda handle: Setattr(handle, uid=None if uid == -1 else uid, gid=None if gid == -1 else gid))
+        await self.setattr(path, uid=None if uid == -1 else uid, gid=None if gid == -1 else gid)
 
     async def utime(self, path: str, ns: tuple[int | None, int | None] | None = None) -> None:
         """Set the times of access and change, in nanoseconds since 1970; None leaves one, no times at all: now on the server.
@@ -183,14 +183,29 @@ class PosixCalls(ABC):
         Cancellation: may have happened.
         """
         atime_ns, mtime_ns = (NOW_NS, NOW_NS) if ns is None else ns
-        await self._set(path, lambda handle: Setattr(handle, atime_ns=atime_ns, mtime_ns=mtime_ns))
+        await self.setattr(path, atime_ns=atime_ns, mtime_ns=mtime_ns)
 
-    async def _set(self, path: str, change: Callable[[Handle], Setattr]) -> None:
+    async def setattr(
+        self, path: str, *, mode: int | None = None, uid: int | None = None, gid: int | None = None,
+        atime_ns: int | None = None, mtime_ns: int | None = None,
+    ) -> Attr:  # fmt: skip
+        """Change attributes that are not None, all at once. Returns: those after it. Cancellation: may have happened."""
+        known: Attr | None = None
+
         async def changed(walk: Walk) -> bool:
+            nonlocal known
             entry = await self._found(walk, path)
-            return await self._rest(entry, path, await self._volume.setattr(entry, change(entry.handle)))
+            rest = await self._volume.setattr(entry, Setattr(entry.handle, mode, uid, gid, atime_ns, mtime_ns))
+            if isinstance(rest, Attr):
+                known = self._as_seen(entry.handle, rest)
+                return True
+            return await self._rest(entry, path, rest)
 
         await self._until_done(changed, path, self._translated)
+        return known or await self.stat(path)
+
+    @abstractmethod
+    def _as_seen(self, handle: Handle, attr: Attr) -> Attr: ...
 
     async def _rest(self, entry: EntryReply, path: str, rest: Change | None) -> bool:
         """Do what a volume leaves to the table of the file. Returns: false when it has to be looked up and begun again."""

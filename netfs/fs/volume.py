@@ -59,6 +59,10 @@ class FileOps(NetfsOps):
     async def getattr(self) -> Attr:
         """Return the attributes of the open file; its size is not the one to believe."""
 
+    async def setattr(self, change: Setattr) -> Attr | None:
+        """Change attributes of the open file. Returns: the new ones; None where it is done by name, and was not done."""
+        return None
+
     @abstractmethod
     async def set_mtime(self, mtime_ns: int) -> None:
         """Set the time of the last change, in nanoseconds since 1970. Cancellation: may have happened."""
@@ -170,8 +174,8 @@ class Volume(ABC):
     # A change of what was looked up returns what is left to do by the table of the file.
 
     @abstractmethod
-    async def setattr(self, entry: EntryReply, change: Setattr) -> Change | None:
-        """Change attributes; `change.size` is none of them here."""
+    async def setattr(self, entry: EntryReply, change: Setattr) -> Change | Attr | None:
+        """Change attributes; `change.size` is none of them here. Returns: also the new ones, where the server tells them."""
 
     async def xattr_get(self, entry: EntryReply, name: str) -> bytes:
         """Return an extended attribute. Raises: ENODATA; EOPNOTSUPP where the volume has none."""

@@ -15,13 +15,20 @@ __all__ = ["Walk"]
 
 
 class Walk:
-    """One attempt at an operation on a path. trusting: believe remembered names; trusted: one was believed, perhaps wrongly."""
+    """One attempt at an operation on a path.
 
-    __slots__ = ("_dentries", "_trusting", "_volume", "root", "trusted")
+    trusting: believe remembered names, perhaps wrongly. now: the time; fresh_s: how long ago a name was asked for may be that is
+    as good as asking. believed: a remembered name was believed; trusted: one that was not fresh.
+    """
 
-    def __init__(self, volume: Volume, root: Handle, dentries: DentryCache, *, trusting: bool) -> None:
+    __slots__ = ("_dentries", "_fresh_s", "_now", "_trusting", "_volume", "believed", "root", "trusted")
+
+    def __init__(
+        self, volume: Volume, root: Handle, dentries: DentryCache, *, trusting: bool, now: float = 0.0, fresh_s: float = 0.0
+    ) -> None:
         self.root = root
-        self.trusted = False
+        self.trusted = self.believed = False
+        self._now, self._fresh_s = now, fresh_s
         self._volume = volume
         self._dentries = dentries
         self._trusting = trusting
@@ -38,9 +45,10 @@ class Walk:
                 entry = await self._volume.lookup(handle, name)
                 if entry.attr.type is not FileType.DIRECTORY:
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
-                known = entry.handle
-                self._dentries.put(handle, name, known)
+                self._dentries.put(handle, name, entry.handle, self._now)
+                handle = entry.handle
             else:
-                self.trusted = True
-            handle = known
+                handle, asked = known
+                self.believed = True
+                self.trusted = self.trusted or self._now - asked >= self._fresh_s
         return handle

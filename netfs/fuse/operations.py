@@ -101,6 +101,7 @@ class MountOps(pyfuse3.Operations):
     def __init__(self, client: "Client", top: str, options: MountOptions) -> None:
         super().__init__()
         self._client = client
+        client.names_fresh_s = options.timeout_s
         self._top = top.rstrip("/")
         self._options = options
         self._nodes = Nodes()
@@ -221,18 +222,23 @@ class MountOps(pyfuse3.Operations):
                 await opened.file.truncate(attr.st_size)
             else:
                 await self._client.truncate(self._path(node), attr.st_size)
-        if fields.update_mode:
-            await self._client.chmod(self._path(node), stat.S_IMODE(attr.st_mode))
-        if fields.update_uid or fields.update_gid:
-            uid, gid = attr.st_uid if fields.update_uid else -1, attr.st_gid if fields.update_gid else -1
-            await self._client.chown(self._path(node), uid, gid)
-        if fields.update_atime or fields.update_mtime:
-            opened = self._any_open(node, write=True)
-            if opened is not None:
-                await opened.file.fsync()  # what is sent later would move the time again
-            atime = attr.st_atime_ns if fields.update_atime else None
-            await self._client.utime(self._path(node), (atime, attr.st_mtime_ns if fields.update_mtime else None))
-        return self._attributes(node, await self._attr(node))
+        changes = {
+            name: value
+            for name, asked, value in (
+                ("mode", fields.update_mode, stat.S_IMODE(attr.st_mode)),
+                ("uid", fields.update_uid, attr.st_uid),
+                ("gid", fields.update_gid, attr.st_gid),
+                ("atime_ns", fields.update_atime, attr.st_atime_ns),
+                ("mtime_ns", fields.update_mtime, attr.st_mtime_ns),
+            )
+            if asked
+        }
+        if not changes:
+            return self._attributes(node, await self._attr(node))
+        opened = self._any_open(node, write=True) or self._any_open(node)
+        if opened is not None:
+            return self._attributes(node, await opened.file.setattr(**changes))
+        return self._attributes(node, await self._client.setattr(self._path(node), **changes))
 
     @answering
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -247,7 +253,9 @@ class MountOps(pyfuse3.Operations):
 
     @answering
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        """Return an extended attribute."""
+        """Return an extended attribute. The kernel asks for its own before each write; a server has none of those."""
+        if not name.startswith(b"user."):
+            raise FUSEError(errno.EOPNOTSUPP)
         return await self._client.getxattr(self._path(self._nodes.get(inode)), _text(name))
 
     @answering
@@ -298,8 +306,9 @@ class MountOps(pyfuse3.Operations):
             file = await self._client.open(path, _mode(flags, writes=True), direct=self._options.direct)
             if flags & os.O_TRUNC:
                 await file.truncate(0)
-        entry = await self._entry(parent, _text(name))
-        return await self._opened(self._nodes.get(entry.st_ino), file), entry
+        file.attr.size = file.size
+        node = self._nodes.found(parent, _text(name), file.attr.ino)
+        return await self._opened(node, file), self._attributes(node, file.attr)
 
     @answering
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -401,7 +410,7 @@ class MountOps(pyfuse3.Operations):
         handle = next(self._handles)
         node.opens += 1
         self._files[handle] = Opened(node, file)
-        change = (await file.stat()).change
+        change = file.attr.change
         kept, node.change = node.change == change, change
         return FileInfo(fh=handle, direct_io=self._options.direct, keep_cache=kept)
 

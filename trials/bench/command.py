@@ -21,6 +21,7 @@ from trials.bench import (
     fsspec,
     iov,
     memory,
+    mount,
     rdma,
     rdma_stream,
     sealing,
@@ -35,8 +36,8 @@ from trials.bench.figure import Figure, Result, measure
 __all__ = ["figures", "run_bench"]
 
 ROOMS: Final = (
-    wire, files, buffered, tls, rdma, rdma_stream, sessions, verbs, memory, iov, crypto, sealing, freshness, fsspec, tracing,
-    checkers,
+    wire, files, buffered, tls, rdma, rdma_stream, sessions, verbs, memory, iov, crypto, sealing, freshness, fsspec, mount,
+    tracing, checkers,
 )  # fmt: skip
 
 
