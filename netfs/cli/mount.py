@@ -41,6 +41,7 @@ def register_mount(host: Host) -> None:
         *,
         foreground: bool = False,
         direct: bool = False,
+        writeback: bool = False,
         read_only: bool = False,
         allow_other: bool = False,
         own: bool = False,
@@ -59,6 +60,7 @@ def register_mount(host: Host) -> None:
             folder: where.
             foreground: stay; Ctrl-C unmounts.
             direct: read and write past the caches of the kernel and of netfs; large reads are then sent as they are asked.
+            writeback: let the kernel gather small writes; others see them when the file is closed or they want it.
             read_only: refuse every change.
             allow_other: let other users of this machine see it (they may need user_allow_other in /etc/fuse.conf).
             own: show everything as yours.
@@ -68,11 +70,13 @@ def register_mount(host: Host) -> None:
         remote_place(url)
         if not folder.is_dir():  # noqa: ASYNC240 - nothing else goes on yet
             host.fail(Exit.LOCAL, f"{folder}: not a directory")
+        if direct and writeback:
+            host.fail(Exit.USAGE, "--direct and --writeback do not go together")
         if not foreground:
             return await _in_background(host, url, folder, access)
         word = Word(url, folder, ready_fd, log)
         ids = (os.getuid(), os.getgid()) if own else (None, None)
-        await _stay(host, word, access, (direct, attr_timeout, *ids), allow_other=allow_other, read_only=read_only)
+        await _stay(host, word, access, (direct, writeback, attr_timeout, *ids), allow_other=allow_other, read_only=read_only)
         return Exit.DONE
 
     host.command(
@@ -125,7 +129,13 @@ class Word:
 
 
 async def _stay(
-    host: Host, word: Word, access: Access, how: tuple[bool, float, int | None, int | None], *, allow_other: bool, read_only: bool
+    host: Host,
+    word: Word,
+    access: Access,
+    how: tuple[bool, bool, float, int | None, int | None],
+    *,
+    allow_other: bool,
+    read_only: bool,
 ) -> None:
     """Mount, and serve the mount until it ends."""
     try:

@@ -87,6 +87,8 @@ class Client(WholeFiles):
         self._owners = 0
         self.names_fresh_s = 0.0
         """For how long a directory's name is believed so much that what is not found there is not looked for again."""
+        self.on_recall: Callable[[Handle], Awaitable[None]] | None = None
+        """Called when another client is at a file, before what is dirty of it is sent and what is cached forgotten."""
         self.leases = Leases(transport, self._forget)
         self.local_cache = None if caching is None else caching.cache
         """The cache on disk at work for buffered reads and writes, with counts in `stats` and what ails it in `reason`."""
@@ -334,6 +336,8 @@ class Client(WholeFiles):
         inode = self._inodes.get(handle)
         if inode is None:
             return
+        if self.on_recall is not None:
+            await self.on_recall(handle)
         if inode.mapping.dirty or inode.uncommitted:
             await fsync(inode)
         await drop_range(inode, 0, END_OF_TIME)

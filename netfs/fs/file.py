@@ -29,7 +29,7 @@ from netfs.errors import translate
 from netfs.fs.file_locks import FileLocks
 from netfs.fs.file_space import FileSpace
 from netfs.fs.inode import Inode
-from transport.messages import Attr, Setattr
+from transport.messages import Attr, Handle, Setattr
 
 if TYPE_CHECKING:
     from netfs.fs.client import Client
@@ -96,6 +96,11 @@ class File(FileSpace, FileLocks):
     def size(self) -> int:
         """Bytes in the file, as far as this client knows."""
         return self._inode.sizes.i_size
+
+    @property
+    def handle(self) -> Handle:
+        """What the server calls the file."""
+        return self._inode.handle
 
     @property
     def block_size(self) -> int:

@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Final
 
+from transport.messages import Handle
+
 __all__ = ["ROOT", "Node", "Nodes"]
 
 ROOT: Final = 1
@@ -22,7 +24,8 @@ class Node:
     """An object of the export as long as the kernel knows it. lookups: how often the kernel was given it. opens: descriptors.
 
     places: where it was found, the latest last. server_ino: the number the server gave it. change: the change counter of the
-    file when it was last opened, so that the kernel may keep what it has of a file that nobody has changed.
+    file when it was last opened, so that the kernel may keep what it has of a file that nobody has changed. handle: the
+    server's name for a file that was opened.
     """
 
     number: int
@@ -31,6 +34,7 @@ class Node:
     lookups: int = 0
     opens: int = 0
     change: int = -1
+    handle: Handle | None = None
 
     def path(self) -> str:
         """Return where it is. Raises: OSError(ESTALE) for what has no name any more."""
@@ -55,6 +59,7 @@ class Nodes:
         self.root = Node(ROOT, 0, lookups=1)
         self._by_number: dict[int, Node] = {ROOT: self.root}
         self._by_place: dict[tuple[Node, str], Node] = {}
+        self._by_handle: dict[Handle, Node] = {}
         self._others = OTHERS
 
     def __len__(self) -> int:
@@ -66,6 +71,21 @@ class Nodes:
         if node is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return node
+
+    def opened(self, node: Node, handle: Handle) -> None:
+        """Note what the server calls a file."""
+        if node.handle != handle:
+            self._unnamed(node)
+            node.handle = handle
+        self._by_handle[handle] = node
+
+    def of(self, handle: Handle) -> Node | None:
+        """Return the node of a file that was opened, if the kernel still knows it."""
+        return self._by_handle.get(handle)
+
+    def _unnamed(self, node: Node) -> None:
+        if node.handle is not None and self._by_handle.get(node.handle) is node:
+            del self._by_handle[node.handle]
 
     def at(self, parent: Node, name: str) -> Node | None:
         """Return the node last found under a name, if the kernel still knows it."""
@@ -124,6 +144,7 @@ class Nodes:
         assert node.lookups >= 0
         if not node.lookups:
             del self._by_number[number]
+            self._unnamed(node)
             for place in node.places:
                 del self._by_place[place]
             node.places.clear()

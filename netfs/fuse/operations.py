@@ -6,6 +6,7 @@ renamed aside and goes with its last descriptor. `read` returns `bytes`, a copy 
 kernel's request straight into the client.
 """
 
+import contextlib
 import errno
 import functools
 import logging
@@ -21,7 +22,7 @@ import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
 from netfs.fuse.nodes import Node, Nodes
-from transport.messages import Attr, FileType
+from transport.messages import Attr, FileType, Handle
 
 if TYPE_CHECKING:
     from netfs.fs.client import Client, Entry
@@ -41,17 +42,20 @@ FORMATS: Final = {
     FileType.OTHER: stat.S_IFSOCK,
 }
 BLOCK: Final = 512
+RECALL_TIMEOUT_S: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
     """How a mount behaves.
 
-    direct: reads and writes of files pass the kernel's and the client's caches. timeout_s: how long the kernel may believe names
-    and attributes. uid, gid: whom everything seems to belong to, None for whom the server says.
+    direct: reads and writes of files pass the kernel's and the client's caches. writeback: the kernel gathers small writes, and
+    keeps times and sizes of files that are written. timeout_s: how long the kernel may believe names and attributes. uid, gid:
+    whom everything seems to belong to, None for whom the server says.
     """
 
     direct: bool = False
+    writeback: bool = False
     timeout_s: float = 1.0
     uid: int | None = None
     gid: int | None = None
@@ -102,12 +106,28 @@ class MountOps(pyfuse3.Operations):
         super().__init__()
         self._client = client
         client.names_fresh_s = options.timeout_s
+        client.on_recall = self.recalled
+        self.enable_writeback_cache = options.writeback
         self._top = top.rstrip("/")
         self._options = options
         self._nodes = Nodes()
         self._handles = count(1)
         self._files: dict[int, Opened] = {}
         self._listings: dict[int, Listing] = {}
+
+    async def recalled(self, handle: Handle) -> None:
+        """Have the kernel send what it has of a file that somebody else wants, and forget it.
+
+        In a thread, as the kernel asks things of this mount before it has done so.
+        """
+        node = self._nodes.of(handle)
+        if node is None:
+            return
+        node.change = -1
+        with trio.move_on_after(RECALL_TIMEOUT_S) as waiting, contextlib.suppress(OSError):
+            await trio.to_thread.run_sync(pyfuse3.invalidate_inode, node.number, abandon_on_cancel=True)
+        if waiting.cancelled_caught:
+            log.warning("the kernel did not give back %s in time", node.number)
 
     async def aclose(self) -> None:
         """Close what the kernel has left open, and remove what was removed while open."""
@@ -280,7 +300,7 @@ class MountOps(pyfuse3.Operations):
         """Open a file."""
         node = self._nodes.get(inode)
         writes = flags & os.O_ACCMODE != os.O_RDONLY
-        file = await self._client.open(self._path(node), _mode(flags, writes=writes), direct=self._options.direct)
+        file = await self._client.open(self._path(node), self._mode(flags, writes=writes), direct=self._options.direct)
         if flags & os.O_TRUNC and writes and file.size:
             try:
                 await file.truncate(0)
@@ -303,7 +323,7 @@ class MountOps(pyfuse3.Operations):
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
-            file = await self._client.open(path, _mode(flags, writes=True), direct=self._options.direct)
+            file = await self._client.open(path, self._mode(flags, writes=True), direct=self._options.direct)
             if flags & os.O_TRUNC:
                 await file.truncate(0)
         file.attr.size = file.size
@@ -389,6 +409,10 @@ class MountOps(pyfuse3.Operations):
     def _child(self, parent: Node, name: bytes) -> str:
         return self._top + parent.child_path(_text(name))
 
+    def _mode(self, flags: int, *, writes: bool) -> str:
+        # A kernel that gathers writes appends by itself.
+        return "r" if not writes else "a+" if flags & os.O_APPEND and not self._options.writeback else "r+"
+
     def _file(self, fh: int) -> "File":
         return self._files[fh].file
 
@@ -410,6 +434,7 @@ class MountOps(pyfuse3.Operations):
         handle = next(self._handles)
         node.opens += 1
         self._files[handle] = Opened(node, file)
+        self._nodes.opened(node, file.handle)
         change = file.attr.change
         kept, node.change = node.change == change, change
         return FileInfo(fh=handle, direct_io=self._options.direct, keep_cache=kept)
@@ -438,10 +463,6 @@ class MountOps(pyfuse3.Operations):
         entry.st_blocks = -(-attr.size // BLOCK)
         entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = attr.atime_ns, attr.mtime_ns, attr.ctime_ns
         return entry
-
-
-def _mode(flags: int, *, writes: bool) -> str:
-    return "r" if not writes else "a+" if flags & os.O_APPEND else "r+"
 
 
 def _text(name: bytes) -> str:

@@ -5,92 +5,21 @@ Each test needs FUSE on this machine and pyfuse3; continuous integration has bot
 
 import errno
 import fcntl
-import json
 import mmap
 import os
-import shutil
 import signal
 import sqlite3
 import stat
 import subprocess
-import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from crypto.keys import format_key_file
+from tests.fuse.mounted import EVERY, Mounted, netfs
 
 pytestmark = pytest.mark.slow
-ENV = {name: value for name, value in os.environ.items() if not name.startswith(("NETFS_", "XDG_"))}
-MISSING = [
-    what
-    for what, there in {
-        "/dev/fuse": os.access("/dev/fuse", os.R_OK | os.W_OK),
-        "fusermount3": shutil.which("fusermount3") is not None,
-    }.items()
-    if not there
-]
-
-
-def netfs(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "netfs", *map(str, arguments)]
-
-
-@dataclass
-class Mounted:
-    """A served folder and its mount. kind: as the fixture's parameter."""
-
-    kind: str
-    served: Path
-    folder: Path
-    url: str
-    server: "subprocess.Popen[str]"
-    log: Path
-
-    def wait(self, condition: Callable[[], bool], seconds: float = 10) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, self.log.read_text() if self.log.exists() else "no log"
-            time.sleep(0.02)
-
-
-EVERY = pytest.mark.parametrize("mounted", ["plain", "encrypted", "rdma", "direct"], indirect=True)
-
-
-@pytest.fixture(params=["plain", "encrypted"])
-def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mounted]:
-    pytest.importorskip("pyfuse3", reason="not installed: pip install 'netfs[fuse]'")
-    if MISSING:
-        pytest.skip(f"no FUSE here: {', '.join(MISSING)}")
-    served, folder, home = tmp_path / "served", tmp_path / "mount", tmp_path / "home"
-    for each in (served, folder, home):
-        each.mkdir()
-    env = {**ENV, "HOME": str(home)}
-    rdma = request.param == "rdma"
-    command = netfs("--json", "serve", served, "--listen", "127.0.0.1:0", *(["--rdma", "127.0.0.1:0"] if rdma else []))
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            told = json.loads(server.stdout.readline())
-            url = told["rdma_url" if rdma else "url"]
-            options: list[str | Path] = ["--log", tmp_path / "log", "--timeout", "3"]
-            if request.param == "encrypted":
-                (tmp_path / "key").write_bytes(format_key_file(b"k" * 32))
-                subprocess.run(netfs("volume", "init", "--key-file", tmp_path / "key", url), env=env, check=True, timeout=30)
-                options += ["--key-file", tmp_path / "key"]
-            if request.param == "direct":
-                options.append("--direct")
-            subprocess.run(netfs("mount", *options, url, folder), env=env, check=True, timeout=30, stdout=subprocess.DEVNULL)
-            try:
-                yield Mounted(request.param, served, folder, url, server, tmp_path / "log")
-            finally:
-                subprocess.run(netfs("umount", folder), env=env, check=False, timeout=30, stderr=subprocess.DEVNULL)
-        finally:
-            server.kill()
 
 
 @EVERY

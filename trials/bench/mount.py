@@ -1,7 +1,7 @@
 """Trio shell. `mount.*`: a mounted export beside pyfuse3's own passthrough example, which has no server behind it.
 
 Both are mounted on the same folder of a memory filesystem, by processes of their own, and are used in turn through the calls of
-the `os` module. The caches of the client are cold: each round reads a file that this mount has not read yet. The server's is warm.
+the `os` module. The client's caches are cold: each round reads a file that this mount has not read yet. The server's is warm.
 The example is not part of any wheel: `NETFS_PYFUSE3_EXAMPLE` names the file `passthroughfs.py`, or pip fetches pyfuse3's source
 archive once into the user's cache folder. Without `netfs[fuse]` there are no such figures. Owns the mounts and the folder.
 """

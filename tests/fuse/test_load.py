@@ -1,0 +1,121 @@
+"""A mount under load: storms of renames, ten thousand names, fio with verification, other clients, kill -9 of the mount."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fuse.mounted import EVERY, Mounted, netfs
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("mounted", ["plain", "encrypted"], indirect=True)
+def test_a_storm_of_renames_loses_nothing(mounted: Mounted) -> None:
+    top = mounted.folder
+    (top / "a").mkdir()
+    (top / "b").mkdir()
+    for n in range(8):
+        (top / "a" / f"f{n}").write_bytes(b"%d" % n * 100)
+
+    def storm(n: int) -> None:
+        for turn in range(25):
+            one, other = ("a", "b") if turn % 2 == 0 else ("b", "a")
+            os.rename(top / one / f"f{n}", top / other / f"f{n}")
+
+    threads = [threading.Thread(target=storm, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert os.listdir(top / "a") == [] and sorted(os.listdir(top / "b")) == [f"f{n}" for n in range(8)]
+    assert [(top / "b" / f"f{n}").read_bytes() for n in range(8)] == [b"%d" % n * 100 for n in range(8)]
+
+
+@pytest.mark.parametrize("mounted", ["plain"], indirect=True)
+def test_ten_thousand_names_in_a_directory(mounted: Mounted) -> None:
+    (mounted.served / "many").mkdir()
+    for n in range(10_000):
+        (mounted.served / "many" / f"{n:05}").touch()
+    began = time.monotonic()
+    with os.scandir(mounted.folder / "many") as found:
+        assert sorted(entry.name for entry in found if entry.stat().st_size == 0) == [f"{n:05}" for n in range(10_000)]
+    assert time.monotonic() - began < 30
+    (mounted.folder / "many" / "05000").unlink()
+    assert len(os.listdir(mounted.folder / "many")) == 9_999
+
+
+@EVERY
+def test_fio_verifies_what_it_wrote(mounted: Mounted) -> None:
+    if shutil.which("fio") is None:
+        pytest.skip("fio is not installed: apt install fio")
+    job = ["--size=4M", "--bs=4k", "--rw=randrw", "--verify=crc32c", "--verify_fatal=1", "--ioengine=psync"]
+    done = subprocess.run(
+        ["fio", "--name=job", f"--directory={mounted.folder}", "--fsync=64", "--numjobs=2", "--verify_state_save=0", *job],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("mounted", ["plain", "writeback"], indirect=True)
+def test_another_client_is_seen_through_an_open_file(mounted: Mounted, tmp_path: Path) -> None:
+    """What the kernel has of a file goes when the lease is asked back, not only at the next open."""
+    path = mounted.folder / "f"
+    path.write_bytes(b"old " * 1000)
+    (tmp_path / "new").write_bytes(b"new " * 1000)
+    script = (
+        "import netfs, sys, trio\n"
+        "async def main():\n"
+        "    async with netfs.open_client(sys.argv[1]) as fs, await fs.open('/f', 'r+') as file:\n"
+        "        print((await file.read()).decode()[:5], flush=True)\n"
+        "        await file.write(b'new ' * 1000, 0)\n"
+        "trio.run(main)\n"
+    )
+    with path.open("r+b", buffering=0) as file:
+        assert file.read(4) == b"old " and os.pread(file.fileno(), 4, 2000) == b"old "
+        os.pwrite(file.fileno(), b"mine", 0)
+        other = subprocess.run(
+            [sys.executable, "-c", script, mounted.url], capture_output=True, text=True, timeout=30, check=True
+        )
+        assert other.stdout.startswith("mine")  # what was dirty here was sent before the other might read
+        mounted.wait(lambda: os.pread(file.fileno(), 4, 2000) == b"new ")
+        assert os.pread(file.fileno(), 4, 0) == b"new "
+
+
+@pytest.mark.parametrize("mounted", ["plain", "encrypted"], indirect=True)
+def test_the_death_of_the_mount_is_an_error_and_leaves_what_was_closed(mounted: Mounted) -> None:
+    (mounted.folder / "closed").write_bytes(b"safe" * 1000)
+    stop, seen = threading.Event(), list[int | None]()
+
+    def load() -> None:
+        n = 0
+        while not stop.is_set():
+            try:
+                (mounted.folder / f"f{n % 5}").write_bytes(b"x" * 200_000)
+                n += 1
+            except OSError as error:
+                seen.append(error.errno)
+                return
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    time.sleep(0.5)
+    os.kill(mounted.pid, signal.SIGKILL)
+    thread.join(20)
+    stop.set()
+    assert not thread.is_alive() and seen and seen[0] in {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO}
+    with pytest.raises(OSError) as told:
+        os.listdir(mounted.folder)
+    assert told.value.errno == errno.ENOTCONN
+    subprocess.run(netfs("umount", mounted.folder), check=True, timeout=30)
+    assert not os.path.ismount(mounted.folder)
+    if mounted.kind == "plain":
+        assert (mounted.served / "closed").read_bytes() == b"safe" * 1000
