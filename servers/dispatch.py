@@ -9,7 +9,7 @@ back exactly once, also when the awaitable is cancelled before its work began. W
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -17,6 +17,7 @@ from iov.iov_iter import Direction, IovIter
 from iov.pool import BufferPool
 from iov.probe import Probe
 from servers.compound import ENTRY_BYTES, CompoundRun, entry_bytes
+from servers.hops import Hop, Noted
 from servers.place import Noting, Place
 from servers.sharing import Sharing
 from servers.stores.base import Lent, Store
@@ -274,7 +275,7 @@ class Dispatcher:
     def _noted(self, work: Callable[[], Reply]) -> Callable[[], Reply]:
         """Return the work of a numbered request with the notes that make it happen once, any other as it is."""
         noting, self._noting = self._noting, None
-        return work if noting is None else partial(noting, work)
+        return work if noting is None else Noted(noting, work)
 
     # ---- payload
 
@@ -452,29 +453,20 @@ class Dispatcher:
 
         Cancellation: before the work began, `landing` is released; later the work is waited for and has happened.
         """
-        began = False
-        replies: list[R] = []
-
-        def run() -> None:
-            nonlocal began
-            began = True
-            replies.append(work())
-
+        hop = Hop(work)
         self._probe.hops += 1
         try:
-            await self._env.run_blocking(run)
+            await self._env.run_blocking(hop)
         except OSError as error:  # what was done could not be made durable
-            for reply in replies:
-                _drop(reply)
+            _drop(hop.replies)
             log.warning("trouble flush error=%s", error.strerror)
             return Reply(error.errno or errno.EIO)
         except BaseException:
-            for reply in replies:
-                _drop(reply)
-            if not began:
+            _drop(hop.replies)
+            if not hop.began:
                 _release(landing)
             raise
-        return replies[0]
+        return hop.replies[0]
 
 
 def _unsupported(_: Request) -> Body:
@@ -486,9 +478,10 @@ def _reads(request: Request) -> bool:
     return isinstance(request, Compound) and any(isinstance(step.request, Read | AuxRead) for step in request.steps)
 
 
-def _drop(reply: Reply | None) -> None:
-    if reply is not None and reply.release is not None:
-        reply.release()
+def _drop(replies: Sequence[Reply | None]) -> None:
+    for reply in replies:
+        if reply is not None and reply.release is not None:
+            reply.release()
 
 
 def _release(landing: Landing | None) -> None:

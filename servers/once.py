@@ -12,9 +12,12 @@ finds the first note without the second looks at the same names again:
     anything else                                                          not done: it will be when it is asked for again
 
 For that nobody may touch the same names between the two notes, so requests that share one wait for each other (`Names`). A
-transaction's own journal makes it whole. Owns no payload memory.
+transaction's own journal makes it whole. The answer is noted before what was done is durable, which many requests get together
+(`workers.py`): if that fails, the note is replaced by the error before anybody hears of either, and a server that finds notes of
+one that was killed makes durable first what they tell of (`Store.sync`). Owns no payload memory.
 """
 
+import errno
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -134,6 +137,11 @@ class Running:
                 self._keeping.answer(asked.slot, asked.seq, reply)
         self.reply = reply
         return reply
+
+    def not_durable(self, error: OSError) -> None:
+        """See `Noting`: the note of success is replaced before anybody is answered."""
+        if self._keeping is not None and self.reply is not None:
+            self._keeping.answer(self._request.slot, self._request.seq, Reply(error.errno or errno.EIO))
 
     def take(self, reply: Reply) -> None:
         """Take an answer that needed no work, such as a refusal, or that what was done could not be made durable."""

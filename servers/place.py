@@ -25,6 +25,9 @@ class Noting(Protocol):
     def __call__(self, work: Callable[[], Reply]) -> Reply:
         """Do the work. Returns: its reply, as that to the numbered request."""
 
+    def not_durable(self, error: OSError) -> None:
+        """Note, in the thread that tried, that what was done could not be made durable: the answer is the error."""
+
     def take(self, reply: Reply) -> None:
         """Take an answer that needed no work, such as a refusal, or that what was done could not be made durable."""
 

@@ -46,7 +46,9 @@ class Kept:
 
 
 class Keeper(Protocol):
-    """Where sessions are kept over a restart of the server."""
+    """Where sessions are kept over a restart of the server. killed: the one before did not stop in order."""
+
+    killed: bool
 
     def load(self) -> list[Kept]:
         """Return the sessions there are."""
@@ -183,7 +185,7 @@ class Sessions:
         self._expires_s = expires_s
         self._sessions: dict[bytes, Session] = {}
         self.replays = 0
-        kept = [] if keeper is None else keeper.load()
+        kept = [] if keeper is None else self._load(keeper)
         for one in kept:
             self._restore(one)
         self._grace_until = env.now() + grace_s if kept else 0.0
@@ -195,6 +197,20 @@ class Sessions:
     def grace_s(self) -> float:
         """Seconds in which only what was held before the restart may be claimed."""
         return max(0.0, self._grace_until - self._env.now())
+
+    def _load(self, keeper: Keeper) -> list[Kept]:
+        """Return the sessions there were, when what their answers promise is durable. If it cannot be, none of them goes on."""
+        kept = keeper.load()
+        if not kept or not keeper.killed:
+            return kept
+        try:
+            self.store.sync()
+        except OSError as error:
+            log.error("dropped sessions=%d error=%s", len(kept), error.strerror)
+            for one in kept:
+                keeper.drop(one.name)
+            return []
+        return kept
 
     def _restore(self, kept: Kept) -> None:
         """Take a session over; what was begun and perhaps not done is looked into before anybody else can change it."""

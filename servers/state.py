@@ -137,6 +137,8 @@ def _parse_doubt(data: bytes) -> Doubt:
 class ServerState:
     """The state in a folder's `.netfs/`. boot: names this start of the machine; sessions of another one are dropped.
 
+    killed: the server before this one was, so that what its answers promise may not be durable yet.
+
     Raises: OSError when it cannot be opened, with EIO for a damaged database.
     """
 
@@ -155,7 +157,9 @@ class ServerState:
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_TABLES)
             facts = dict(self._db.execute("SELECT name, value FROM facts"))
-            kept = facts.get("stopped") == "in order" or (boot and facts.get("boot") == boot)
+            in_order = facts.get("stopped") == "in order"
+            kept = in_order or (boot and facts.get("boot") == boot)
+            self.killed = bool(kept) and not in_order
             self._db.execute("BEGIN IMMEDIATE")
             if not kept:
                 self._db.execute("DELETE FROM sessions")

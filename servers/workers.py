@@ -5,20 +5,29 @@ share of it at once, does it in the store's batch, which makes all of it durable
 once. So under load the price of a hop and of a disk's flush is shared. Owns no payload memory.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 import trio
 
 __all__ = ["MAX_BATCH", "THREADS", "Workers"]
 
 T = TypeVar("T")
+log: Final = logging.getLogger(__name__)
 THREADS: Final = 4
 MAX_BATCH: Final = 32
+
+
+@runtime_checkable
+class Durable(Protocol):
+    """Work that has to hear, in its thread and before anybody else does, that what it did could not be made durable."""
+
+    def not_durable(self, error: OSError) -> None: ...
 
 
 class _Item(Generic[T]):
@@ -104,7 +113,7 @@ class Workers:
                             item.error = error
             except OSError as error:
                 for item in items:
-                    item.error = item.error or error
+                    _not_durable(item, error)
             assert self._token is not None
             try:
                 self._token.run_sync_soon(_deliver, items)
@@ -120,6 +129,17 @@ class Workers:
             items = [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
             self.batches += bool(items)
             return items
+
+
+def _not_durable(item: _Item[Any], error: OSError) -> None:
+    if item.error is not None:
+        return
+    item.error = error
+    if isinstance(item.work, Durable):
+        try:
+            item.work.not_durable(error)
+        except OSError as worse:
+            log.warning("trouble notes error=%s", worse.strerror)
 
 
 def _deliver(items: list[_Item[Any]]) -> None:

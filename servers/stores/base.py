@@ -90,6 +90,9 @@ class Store(ABC):
     def keep(self) -> None:  # noqa: B027 - most stores have nothing to keep
         """Have the handles that were given out outlive the server, where that is possible. Called before a reply leaves."""
 
+    def sync(self) -> None:  # noqa: B027 - most stores have nothing to make durable
+        """Make durable what a server before this one did and perhaps did not get to. Raises: OSError."""
+
     def batch(self) -> AbstractContextManager[None]:
         """Return a block whose changes of names may all be made durable together, at its end. Raises there: OSError.
 

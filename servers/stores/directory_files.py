@@ -40,6 +40,7 @@ from servers.stores.syscalls import (
     is_memory,
     require_linux,
     set_times,
+    sync_filesystem,
 )
 from transport.base import FileRange, Landing
 from transport.messages import (
@@ -114,6 +115,11 @@ class DirectoryFiles(Store):
 
     def keep(self) -> None:
         self._tree.keep()
+
+    def sync(self) -> None:
+        home = self._sidecar.home
+        if self.blocking and home is not None:
+            sync_filesystem(home)
 
     # ---- objects
 

@@ -1,7 +1,7 @@
 """Trio shell. The Linux calls Python lacks, through ctypes: statx, openat2, getdents64, renameat2, fallocate and their like.
 
 Every call raises `OSError`. Names are bytes, one component each. Owns no memory.
-Follows statx(2), openat2(2), getdents(2), statfs(2), renameat2(2), fallocate(2), utimensat(2), chown(2).
+Follows statx(2), openat2(2), getdents(2), statfs(2), syncfs(2), renameat2(2), fallocate(2), utimensat(2), chown(2).
 """
 
 import ctypes
@@ -22,7 +22,7 @@ from transport.messages import Attr, FileType
 __all__ = [
     "FALLOC_KEEP_SIZE", "FALLOC_PUNCH_HOLE", "Statx", "change_owner", "fallocate", "is_memory", "list_names", "open_beneath",
     "open_cached",
-    "rename_beneath", "require_linux", "set_times", "statx",
+    "rename_beneath", "require_linux", "set_times", "statx", "sync_filesystem",
 ]  # fmt: skip
 
 AT_FDCWD: Final = -100
@@ -98,6 +98,7 @@ def _libc() -> ctypes.CDLL:
     libc.syscall.restype = ctypes.c_long
     libc.getdents64.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
     libc.getdents64.restype = ctypes.c_ssize_t
+    libc.syncfs.argtypes = (ctypes.c_int,)
     libc.fstatfs.argtypes = (ctypes.c_int, ctypes.c_char_p)
     libc.renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
     libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -229,6 +230,12 @@ def change_owner(fd: int, uid: int | None, gid: int | None) -> None:
     """Change the owner of what a descriptor stands for, an O_PATH one of a symlink included. None: left."""
     nobody = 0xFFFFFFFF
     if _libc().fchownat(fd, b"", nobody if uid is None else uid, nobody if gid is None else gid, AT_EMPTY_PATH):
+        raise fail(ctypes.get_errno())
+
+
+def sync_filesystem(fd: int) -> None:
+    """Make everything durable that is on the filesystem of a descriptor, which is not an O_PATH one."""
+    if _libc().syncfs(fd):
         raise fail(ctypes.get_errno())
 
 

@@ -1,7 +1,8 @@
 """Sessions while they are made, taken up again and ended, with others coming and calls on their way."""
 
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from servers.dispatch import Dispatcher
 from servers.sessions import EXPIRES_S, Channel, Keeper, Kept, Sessions
 from servers.state import ServerState
 from servers.stores.memory import MemoryStore
+from servers.workers import Workers
 from transport.base import Reply
 from transport.env import Env, system_env
 from transport.messages import (
@@ -29,10 +31,12 @@ from transport.messages import (
     Lock,
     LockKind,
     Mkdir,
+    Op,
     RecordGet,
     RecordReply,
     Request,
     Sequenced,
+    SequencedReply,
     Step,
     StepKind,
     Transact,
@@ -85,6 +89,8 @@ class Told:
     def __init__(self, error: OSError | None = None) -> None:
         self.dropped: list[bytes] = []
         self.error = error
+
+    killed = False
 
     def load(self) -> list[Kept]:
         return []
@@ -237,6 +243,57 @@ async def test_what_was_done_and_could_not_be_made_durable_is_not_told_as_done()
     assert (await ask(dispatcher, made)).status == errno.EIO
     assert (await ask(dispatcher, made)).status == errno.EIO, "from memory"
     dispatcher.closed()
+
+
+async def test_nor_does_a_server_that_is_killed_then_find_that_it_was_done(tmp_path: Path) -> None:
+    @contextmanager
+    def batch() -> Iterator[None]:
+        yield
+        if broken:
+            raise OSError(errno.EIO, "broken")
+
+    state, broken = ServerState(tmp_path, "boot"), False
+    with Workers(batch, threads=1) as workers:
+        world = World(state)
+        world.env = replace(world.env, run_blocking=workers.run)
+        world.store.blocking = True
+        dispatcher = world.dispatcher()
+        await bound(dispatcher, 1)
+        assert (await ask(dispatcher, Sequenced(0, 1, Mkdir(world.root, "safe")))).status == 0
+        broken = True
+        assert (await ask(dispatcher, Sequenced(1, 1, Mkdir(world.root, "d")))).status == errno.EIO
+        dispatcher.closed()
+    state._db.close()  # as kill -9 leaves it
+    (kept,) = ServerState(tmp_path, "boot").load()
+    statuses = [answer.status if isinstance(answer, Reply) else None for _, answer in kept.slots[:3]]
+    assert statuses == [0, errno.EIO, None]
+
+
+async def test_a_killed_servers_promises_are_made_durable_before_anybody_is_told_of_them(tmp_path: Path) -> None:
+    await trio.lowlevel.checkpoint()
+    world = World()
+    for error, left in ((None, 1), (OSError(errno.EIO, "broken"), 0)):
+        home = tmp_path / str(left)
+        home.mkdir()
+        state = ServerState(home, "boot")
+        state.add(NAME, "somebody", 2).answer(0, 1, Reply(0, SequencedReply(Op.UNLINK, Ack())))
+        state._db.close()
+        state = ServerState(home, "boot")
+        synced: list[bool] = []
+
+        def sync(error: OSError | None = error, synced: list[bool] = synced) -> None:
+            synced.append(True)
+            if error is not None:
+                raise error
+
+        world.store.sync = sync  # type: ignore[method-assign]
+        assert state.killed
+        assert len(Sessions(world.store, world.env, state)) == left
+        assert synced == [True]
+        state.close()
+        state = ServerState(home, "boot")
+        assert (len(Sessions(world.store, world.env, state)), synced) == (left, [True]), "it was stopped in order"
+        state.close()
 
 
 # ---- whose intents they are

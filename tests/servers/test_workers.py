@@ -110,6 +110,37 @@ async def test_a_flush_that_fails_fails_what_it_was_for() -> None:
             await workers.run(lambda: 1)
 
 
+async def test_what_could_not_be_made_durable_is_told_in_its_thread_before_anybody_else_hears() -> None:
+    class Work:
+        def __init__(self, error: OSError | None = None) -> None:
+            self.error = error
+            self.told: list[OSError] = []
+
+        def __call__(self) -> None:
+            if self.error is not None:
+                raise self.error
+
+        def not_durable(self, error: OSError) -> None:
+            assert threading.current_thread() is not threading.main_thread()
+            self.told.append(error)
+            raise OSError(errno.ENOSPC, "and there is no room to note it")
+
+    flush = OSError(errno.EIO, "the disk is gone")
+
+    @contextmanager
+    def batch() -> Iterator[None]:
+        yield
+        raise flush
+
+    done, failed = Work(), Work(OSError(errno.ENOENT, "no such file"))
+    with Workers(batch, threads=1) as workers:
+        with pytest.raises(OSError, match="gone"):
+            await workers.run(done)
+        with pytest.raises(OSError, match="no such file"):
+            await workers.run(failed)
+    assert (done.told, failed.told) == ([flush], [])
+
+
 @pytest.fixture
 def home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
