@@ -1,10 +1,11 @@
 """Trio shell. What a trial plays in: one server that can be killed and started again, and clients that connect again.
 
 Everything is simulated: the clients' sessions dial through the trial's network to whichever server is there. Ownership: the
-store is the scene's; what is lent is back when the block ends, or `remains` says what is not.
+store is the machine's; what is lent is back when the block ends, or `remains` says what is not.
 """
 
 import errno
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -13,17 +14,17 @@ from typing import TYPE_CHECKING
 import trio
 
 from crypto.keys import VolumeKey
+from iov.probe import Probe
 from netfs.fs.client import Client, open_client
-from servers.server import Server
-from servers.sessions import Channel
-from servers.stores.memory import MemoryStore
 from transport.base import Limits, Transport
+from transport.env import Env
 from transport.errors import TransportError
 from transport.rdma.endpoint import rdma_memory_connection
 from transport.rdma.stream_endpoint import connect_rdma_stream
 from transport.reconnect import Recovery, connect_session
 from transport.stream import connect_stream
 from trials.faults.injector import Injector
+from trials.faults.machine import Machine
 from trials.faults.network import Network
 from trials.faults.plan import Plan
 from trials.sim.world import SimWorld
@@ -41,18 +42,16 @@ class Scene:
 
     def __init__(self, case: "Case", plan: Plan, world: SimWorld, injector: Injector, mark: Mark) -> None:
         self.case = case
-        self.mark = mark
         self.world = world
         self.injector = injector
-        self.network = Network(
-            injector, world.streams, world.trace, plan.knob("slice", 0) or None, plan.knob("capacity", 1 << 18)
-        )  # fmt: skip
-        self.env, self.probe = world.env("server"), world.probe("server")
-        self.store = MemoryStore(self.probe, self.env.wall_ns, crashable=True)
         self.limits = Limits(credits=plan.knob("credits", 64))
-        self.server = Server(self.store, self.env, self.probe, self.limits)
+        slice_length, capacity = plan.knob("slice", 0) or None, plan.knob("capacity", 1 << 18)
+        self.network = Network(injector, world.streams, world.trace, slice_length, capacity)
+        self.machine = Machine(world, injector, self.limits, self._reset, mark)
         self.clients: list[Client] = []
+        self._ends: dict[str, list[Callable[[], None]]] = {}
         self._plan = plan
+        self._mark = mark
         self._nursery: trio.Nursery | None = None
 
     @asynccontextmanager
@@ -71,7 +70,7 @@ class Scene:
             for index in range(self.case.clients):
                 node = f"client{index}"
                 env, probe = self.world.env(node), self.world.probe(node)
-                session = connect_session(partial(self._dial, node), env, probe, recovery)
+                session = connect_session(partial(self._dial, node, env, probe), env, probe, recovery)
                 transport = await stack.enter_async_context(session)
                 client = open_client(
                     transport, keys=keys, env=env, probe=probe, freshness="session",
@@ -82,42 +81,70 @@ class Scene:
             yield self.clients
 
     @asynccontextmanager
-    async def _dial(self, node: str) -> AsyncIterator[Transport]:
+    async def _dial(self, node: str, env: Env, probe: Probe) -> AsyncIterator[Transport]:
         await trio.lowlevel.checkpoint()
-        env, probe = self.world.env(node), self.world.probe(node)
         if self.case.transport == "rdma-memory":
-            ends: list[Transport] = []
-
-            def drop() -> None:
-                for end in ends:
-                    end.end.fail(TransportError(errno.ECONNRESET, "the server dropped the connection"))  # type: ignore[attr-defined]
-
-            channel = Channel(self.server.sessions, "", drop)
-            factory = partial(self.server.handler, channel=channel)
-            connection = rdma_memory_connection(factory, env, probe, self.env, self.probe, self.limits)
-            async with connection as transport:
-                ends.append(transport)
+            async with self._dial_memory(node, env, probe) as transport:
                 yield transport
             return
         rdma = self.case.transport == "rdma-stream"
-        ours, theirs = self.network.connect(node, "server")
+        ours, theirs = await self.network.connect(node, "server", self.machine.up)
         assert self._nursery is not None
-        self._nursery.start_soon(self.server.serve_connection, theirs, rdma)
+        self._nursery.start_soon(self.machine.serve, theirs, rdma)
         connect = connect_rdma_stream if rdma else connect_stream
         opened: AbstractAsyncContextManager[Transport] = connect(ours, env, probe, self.limits)
         async with opened as made:
             yield made
 
+    @asynccontextmanager
+    async def _dial_memory(self, node: str, env: Env, probe: Probe) -> AsyncIterator[Transport]:
+        """Connect by RDMA inside the process, where there is no link."""
+        if not self.machine.up:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        machine = self.machine
+        failing: list[Callable[[], None]] = []
+
+        def drop() -> None:
+            for fail in failing:
+                fail()
+
+        factory, left = machine.handler(node, drop)
+        mine = self._ends.setdefault(node, [])
+        mine.append(drop)
+        try:
+            connection = rdma_memory_connection(factory, env, probe, machine.env, machine.probe, self.limits)
+            async with connection as transport:
+                end = transport.end
+                failing.append(lambda: end.fail(TransportError(errno.ECONNRESET, "the connection was reset")))
+                yield transport
+        finally:
+            mine.remove(drop)
+            left()
+
+    def _reset(self, node: str) -> None:
+        """Break the connections of a node, or all."""
+        self.network.reset(node)
+        for name, drops in self._ends.items():
+            if not node or name == node:
+                for drop in list(drops):
+                    drop()
+
     def begin(self) -> None:
         """Let the plan's faults happen from now on."""
+        assert self._nursery is not None
         self.injector.begin()
+        self.network.start(self._nursery)
+        self.machine.start(self._nursery)
 
     async def heal(self) -> None:
         """Let nothing go wrong from now on, and put right what did."""
         self.injector.heal()
-        self.mark("heal", "")
+        self.network.heal()
+        self.machine.heal()
+        self._mark("heal", "")
         await trio.lowlevel.checkpoint()
 
     def remains(self) -> dict[str, int]:
         """Return what should be nothing when the clients have left."""
-        return {"store leases": self.store.lent, "connections": self.server.connections, "sessions": len(self.server.sessions)}
+        server = self.machine.server
+        return {"store leases": self.machine.store.lent, "connections": server.connections, "sessions": len(server.sessions)}

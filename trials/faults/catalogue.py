@@ -12,10 +12,11 @@ from typing import Final
 from trials.faults.plan import Fault, Plan, PlanError, Value
 from trials.faults.rows import LAYERS, Row, errnos_of
 from trials.faults.rows_network import NETWORK
+from trials.faults.rows_storage import STORAGE
 
 __all__ = ["KNOBS", "LAYERS", "ROWS", "allowed_errnos", "check_fault", "check_knob", "draw_plan", "row_of"]
 
-ROWS: Final[dict[str, Row]] = {row.id: row for row in (*NETWORK,)}
+ROWS: Final[dict[str, Row]] = {row.id: row for row in (*NETWORK, *STORAGE)}
 KNOBS: Final[dict[str, tuple[Value, ...]]] = {
     "rsize": (4096, 16384, 65536),
     "wsize": (4096, 16384, 65536),
@@ -64,6 +65,7 @@ def draw_plan(
 ) -> Plan:  # fmt: skip
     """Draw a plan that a trial can bear. reach: operations of one client. layers: letters. intensity: most kinds of a layer."""
     faults: list[Fault] = []
+    knobs = {name: rng.choice(values) for name, values in KNOBS.items() if rng.random() < 0.15}
     for letter in LAYERS:
         rows = [row for row in ROWS.values() if row.id[0] == letter and row.exists and row.when and row.fits(transport, encrypt)]
         wanted = rng.random() < 0.5
@@ -73,5 +75,6 @@ def draw_plan(
         for row in chosen:
             if row.rare == 1 or rng.random() < 1 / row.rare:
                 faults += [row.draw(rng, clients, reach) for _ in range(rng.choice((1, 1, 2)))]
-    knobs = {name: rng.choice(values) for name, values in KNOBS.items() if rng.random() < 0.15}
+                faults += [ROWS[name].draw(rng, clients, reach) for name in row.brings if ROWS[name].fits(transport, encrypt)]
+                knobs |= row.knobs
     return Plan(tuple(faults), tuple(sorted(knobs.items())))

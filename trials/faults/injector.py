@@ -54,7 +54,7 @@ class Injector:
     def __init__(self, plan: Plan, streams: Streams, record: Callable[[str], None]) -> None:
         self.plan = plan
         self.armed = [Armed(fault, index, streams) for index, fault in enumerate(plan)]
-        self.active = False
+        self.active = self.healed = False
         self.ids: dict[str, int] = {}
         self._record = record
         self._at: dict[tuple[str, str], list[Armed]] = {}
@@ -68,9 +68,13 @@ class Injector:
                 event = "bytes" if trigger.kind == "after_bytes" else trigger.event
                 self._at.setdefault((site, f"{event}." if trigger.kind == "after" else event), []).append(one)
 
+    def timed_of(self, site: str) -> list[Armed]:
+        """Return the faults of a site that happen at a moment."""
+        return [one for one in self.timed if row_of(one.fault.id).site == site]
+
     def watches(self, site: str) -> bool:
         """Say whether anything can go wrong at a site."""
-        return any(key[0] == site for key in self._at) or any(row_of(one.fault.id).site == site for one in self.timed)
+        return any(row_of(one.fault.id).site == site for one in self.armed)
 
     def due(self, site: str, event: str, node: str = "", size: int = 0) -> Sequence[Armed]:
         """Tell an event, and return what goes wrong with it. An `event.` with a dot is over."""
@@ -88,9 +92,11 @@ class Injector:
     def begin(self) -> None:
         """Let things go wrong, and count, from now on."""
         self.active = True
+        self.healed = False
         self._record("begin")
 
     def heal(self) -> None:
         """Let nothing go wrong from now on."""
         self.active = False
+        self.healed = True
         self._record("heal")

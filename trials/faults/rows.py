@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from trials.faults.plan import Fault, PlanError, Trigger, Value
 
@@ -23,15 +23,14 @@ NONE_YET: Final = "none yet"
 _RANGE: Final = re.compile(r"([-\d.]+):([-\d.]+)")
 _ERRNO: Final = re.compile(r"E\((\w+)\)")
 
-Choice = tuple[Value, Value] | list[Value] | Value
-
 
 @dataclass(frozen=True)
 class Row:
     """One id. site: which place does it, NONE_YET for none. when: triggers with ranges. args: what may be said of it and the
     range or list a value is drawn from. allowed: OK, RECONN, STALE, DET, `?` or E(errno). needs: encrypt, plain, rdma, link, or
     the name of a transport; a trial without it never draws the row. side: client, when it may aim at one of them. rare: the
-    seed draws it one time in so many.
+    seed draws it one time in so many. brings: other ids that are drawn with it, without which it would come to nothing; knobs:
+    likewise.
     """
 
     id: str
@@ -40,10 +39,12 @@ class Row:
     when: tuple[str, ...]
     allowed: tuple[str, ...]
     how: str
-    args: Mapping[str, Choice] = field(default_factory=dict)
+    args: Mapping[str, object] = field(default_factory=dict)
     needs: str = ""
     side: str = "client"
     rare: int = 1
+    brings: tuple[str, ...] = ()
+    knobs: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def layer(self) -> str:
@@ -104,7 +105,8 @@ def _example(text: str) -> Trigger:
     return Trigger.parse(_RANGE.sub(lambda found: found[1], text))
 
 
-def _chosen(choice: Choice, rng: random.Random) -> Value:
+def _chosen(choice: Any, rng: random.Random) -> Any:
+    """Choose: a tuple is a range, a list what to choose from."""
     if isinstance(choice, list):
         return rng.choice(choice)
     if isinstance(choice, tuple):

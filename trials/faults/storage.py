@@ -1,0 +1,179 @@
+"""Trio shell. What may go wrong in storage: errors, short counts, and bytes that are lost, rotten, torn or in the wrong place.
+
+A layer around a store. Below it everything is as it was written: what reads see wrong is an overlay, which is lifted when all
+heals or when the place is written over. Events are the methods: `read`, `write`, `commit`, `apply`, `create`, `rename`, …
+Ownership: as `servers.stores.base`; where a read was changed, what is lent is a copy.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from iov.iov_iter import Direction, IovIter
+from servers.stores.base import Lent, Store
+from transport.base import Landing
+from transport.messages import Handle
+from trials.faults.injector import Armed, Injector
+from trials.faults.tamper import content_of
+
+__all__ = ["FaultyStore"]
+
+NAMED: Final = frozenset({
+    "lookup", "getattr", "setattr", "create", "open", "truncate", "mkdir", "unlink", "rmdir", "rename", "link", "symlink",
+    "allocate", "punch", "seek", "copy_range", "xattr_set", "xattr_get", "apply", "commit", "readdir", "record_get", "blob_get",
+})  # fmt: skip
+ERRORS: Final = frozenset({"S4", "S5", "S6", "S7", "S8", "N3", "N4", "P10"})
+
+
+@dataclass(slots=True)
+class _Spot:
+    """A place on the disk that is not what it should be."""
+
+    one: Armed
+    handle: Handle
+    aux: bool
+    start: int
+    end: int
+    bit: int
+
+
+class FaultyStore:
+    """A store to which a plan's faults happen. What it has no word for is the inner store's.
+
+    spots: places that are not what they should be. dead: the server that uses it has been killed; nothing it still does happens.
+    """
+
+    def __init__(self, inner: Store, injector: Injector, spots: "list[_Spot]") -> None:
+        self.inner = inner
+        self.spots = spots
+        self.dead = False
+        self._injector = injector
+        self._made: dict[str, Callable[..., Any]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.inner, name)
+        if name not in NAMED:
+            return found
+        made = self._made.get(name)
+        if made is None:
+            made = self._made[name] = self._guarded(name, found)
+        return made
+
+    def heal(self) -> None:
+        """Lift what is wrong with reads."""
+        self.spots.clear()
+
+    def _guarded(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            self._check()
+            for one in self._injector.due("store", name):
+                if one.fault.id == "S15":
+                    self._injector.fired(one, name)
+                    return None
+                self._fail(one, name)
+            return method(*args, **options)
+
+        return call
+
+    def _check(self) -> None:
+        if self.dead:
+            raise OSError(errno.EIO, "the server has been killed")
+
+    def _fail(self, one: Armed, name: str) -> None:
+        """Raise the error of a fault."""
+        self._injector.fired(one, name)
+        code = int(one.fault.arg("errno", errno.EIO))
+        raise OSError(code, os.strerror(code))
+
+    # ---- reads
+
+    def read_source(self, handle: Handle, pos: int, length: int, *, aux: bool = False, ranges: bool = True) -> Lent:
+        """Lend bytes, or what the disk takes for them."""
+        self._check()
+        for one in self._injector.due("store", "read"):
+            match one.fault.id:
+                case "S1" | "N1":
+                    if length > 1:
+                        self._injector.fired(one, f"{length} at {pos}")
+                        length = one.rng.randrange(1, length)
+                case "S17":
+                    if pos >= (step := int(one.fault.arg("by", 4096))) and not aux:
+                        self._injector.fired(one, f"{pos} for {pos - step}")
+                        return self._seen(self.inner.read_source(handle, pos - step, length, ranges=False), handle, pos, False)
+                case "S18" | "S19":
+                    self._injector.fired(one, f"at {pos}")
+                    at = pos + one.rng.randrange(max(1, length))
+                    self.spots.append(_Spot(one, handle, aux, at, at + 1, 1 << one.rng.randrange(8)))
+                case _:
+                    self._fail(one, "read")
+        return self._seen(self.inner.read_source(handle, pos, length, aux=aux, ranges=ranges), handle, pos, aux)
+
+    def try_read_source(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Lent | None:
+        """The same; nothing here sleeps."""
+        return self.read_source(handle, pos, length, aux=aux)
+
+    def _seen(self, lent: Lent, handle: Handle, pos: int, aux: bool) -> Lent:
+        spots = [
+            spot for spot in self.spots
+            if spot.handle == handle and spot.aux == aux and spot.start < pos + lent.length and pos < spot.end
+        ]  # fmt: skip
+        if not spots:
+            return lent
+        if any(spot.one.fault.id == "S19" for spot in spots):
+            content_of(lent)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        content = bytearray(content_of(lent))
+        for spot in spots:
+            content[spot.start - pos] ^= spot.bit
+        return replace(lent, source=IovIter.ubuf(Direction.SOURCE, content), release=None)
+
+    # ---- writes
+
+    def write(self, handle: Handle, pos: int, landing: Landing, *, stable: bool, aux: bool = False) -> int:
+        """Write, or say so."""
+        length = landing.iter.count
+        if self.dead and landing.release is not None:
+            landing.release()
+        self._check()
+        for one in self._injector.due("store", "write"):
+            if one.fault.id in {"S1", "N2"}:
+                continue
+            if one.fault.id == "S14":
+                self._injector.fired(one, f"{length} at {pos}")
+            if landing.release is not None:
+                landing.release()
+            if one.fault.id == "S14":
+                return length
+            self._fail(one, "write")
+        self.spots = [spot for spot in self.spots if spot.handle != handle or not pos <= spot.start < pos + length]
+        done = self.inner.write(handle, pos, landing, stable=stable, aux=aux)
+        return self._after(handle, pos, done, aux)
+
+    def try_write(self, handle: Handle, pos: int, landing: Landing, *, stable: bool, aux: bool = False) -> int | None:
+        """The same; nothing here sleeps."""
+        return self.write(handle, pos, landing, stable=stable, aux=aux)
+
+    def write_from(self, handle: Handle, pos: int, payload: IovIter, *, stable: bool, aux: bool = False) -> int:
+        """Write what landed elsewhere."""
+        self._check()
+        for one in self._injector.due("store", "write"):
+            if one.fault.id not in {"S1", "N2", "S14", "S16"}:
+                self._fail(one, "write")
+        return self.inner.write_from(handle, pos, payload, stable=stable, aux=aux)
+
+    def _after(self, handle: Handle, pos: int, done: int, aux: bool) -> int:
+        """Do what is to happen to bytes that have just been written. Returns: how many are said to have been."""
+        for one in self._injector.due("store", "written"):
+            match one.fault.id:
+                case "S1" | "N2" if done > 1:
+                    self._injector.fired(one, f"{done} at {pos}")
+                    return one.rng.randrange(1, done)
+                case "S16" if not aux and pos >= done:
+                    self._injector.fired(one, f"{done} at {pos}")
+                    self.inner.copy_range(handle, pos, handle, pos - done, done)
+                    self.inner.punch(handle, pos, done)
+                case _:
+                    pass
+        return done
