@@ -38,7 +38,7 @@ class Cause(Enum):
 class Run:
     """Neighbouring cells of one write and one kind. first: cell index where they were read; op: 0 for holes, -1 for none.
 
-    shift: cells by which they are away from where they were written for.
+    shift: cells by which they are away from where they were written for. data: the bytes, of a cell that is none.
     """
 
     first: int
@@ -46,6 +46,7 @@ class Run:
     op: int
     cause: Cause = Cause.GOOD
     shift: int = 0
+    data: bytes = b""
 
     @property
     def end(self) -> int:
@@ -124,9 +125,10 @@ def parse(data: bytes | bytearray | memoryview, first: int, is_of: Callable[[int
                 cause = Cause.FOREIGN
             else:
                 cause = Cause.GOOD if index == first + at else Cause.MISDIRECTED
-        run = Run(first + at, count, op, cause, index - first - at)
+        odd = bytes(view[at * CELL : (at + 1) * CELL]) if cause is Cause.ROTTEN else b""
+        run = Run(first + at, count, op, cause, index - first - at, odd)
         last = runs[-1] if runs else None
-        if last is not None and (last.op, last.cause, last.shift) == (run.op, run.cause, run.shift):
+        if last is not None and not odd and (last.op, last.cause, last.shift) == (run.op, run.cause, run.shift):
             runs[-1] = Run(last.first, last.count + count, op, cause, run.shift)
         else:
             runs.append(run)
@@ -157,8 +159,8 @@ def _extent(view: memoryview, at: int, total: int, op: int, index: int) -> int:
     return count
 
 
-def explain(cell: bytes | bytearray | memoryview, index: int, candidates: list[int]) -> tuple[Cause, str]:
-    """Say of 16 bytes that are no cell, found at cell `index`, what they are. candidates: writes of that place, 0 for a hole."""
+def explain(cell: bytes | bytearray | memoryview, index: int, candidates: list[int]) -> tuple[Cause, str, tuple[int, ...]]:
+    """Say of 16 bytes that are no cell, found at cell `index`, what they are, and whose. candidates: of that place."""
     view = bytes(cell)
     for left in candidates:
         for right in candidates:
@@ -167,12 +169,12 @@ def explain(cell: bytes | bytearray | memoryview, index: int, candidates: list[i
             head, tail = _cell(left, index), _cell(right, index)
             for cut in range(1, CELL):
                 if view == head[:cut] + tail[cut:]:
-                    return Cause.TORN, f"its first {cut} bytes are of {_name(left)}, the rest of {_name(right)}"
+                    return Cause.TORN, f"its first {cut} bytes are of {_name(left)}, the rest of {_name(right)}", (left, right)
     near = [(sum((a ^ b).bit_count() for a, b in zip(view, _cell(op, index), strict=True)), op) for op in candidates]
     bits, op = min(near, default=(999, -1))
     if bits <= 8:
-        return Cause.ROTTEN, f"{_name(op)} with {bits} bits flipped"
-    return Cause.ROTTEN, f"bytes of no write: {view.hex()}"
+        return Cause.ROTTEN, f"{_name(op)} with {bits} bits flipped", (op,)
+    return Cause.ROTTEN, f"bytes of no write: {view.hex()}", ()
 
 
 def _cell(op: int, index: int) -> bytes:

@@ -54,11 +54,11 @@ def test_a_cause_is_named() -> None:
         Run(4, 2, 2, Cause.MISDIRECTED, 86),
         Run(6, 2, 3, Cause.FOREIGN),
         Run(8, 1, HOLE),
-        Run(9, 1, -1, Cause.ROTTEN),
+        Run(9, 1, -1, Cause.ROTTEN, 0, bytes(data[9 * CELL :])),
     ]
     flipped = bytes(data[9 * CELL :])
-    assert explain(flipped, 9, [HOLE, 1, 2]) == (Cause.ROTTEN, "write #1 with 1 bits flipped")
+    assert explain(flipped, 9, [HOLE, 1, 2]) == (Cause.ROTTEN, "write #1 with 1 bits flipped", (1,))
     half = bytes(fill(1, 9, 1)[:7] + fill(2, 9, 1)[7:])
-    cause, why = explain(half, 9, [1, 2])
-    assert cause is Cause.TORN and "write #1" in why and "write #2" in why
+    cause, why, whose = explain(half, 9, [1, 2])
+    assert cause is Cause.TORN and whose == (1, 2) and "write #1" in why and "write #2" in why
     assert explain(bytes(range(CELL)), 9, [1, 2])[1].startswith("bytes of no write")

@@ -223,10 +223,24 @@ def test_data_that_no_order_explains() -> None:
     other = story.history.begin("a", "write", "g", length=64)
     story.history.end(other, 64)
     rot = fill(one.id, 3, 1)
-    rot[0] ^= 1
+    rot[13] ^= 64
     story.read("b", 0, fill(one.id, 1, 1) + fill(other.id, 1, 1) + fill(one.id, 2, 1) + rot)
     assert story.found() == ["U1 misdirected data", "U1 foreign data", "U1 rotten data"]
     assert "for cell 0x1 by write #1" in str(next(check_sessions(story.history, "f")))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_cell_may_be_torn_beside_its_write(beside: bool) -> None:
+    story = Story()
+    one = story.write("a", 0, 1, direct=True)
+    two = story.history.begin("b", "write", "f", length=CELL, direct=True)
+    if not beside:
+        story.history.end(two, CELL)
+    story.read("c", 0, fill(two.id, 0, 1)[:5] + fill(one.id, 0, 1)[5:], direct=True)
+    if beside:
+        story.history.end(two, CELL)
+    assert [told.split(":")[0] for told in story.found_direct()] == ([] if beside else ["U1 torn data"])
+    assert story.found() == ([] if beside else ["U1 torn data"])
 
 
 def test_a_history_is_lines_of_json() -> None:

@@ -18,10 +18,10 @@ KINDS = {BACK: "U1 stale read", LOST: "U1 stale read", EARLY: "U1 read from the 
 
 def check_atomic(history: History, file: str) -> Iterator[Failure]:
     """Yield what is wrong with a file's reads; one failure for a segment at most."""
-    yield from damaged(history, file)
     crashes = [mark.tick for mark in history.marks if mark.kind == "crash"]
     safe = settled(history)
     stands = settled_by(history, safe)
+    yield from damaged(history, file, stands)
     for segment in segments(history, file):
         writes: list[Interval] = [(op.id, op.call, stands[op.id]) for op in segment.writes]
         # The last crash that may have taken a write, and so what was read of it before.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from trials.cells import CELL, HOLE, Cause
+from trials.cells import CELL, HOLE, Cause, Run, explain
 from trials.history import NEVER, Failure, History, Op, Outcome
 
 __all__ = ["Seen", "Segment", "damaged", "pedigree", "segments", "settled", "settled_by"]
@@ -62,28 +62,40 @@ def segments(history: History, file: str) -> Iterator[Segment]:
     yield from (segment for segment in found if segment.reads)
 
 
-def damaged(history: History, file: str) -> Iterator[Failure]:
-    """Tell of reads that found what no order of operations explains."""
-    words = {
-        Cause.MISDIRECTED: "U1 misdirected data", Cause.FOREIGN: "U1 foreign data", Cause.TORN: "U1 torn data",
-        Cause.ROTTEN: "U1 rotten data",
-    }  # fmt: skip
+def damaged(history: History, file: str, stands: dict[int, int]) -> Iterator[Failure]:
+    """Tell of reads that found what no order of operations explains. stands: as of `settled_by`.
+
+    A read beside a write may find the two sides of a byte's edge: that is torn, but it is nobody's fault.
+    """
+    opened = {op.fd: op.call for op in history.of("open")}
     for op in history.of("read"):
         if op.file != file:
             continue
+        since = op.call if op.direct else opened.get(op.fd, op.call)
         for run in op.seen:
-            if run.cause is Cause.GOOD:
-                if run.op != HOLE and not _covers(history.op(run.op), run.first, run.end):
-                    yield Failure(
-                        "U1 data out of place", f"{op} found cells {run.first:#x}-{run.end - 1:#x} of {history.op(run.op)}"
-                    )
-                continue
-            what = f"cell {run.first:#x} ({run.count} cells)"
-            if run.cause is Cause.MISDIRECTED:
-                what += f" written for cell {run.first + run.shift:#x} by {_named(history, run.op)}"
-            elif run.cause is Cause.FOREIGN:
-                what += f" of {_named(history, run.op)}"
-            yield Failure(words[run.cause], f"{op} found {what}")
+            failure = _damage(history, op, run, since, stands)
+            if failure is not None:
+                yield failure
+
+
+def _damage(history: History, read: Op, run: Run, since: int, stands: dict[int, int]) -> Failure | None:
+    what = f"{read} found cell {run.first:#x} ({run.count} cells)"
+    if run.cause is Cause.GOOD:
+        if run.op == HOLE or _covers(history.op(run.op), run.first, run.end):
+            return None
+        return Failure("U1 data out of place", f"{what} of {history.op(run.op)}")
+    if run.cause is Cause.MISDIRECTED:
+        where = f"written for cell {run.first + run.shift:#x} by {_named(history, run.op)}"
+        return Failure("U1 misdirected data", f"{what} {where}")
+    if run.cause is Cause.FOREIGN:
+        return Failure("U1 foreign data", f"{what} of {_named(history, run.op)}")
+    near = [op for op in history.of("write", "append") if op.file == read.file and _covers(op, run.first, run.end)]
+    cause, why, whose = explain(run.data, run.first, [HOLE, *(op.id for op in near)])
+    if cause is Cause.TORN:
+        if any(op.call < read.ret and stands.get(op.id, NEVER) > since for op in near if op.id in whose):
+            return None
+        return Failure("U1 torn data", f"{what}: {why}")
+    return Failure("U1 rotten data", f"{what}: {why}")
 
 
 def _covers(op: Op, first: int, end: int) -> bool:

@@ -42,9 +42,9 @@ class _Newest:
 
 def check_sessions(history: History, file: str) -> Iterator[Failure]:
     """Yield what is wrong with a file's reads; one failure for a segment at most."""
-    yield from damaged(history, file)
     safe = settled(history)
     stands = settled_by(history, safe)
+    yield from damaged(history, file, stands)
     opened = {op.fd: op.call for op in history.of("open")}
     for segment in segments(history, file):
         failure = _check(history, segment, safe, stands, opened)

@@ -26,7 +26,7 @@ KNOBS: Final[dict[str, tuple[Value, ...]]] = {
     "timeout_s": (5.0, 15.0),
     "keepalive_s": (1.0, 3.0),
     "leases": (0, 1),
-    "slice": (1, 7, 100, 1500),
+    "slice": (50, 100, 1500),
     "capacity": (4096, 20000),
 }
 """Settings that are unusual on purpose, and the values a seed chooses from."""

@@ -3,9 +3,25 @@
 from collections.abc import Callable
 from typing import Final
 
+from trials.workloads.append_log import AppendLog
 from trials.workloads.base import Workload
+from trials.workloads.database import Database
 from trials.workloads.fsx import Fsx, OwnFiles
+from trials.workloads.metadata import Metadata
+from trials.workloads.rename_swap import RenameSwap
+from trials.workloads.shared import Racing, Sharing
+from trials.workloads.stream_copy import StreamCopy
 
 __all__ = ["SCENARIOS"]
 
-SCENARIOS: Final[dict[str, Callable[[], Workload]]] = {"fsx": Fsx, "own-files": OwnFiles}
+SCENARIOS: Final[dict[str, Callable[[], Workload]]] = {
+    "append-log": AppendLog,
+    "database": Database,
+    "fsx": Fsx,
+    "metadata": Metadata,
+    "own-files": OwnFiles,
+    "racing": Racing,
+    "rename-swap": RenameSwap,
+    "sharing": Sharing,
+    "stream-copy": StreamCopy,
+}
