@@ -11,11 +11,13 @@ import random
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
 
+from transport.rdma.capture import Capture
 from trials import sim
 from trials.checkers.nonces import Ledger, watch
 from trials.faults.catalogue import draw_plan
@@ -24,7 +26,7 @@ from trials.faults.plan import Plan
 from trials.history import Failure, History
 from trials.pairs import TransportName
 from trials.scene import Scene
-from trials.sim.policy import Replay
+from trials.sim.policy import Replay, Reseeding
 from trials.sim.rng import stream_seed
 from trials.sim.schedules import make_policy
 from trials.sim.trace import Trace
@@ -73,7 +75,8 @@ class Case:
 class Outcome:
     """What a trial gave. case: with its plan. trace: hash of all that happened. fired: ids of faults that took effect.
 
-    choices: what the schedule chose, 0 for the oldest task. history: what was done and seen. lines: of the trace, if kept.
+    choices: what the schedule chose, 0 for the oldest task; sizes: between how many. history: what was done and seen.
+    lines: of the trace, if they were kept.
     """
 
     case: Case
@@ -86,6 +89,7 @@ class Outcome:
     choices: list[int] = field(default_factory=list)
     history: History | None = None
     lines: list[str] | None = None
+    sizes: Sequence[int] = ()
 
 
 def drawn(case: Case) -> Case:
@@ -98,12 +102,24 @@ def drawn(case: Case) -> Case:
     return replace(case, plan=plan)
 
 
-def run_case(case: Case, *, keep_trace: bool = False) -> Outcome:
-    """Run one trial. Raises: EscapedSimulation, UnknownTrio, PlanError; whatever the code under trial does is an outcome."""
+def run_case(
+    case: Case, *, keep_trace: bool = False, keep_steps: bool = False, reseed: tuple[float, int] | None = None,
+    capture: Capture | None = None,
+) -> Outcome:  # fmt: skip
+    """Run one trial. keep_trace: also keep the trace's lines; keep_steps: and a line for each task step.
+
+    reseed: from this moment of virtual time on, all that is random goes on as with another seed, the second number.
+    capture: sees the packets; the run is the same with it.
+
+    Raises: EscapedSimulation, UnknownTrio, PlanError; whatever the code under trial does is an outcome.
+    """
     case = drawn(case)
-    trial = _Trial(case)
-    trace = Trace(keep=keep_trace)
+    trial = _Trial(case, capture)
+    trace = Trace(keep=keep_trace, steps=keep_steps)
     policy = make_policy(case.policy, case.seed) if case.schedule is None else Replay(case.schedule)
+    if reseed is not None:
+        other = stream_seed(case.seed, f"reseed/{reseed[1]}")
+        policy = Reseeding(policy, reseed[0], random.Random(other), partial(trial.reseed, other))
     try:
         with watch(Ledger()):
             failure = sim.run(case.seed, trial.main, policy=policy, trace=trace).result
@@ -111,14 +127,14 @@ def run_case(case: Case, *, keep_trace: bool = False) -> Outcome:
         failure = Failure("U2 deadlock", str(error))
     return Outcome(
         case, failure, trace.hexdigest(), trace.steps, trial.virtual_s, trial.operations, trial.fired, list(policy.choices),
-        trial.history, trace.lines,
+        trial.history, trace.lines, policy.sizes,
     )  # fmt: skip
 
 
 class _Trial:
     """The program of a trial."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, capture: Capture | None) -> None:
         assert case.plan is not None
         self.case = case
         self.plan = case.plan
@@ -127,6 +143,14 @@ class _Trial:
         self.virtual_s = 0.0
         self.history: History | None = None
         self._injector: Injector | None = None
+        self._world: SimWorld | None = None
+        self._capture = capture
+
+    def reseed(self, seed: int) -> bool:
+        """Draw from another seed from now on. Returns: whether there is a world to draw in yet."""
+        if self._world is not None:
+            self._world.streams.reseed(seed)
+        return self._world is not None
 
     @property
     def fired(self) -> tuple[str, ...]:
@@ -135,9 +159,11 @@ class _Trial:
 
     async def main(self, world: SimWorld) -> Failure | None:
         """Run the phases."""
+        self._world = world
         self.history = history = History(trio.current_time)
         self._injector = Injector(self.plan, world.streams, world.trace.record)
         scene = Scene(self.case, self.plan, world, self._injector, history.mark)
+        scene.capture = self._capture
         chosen = list(self.workload.plan(random.Random(stream_seed(self.case.seed, "workload")), self.case))
         if self.case.keep is not None:
             chosen = [chosen[index] for index in self.case.keep if index < len(chosen)]

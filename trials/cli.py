@@ -1,10 +1,11 @@
-"""Trio shell. The commands of the trials: `netfs demo` and `netfs bench`.
+"""Trio shell. The commands of the trials: `netfs demo`, `netfs bench` and `netfs trial`.
 
 Owns no memory.
 """
 
 from netfs.cli.dialing import CapturePath, KeyFile, TracePath, open_capture_file, open_trace_file
 from netfs.cli.host import Host
+from trials.commands.register import register_trial
 
 __all__ = ["register"]
 
@@ -13,6 +14,7 @@ def register(host: Host) -> None:
     """Add the commands."""
     register_demo(host)
     register_bench(host)
+    register_trial(host)
 
 
 def register_demo(host: Host) -> None:

@@ -19,6 +19,8 @@ from netfs.fs.client import Client, open_client
 from transport.base import Limits, Transport
 from transport.env import Env
 from transport.errors import TransportError
+from transport.rdma.capture import Capture
+from transport.rdma.capture_stream import CapturedStream
 from transport.rdma.endpoint import rdma_memory_connection
 from transport.rdma.stream_endpoint import connect_rdma_stream
 from transport.reconnect import Recovery, connect_session
@@ -38,7 +40,7 @@ Mark = Callable[[str, str], None]
 
 
 class Scene:
-    """The server and the clients of one trial; `open` gives the clients."""
+    """The server and the clients of one trial; `open` gives the clients. capture: sees the packets, if it is set before."""
 
     def __init__(self, case: "Case", plan: Plan, world: SimWorld, injector: Injector, mark: Mark) -> None:
         self.case = case
@@ -50,6 +52,7 @@ class Scene:
         self.machine = Machine(world, injector, self.limits, self._reset, mark)
         self.clients: list[Client] = []
         self._ends: dict[str, list[Callable[[], None]]] = {}
+        self.capture: Capture | None = None
         self._plan = plan
         self._mark = mark
         self._nursery: trio.Nursery | None = None
@@ -89,6 +92,8 @@ class Scene:
             return
         rdma = self.case.transport == "rdma-stream"
         ours, theirs = await self.network.connect(node, "server", self.machine.up)
+        if self.capture is not None:
+            ours = CapturedStream(ours, self.capture, active=True)
         assert self._nursery is not None
         self._nursery.start_soon(self.machine.serve, theirs, rdma)
         connect = connect_rdma_stream if rdma else connect_stream
@@ -112,7 +117,8 @@ class Scene:
         mine = self._ends.setdefault(node, [])
         mine.append(drop)
         try:
-            connection = rdma_memory_connection(factory, env, probe, machine.env, machine.probe, self.limits)
+            args = (factory, env, probe, machine.env, machine.probe, self.limits)
+            connection = rdma_memory_connection(*args, capture=self.capture)
             async with connection as transport:
                 end = transport.end
                 failing.append(lambda: end.fail(TransportError(errno.ECONNRESET, "the connection was reset")))

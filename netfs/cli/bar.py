@@ -1,4 +1,4 @@
-"""Trio shell. The progress bar of long commands: share done, bytes, rate and time left, drawn on standard error by rich.
+"""Trio shell. The progress bar of long commands: share done, bytes or things, rate, time left; drawn on standard error by rich.
 
 Owns no memory; the drawing thread is rich's and ends with the context.
 """
@@ -10,6 +10,9 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -17,8 +20,21 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 __all__ = ["bar"]
+
+
+class _Rate(ProgressColumn):
+    """Things a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} {self._unit}/s")
 
 
 class _Bar:
@@ -38,14 +54,14 @@ class _Bar:
 
 
 @contextmanager
-def bar(total: int | None, label: str) -> Iterator[_Bar]:
-    """Draw a bar on standard error while the block runs and wipe it off afterwards."""
+def bar(total: int | None, label: str, unit: str = "") -> Iterator[_Bar]:
+    """Draw a bar on standard error while the block runs and wipe it off afterwards. unit: what is counted, if not bytes."""
+    counted: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), _Rate(unit))
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         TaskProgressColumn(),
-        DownloadColumn(binary_units=False),
-        TransferSpeedColumn(),
+        *(counted if unit else (DownloadColumn(binary_units=False), TransferSpeedColumn())),
         TimeRemainingColumn(),
     )
     with RichProgress(*columns, console=Console(stderr=True, highlight=False), transient=True, expand=True) as progress:

@@ -193,19 +193,20 @@ class Host:
         return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100, highlight=False)
 
     @contextmanager
-    def progress(self, total: int | None, label: str) -> Iterator[Progress]:
+    def progress(self, total: int | None, label: str, unit: str = "") -> Iterator[Progress]:
         """Show a bar with rate and time left while the block runs, on a terminal only; it is wiped off at the end.
 
         Args:
-            total: bytes to do; None when that is not known yet.
+            total: bytes to do, or things; None when that is not known yet.
             label: text in front of the bar.
+            unit: what is counted, when it is not bytes.
         """
         if not self.interactive:
             yield _Silent()
             return
         from netfs.cli.bar import bar  # noqa: PLC0415
 
-        with bar(total, label) as progress:
+        with bar(total, label, unit) as progress:
             yield progress
 
 

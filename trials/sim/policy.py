@@ -9,12 +9,12 @@ the next batch. Choice 0 everywhere is FIFO, so a schedule is told by the few de
 import random
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import trio
 from trio._core import _run
 
-__all__ = ["Fifo", "Pct", "Policy", "Replay", "Schedule", "Starve", "Uniform", "hold_back", "index_of", "sparse"]
+__all__ = ["Fifo", "Pct", "Policy", "Replay", "Reseeding", "Schedule", "Starve", "Uniform", "hold_back", "index_of", "sparse"]
 
 Task = trio.lowlevel.Task
 Schedule = tuple[tuple[int, int], ...]
@@ -175,3 +175,28 @@ class Replay(Policy):
             self.diverged = True
             index = len(runnable) - 1
         return index if choice >= 0 else hold_back(index)
+
+
+class Reseeding(Policy):
+    """Do as another policy does up to a moment, and choose at random after it. then: is told of the moment, says when it is over.
+
+    What is chosen is not kept.
+    """
+
+    def __init__(self, first: Policy, at_s: float, rng: random.Random, then: Callable[[], bool]) -> None:
+        super().__init__()
+        self._policy = first
+        self._at_s = at_s
+        self._rng = rng
+        self._then = then
+        self._over = False
+
+    def shuffle(self, batch: list[Task]) -> None:
+        """Look at the time, once in each batch."""
+        if not self._over and trio.current_time() >= self._at_s and self._then():
+            self._over, self._policy = True, Uniform(self._rng)
+        self._policy.shuffle(batch)
+
+    def choose(self, runnable: list[Task]) -> int:
+        """Pick what the other policy would."""
+        return self._policy.choose(runnable)

@@ -31,3 +31,9 @@ class Streams:
         if found is None:
             found = self._streams[label] = random.Random(stream_seed(self.seed, label))
         return found
+
+    def reseed(self, seed: int) -> None:
+        """Let every generator, those that are in use too, go on as one of another master seed."""
+        self.seed = seed
+        for label, stream in self._streams.items():
+            stream.seed(stream_seed(seed, label))

@@ -1,8 +1,8 @@
 """Trio shell. The trace of a run and its hash: every task step, every event of every probe and every byte on the wire.
 
 Equal hashes mean equal runs. A line carries the virtual time and the task that made it, named by the order of spawning, never
-by an address. With `keep` the lines stay readable, to find the first one in which two runs differ. Owns no
-memory; bytes are hashed and let go.
+by an address. With `keep` the lines stay readable, to find the first one in which two runs differ; with `steps` each task step
+is a line of its own as well. Owns no memory; bytes are hashed and let go.
 """
 
 import hashlib
@@ -19,9 +19,10 @@ Task = trio.lowlevel.Task
 class Trace(trio.abc.Instrument):
     """Collect one run."""
 
-    def __init__(self, *, keep: bool = False) -> None:
+    def __init__(self, *, keep: bool = False, steps: bool = False) -> None:
         self.steps = 0
-        self.lines: list[str] | None = [] if keep else None
+        self._steps_too = steps
+        self.lines: list[str] | None = [] if keep or steps else None
         self._hash = hashlib.blake2b(digest_size=16)
         self._labels: dict[Task, bytes] = {}
         self._spawned = 0
@@ -65,3 +66,5 @@ class Trace(trio.abc.Instrument):
         self.steps += 1
         self._running = self._labels[task]
         self._hash.update(self._running)
+        if self._steps_too and self.lines is not None:
+            self.lines.append(f"{trio.current_time():.9f} {self._running.decode()} step {self.steps}")
