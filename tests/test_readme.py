@@ -61,6 +61,7 @@ def test_the_two_terminals(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.jpg").write_bytes(b"a picture")
     (tmp_path / "shared" / "notes.txt").write_text("a note\n")
+    (tmp_path / "disk.img").write_bytes(b"a disk")
     with first_terminal(serve, tmp_path):
         done = subprocess.run(
             ["sh", "-e"],
@@ -75,7 +76,7 @@ def test_the_two_terminals(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "one.jpg" in done.stdout
     assert done.stdout.endswith("a note\n")
-    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == [".netfs", "notes.txt"]
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == [".netfs", "disk.img", "notes.txt", "photos"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a real folder is served on Linux")

@@ -16,7 +16,7 @@ def user_file(name: Literal["identity", "known_hosts", "authorized_keys", "known
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "netfs" / name
 
 
-def user_state(name: Literal["volumes"]) -> Path:
+def user_state(name: Literal["copies", "volumes"]) -> Path:
     """Return the path of a folder for what is noted from one run to the next, whether it is there or not."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "netfs" / name
 

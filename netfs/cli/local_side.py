@@ -5,8 +5,10 @@ Buffers are the caller's, lent for the length of a call.
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,8 +63,12 @@ class LocalSide(Side):
     def source(self, place: Place) -> Source:
         return _LocalSource(place)
 
-    def sink(self, place: Place, item: Item, temporary: str) -> Sink:
-        return _LocalSink(place, item, temporary)
+    def sink(self, place: Place, item: Item, temporary: str, *, resumed: bool = False) -> Sink:
+        return _LocalSink(place, item, temporary, resumed=resumed)
+
+    async def remove(self, place: Place, item: Item) -> None:
+        path = Path(place.path)
+        await _in_thread(place, partial(shutil.rmtree, path) if item.kind is Kind.DIRECTORY else path.unlink)
 
 
 def _item(name: str, found: os.stat_result) -> Item:
@@ -95,6 +101,16 @@ class _Opened:
             os.close(fd)
 
 
+def _read_full(fd: int, view: memoryview, pos: int) -> int:
+    done = 0
+    while done < len(view):
+        count = os.preadv(fd, [view[done:]], pos + done)
+        if count == 0:
+            break
+        done += count
+    return done
+
+
 class _LocalSource(Source):
     def __init__(self, place: Place) -> None:
         self._opened = _Opened(place)
@@ -106,13 +122,7 @@ class _LocalSource(Source):
             if opened.fd < 0:
                 # O_NONBLOCK: a file replaced by a pipe since it was listed must not hang the copy.
                 opened.fd = os.open(opened.place.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            done = 0
-            while done < len(view):
-                count = os.preadv(opened.fd, [view[done:]], pos + done)
-                if count == 0:
-                    break
-                done += count
-            return done
+            return _read_full(opened.fd, view, pos)
 
         return await opened.use(read)
 
@@ -121,18 +131,30 @@ class _LocalSource(Source):
 
 
 class _LocalSink(Sink):
-    def __init__(self, place: Place, item: Item, temporary: str) -> None:
+    def __init__(self, place: Place, item: Item, temporary: str, *, resumed: bool) -> None:
         self._opened = _Opened(place)
+        self._new = 0 if resumed else os.O_EXCL
         self._item = item
         self._temporary = Path(place.path).parent / temporary
+
+    def _open(self) -> int:
+        if self._opened.fd < 0:
+            # Private until it is whole: the permissions come with the name.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | self._new
+            self._opened.fd = os.open(self._temporary, flags, 0o600)
+        return self._opened.fd
+
+    async def read_back(self, view: memoryview, pos: int) -> int:
+        return await self._opened.use(lambda: _read_full(self._open(), view, pos))
+
+    async def aclose(self) -> None:
+        self._opened.close()
 
     async def write(self, view: memoryview, pos: int) -> None:
         opened = self._opened
 
         def write() -> None:
-            if opened.fd < 0:
-                # Private until it is whole: the permissions come with the name.
-                opened.fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._open()
             done = 0
             while done < len(view):
                 done += os.pwritev(opened.fd, [view[done:]], pos + done)
@@ -143,7 +165,7 @@ class _LocalSink(Sink):
         opened = self._opened
 
         def finish() -> None:
-            os.fchmod(opened.fd, self._item.mode)
+            os.fchmod(self._open(), self._item.mode)
             if self._item.mtime_ns is not None:
                 os.utime(opened.fd, ns=(os.fstat(opened.fd).st_atime_ns, self._item.mtime_ns))
             opened.close()

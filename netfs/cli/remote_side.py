@@ -58,15 +58,20 @@ class RemoteSide(Side):
     def source(self, place: Place) -> Source:
         return _RemoteSource(self._client, place)
 
-    def sink(self, place: Place, item: Item, temporary: str) -> Sink:
-        return _RemoteSink(self._client, place, item, temporary)
+    def sink(self, place: Place, item: Item, temporary: str, *, resumed: bool = False) -> Sink:
+        return _RemoteSink(self._client, place, item, temporary, resumed=resumed)
+
+    async def remove(self, place: Place, item: Item) -> None:
+        with failing(Exit.REMOTE, str(place)):
+            await (self._client.rmtree if item.kind is Kind.DIRECTORY else self._client.unlink)(place.path)
 
 
 class _Opened:
     """A file that the first use opens."""
 
-    def __init__(self, client: "Client", place: Place, path: str, mode: str, create_mode: int) -> None:
+    def __init__(self, client: "Client", place: Place, path: str, mode: str, create_mode: int, *, resumed: bool = False) -> None:
         self.client, self.place = client, place
+        self._resumed = resumed
         self._path, self._mode, self._create_mode = path, mode, create_mode
         self._file: File | None = None
         self._first = trio.Lock()
@@ -75,9 +80,15 @@ class _Opened:
         if self._file is None:
             async with self._first:
                 if self._file is None:
-                    direct = self.client.local_cache is None
-                    self._file = await self.client.open(self._path, self._mode, direct=direct, create_mode=self._create_mode)
+                    self._file = await self._open()
         return self._file
+
+    async def _open(self) -> "File":
+        direct = self.client.local_cache is None
+        if self._resumed:
+            with suppress(FileNotFoundError):
+                return await self.client.open(self._path, "r+", direct=direct)
+        return await self.client.open(self._path, self._mode, direct=direct, create_mode=self._create_mode)
 
     async def aclose(self) -> None:
         if self._file is not None:
@@ -90,27 +101,39 @@ class _RemoteSource(Source):
         self._opened = _Opened(client, place, place.path, "r", 0)
 
     async def read_into(self, view: memoryview, pos: int) -> int:
-        with failing(Exit.REMOTE, str(self._opened.place)):
-            file = await self._opened.file()
-            done = 0
-            while done < len(view):
-                # Short may also mean that a later part failed; then the next read tells why.
-                count = await file.preadv([view[done:]], pos + done)
-                if count == 0:
-                    break
-                done += count
-            return done
+        return await _read_full(self._opened, view, pos)
 
     async def aclose(self) -> None:
         with failing(Exit.REMOTE, str(self._opened.place)):
             await self._opened.aclose()
 
 
+async def _read_full(opened: _Opened, view: memoryview, pos: int) -> int:
+    with failing(Exit.REMOTE, str(opened.place)):
+        file = await opened.file()
+        done = 0
+        while done < len(view):
+            # Short may also mean that a later part failed; then the next read tells why.
+            count = await file.preadv([view[done:]], pos + done)
+            if count == 0:
+                break
+            done += count
+        return done
+
+
 class _RemoteSink(Sink):
-    def __init__(self, client: "Client", place: Place, item: Item, temporary: str) -> None:
+    def __init__(self, client: "Client", place: Place, item: Item, temporary: str, *, resumed: bool) -> None:
         self._temporary = posixpath.join(posixpath.dirname(place.path), temporary)
-        self._opened = _Opened(client, place, self._temporary, "x", item.mode)
+        self._opened = _Opened(client, place, self._temporary, "x+", item.mode | stat.S_IRUSR | stat.S_IWUSR, resumed=resumed)
+        self._mode = item.mode
         self._mtime_ns = item.mtime_ns
+
+    async def read_back(self, view: memoryview, pos: int) -> int:
+        return await _read_full(self._opened, view, pos)
+
+    async def aclose(self) -> None:
+        with failing(Exit.REMOTE, str(self._opened.place)):
+            await self._opened.aclose()
 
     async def write(self, view: memoryview, pos: int) -> None:
         with failing(Exit.REMOTE, str(self._opened.place)):
@@ -124,8 +147,9 @@ class _RemoteSink(Sink):
         with failing(Exit.REMOTE, str(opened.place)):
             file = await opened.file()
             await file.fsync()
-            if self._mtime_ns is not None:
-                await file.set_mtime(self._mtime_ns)  # behind the last write, which would move it
+            mode = self._mode if self._mode != self._mode | stat.S_IRUSR | stat.S_IWUSR else None
+            if self._mtime_ns is not None or mode is not None:
+                await file.setattr(mode=mode, mtime_ns=self._mtime_ns)  # behind the last write, which would move the time
             await opened.aclose()
             await opened.client.rename(self._temporary, opened.place.path)
 

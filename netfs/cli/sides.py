@@ -50,11 +50,19 @@ class Source(ABC):
 
 
 class Sink(ABC):
-    """A file being written under a temporary name."""
+    """A file being written under a temporary name. One that may be resumed goes on with what an earlier one has left there."""
 
     @abstractmethod
     async def write(self, view: memoryview, pos: int) -> None:
         """Write all of `view` at `pos`."""
+
+    @abstractmethod
+    async def read_back(self, view: memoryview, pos: int) -> int:
+        """Fill `view` with what has been written at `pos`, short where there is nothing. Returns: bytes."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Leave the unfinished file as it is, to be resumed."""
 
     @abstractmethod
     async def commit(self) -> None:
@@ -85,5 +93,12 @@ class Side(ABC):
         """Prepare to read a file; the first read opens it."""
 
     @abstractmethod
-    def sink(self, place: Place, item: Item, temporary: str) -> Sink:
-        """Prepare to write a file that is to be like `item`; the first write creates it as `temporary` in the same folder."""
+    def sink(self, place: Place, item: Item, temporary: str, *, resumed: bool = False) -> Sink:
+        """Prepare to write a file that is to be like `item`; the first use creates it as `temporary` in the same folder.
+
+        resumed: it may be there already.
+        """
+
+    @abstractmethod
+    async def remove(self, place: Place, item: Item) -> None:
+        """Remove what is there, a directory with all it holds."""

@@ -1,9 +1,10 @@
-"""Trio shell. `netfs cp`: files and folders to a server, from it, or from one to another.
+"""Trio shell. `netfs cp` and `netfs sync`: files and folders to a server, from it, or from one to another.
 
 Owns no memory; the copy engine's workers own their buffers.
 """
 
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import trio
@@ -11,10 +12,10 @@ from cyclopts import Parameter
 
 from netfs.cli.dialing import ANYBODY, Access, connected, place_of, tracing
 from netfs.cli.host import CommandError, Exit, Host
-from netfs.cli.place import Place
+from netfs.cli.place import Place, printable
 
 if TYPE_CHECKING:
-    from netfs.cli.copying import Totals
+    from netfs.cli.copying import How, Totals
     from netfs.cli.sides import Item, Side
 
 __all__ = ["register"]
@@ -22,15 +23,61 @@ __all__ = ["register"]
 MOST_JOBS = 64
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options:
+    """What cp and sync have in common."""
+
+    jobs: Annotated[int, Parameter(alias="-j", help="how many pieces travel at a time, 8 by default.")] = 8
+    include: Annotated[
+        tuple[str, ...], Parameter(help="take only files that match this pattern, as *.jpg or docs/**; may be said again.")
+    ] = ()
+    exclude: Annotated[tuple[str, ...], Parameter(help="leave out what matches this pattern; may be said again.")] = ()
+    verify: Annotated[bool, Parameter(help="read each file back, and compare, before it gets its name.")] = False
+    resume: Annotated[bool, Parameter(help="keep what an interrupted copy has carried; the same command goes on from there.")] = (
+        False
+    )
+    bwlimit: Annotated[str | None, Parameter(env_var="NETFS_BWLIMIT", help="most bytes a second, as 500k or 10M.")] = None
+    dry_run: Annotated[bool, Parameter(alias="-n", help="say what would be done, and do nothing.")] = False
+
+    def how(self, *, newer: bool = False, delete: bool = False) -> "How":
+        """Return what the copy engine needs to know. Raises: CommandError."""
+        from netfs.cli.copying import PIECE, How  # noqa: PLC0415
+        from netfs.cli.filters import Filters, parse_rate  # noqa: PLC0415
+        from netfs.cli.journal import Journals  # noqa: PLC0415
+        from netfs.cli.pace import Pace  # noqa: PLC0415
+        from transport.user_files import user_state  # noqa: PLC0415
+
+        if not 1 <= self.jobs <= MOST_JOBS:
+            raise CommandError(Exit.USAGE, f"--jobs is from 1 to {MOST_JOBS}")
+        try:
+            rate = None if self.bwlimit is None else parse_rate(self.bwlimit)
+        except ValueError as error:
+            raise CommandError(Exit.USAGE, f"--bwlimit: {error}") from None
+        journals = Journals(user_state("copies"), PIECE) if self.resume else None
+        return How(
+            Filters(self.include, self.exclude), Pace(rate), self.dry_run, self.verify, newer or self.resume, delete, journals
+        )  # fmt: skip
+
+
+NO_OPTIONS = Options()
+
+
 def register(host: Host) -> None:
-    """Add the command."""
+    """Add the commands."""
+    register_cp(host)
+    register_sync(host)
+
+
+def register_cp(host: Host) -> None:
+    """Add `netfs cp`."""
 
     async def cp(
         source: str,
         /,
         *more: str,
         recursive: Annotated[bool, Parameter(alias="-r")] = False,
-        jobs: Annotated[int, Parameter(alias="-j")] = 8,
+        options: Options = NO_OPTIONS,
         access: Access = ANYBODY,
     ) -> int:
         """Copy files and folders to a server, from it, or between two.
@@ -41,18 +88,16 @@ def register(host: Host) -> None:
             source: a path, or a URL (netfs://host:port/path, netfs+unix:///socket:/path).
             more: further sources, then the target: a folder that exists, or a new name.
             recursive: copy folders with all they hold.
-            jobs: how many pieces travel at a time, 8 by default.
         """
         if not more:
             host.fail(Exit.USAGE, "cp needs a source and a target")
-        if not 1 <= jobs <= MOST_JOBS:
-            host.fail(Exit.USAGE, f"--jobs is from 1 to {MOST_JOBS}")
+        how = options.how()
         origins, target = [place_of(text) for text in (source, *more[:-1])], place_of(more[-1])
         started = trio.current_time()
         async with AsyncExitStack() as stack:
             traced = await stack.enter_async_context(tracing(access))
             sides = await open_sides([*origins, target], traced, stack)
-            totals = await copy_all(host, origins, target, sides, recursive=recursive, jobs=jobs)
+            totals = await copy_all(host, origins, target, sides, recursive=recursive, jobs=options.jobs, how=how)
         return tell(host, totals, trio.current_time() - started)
 
     host.command(
@@ -63,10 +108,59 @@ def register(host: Host) -> None:
             "netfs cp report.pdf netfs://127.0.0.1:7777/",
             "netfs cp -r photos netfs://127.0.0.1:7777/backup",
             "netfs cp -r netfs://127.0.0.1:7777/backup/photos .",
+            "netfs cp -r --exclude .git --exclude '*.o' --verify project netfs://127.0.0.1:7777/backup",
+            "netfs cp --resume --bwlimit 10M disk.img netfs://127.0.0.1:7777/images/",
             "netfs cp --capture cp.pcapng report.pdf netfs+rdma://127.0.0.1:7778/",
             "netfs cp --key-file my.key secret.txt netfs://127.0.0.1:7777/vault/",
         ],
     )
+
+
+def register_sync(host: Host) -> None:
+    """Add `netfs sync`."""
+
+    async def sync(
+        source: str, target: str, /, *, delete: bool = False, options: Options = NO_OPTIONS, access: Access = ANYBODY
+    ) -> int:
+        """Make a folder hold what another one holds: what has the same size and time there already is not copied.
+
+        Args:
+            source: a folder, here or on a server.
+            target: the folder that is to be like it; it is made if it is not there.
+            delete: remove what is only in the target, after everything has arrived. What is excluded stays.
+        """
+        origin, final = place_of(source), place_of(target)
+        how = options.how(newer=True, delete=delete)
+        started = trio.current_time()
+        async with AsyncExitStack() as stack:
+            traced = await stack.enter_async_context(tracing(access))
+            sides = await open_sides([origin, final], traced, stack)
+            await both_folders(sides, origin, final)
+            totals = await copy_all(host, [origin], final, sides, recursive=True, jobs=options.jobs, how=how, inside=True)
+        return tell(host, totals, trio.current_time() - started)
+
+    host.command(
+        sync,
+        name="sync",
+        usage="netfs sync [OPTIONS] SOURCE TARGET",
+        examples=[
+            "netfs sync photos netfs://127.0.0.1:7777/photos",
+            "netfs sync --dry-run --delete photos netfs://127.0.0.1:7777/photos",
+            "netfs sync --delete --exclude '*.tmp' netfs://127.0.0.1:7777/photos photos",
+        ],
+    )
+
+
+async def both_folders(sides: "dict[str | None, Side]", origin: Place, target: Place) -> None:
+    """Raise a CommandError unless the source is a folder, and the target is one or is not there."""
+    from netfs.cli.sides import Kind  # noqa: PLC0415
+
+    for place, needed in ((origin, True), (target, False)):
+        found = await sides[place.endpoint].find(place)
+        if found is None and needed:
+            raise CommandError(Exit.REMOTE if place.remote else Exit.LOCAL, f"{place}: No such file or directory")
+        if found is not None and found.kind is not Kind.DIRECTORY:
+            raise CommandError(Exit.USAGE, f"{place}: not a directory")
 
 
 async def open_sides(places: list[Place], access: Access, stack: AsyncExitStack) -> "dict[str | None, Side]":
@@ -89,7 +183,15 @@ async def open_sides(places: list[Place], access: Access, stack: AsyncExitStack)
 
 
 async def copy_all(
-    host: Host, origins: list[Place], target: Place, sides: "dict[str | None, Side]", *, recursive: bool, jobs: int
+    host: Host,
+    origins: list[Place],
+    target: Place,
+    sides: "dict[str | None, Side]",
+    *,
+    recursive: bool,
+    jobs: int,
+    how: "How",
+    inside: bool = False,
 ) -> "Totals":
     from netfs.cli.copying import Totals, copy_trees  # noqa: PLC0415
     from netfs.cli.sides import Kind  # noqa: PLC0415
@@ -110,7 +212,7 @@ async def copy_all(
         if item.kind is not Kind.DIRECTORY and target.is_folder and not into:
             host.fail(Exit.REMOTE if target.remote else Exit.LOCAL, f"{target}: No such directory")
         # A source without a name (the root of an export, `.`) is copied as what it holds.
-        final = target.child(origin.name) if into and origin.name not in {"", ".", ".."} else target
+        final = target.child(origin.name) if into and not inside and origin.name not in {"", ".", ".."} else target
         if origin.endpoint == final.endpoint and (final.path + "/").startswith(origin.path.rstrip("/") + "/"):
             host.fail(Exit.USAGE, f"{origin} cannot be copied onto or into itself")
         work.setdefault(origin.endpoint, []).append((origin, item, final))
@@ -126,6 +228,7 @@ async def copy_all(
                     measured=host.interactive,
                     progress=progress,
                     fresh_name=lambda: f".netfs-{env.nonces(8).hex()}.part",
+                    how=how,
                 )
             )
     return totals
@@ -136,6 +239,7 @@ def tell(host: Host, totals: "Totals", seconds: float) -> int:
         host.warn(line)
     for error in totals.failed:
         host.warn(str(error))
+    text = "\n".join(printable(line) for line in totals.planned)
     host.emit(
         {
             "files": totals.files,
@@ -144,10 +248,19 @@ def tell(host: Host, totals: "Totals", seconds: float) -> int:
             "skipped": totals.skipped,
             "failed": [str(error) for error in totals.failed],
             "seconds": round(seconds, 3),
-        }
+            "same": totals.same,
+            "resumed": totals.resumed,
+            "deleted": totals.deleted,
+            "planned": totals.planned,
+        },
+        text,
     )
-    if host.interactive and not totals.failed:
+    if host.interactive and not totals.failed and not totals.planned:
         rate = totals.bytes / seconds / 1e6 if seconds > 0 else 0.0
         files = "1 file" if totals.files == 1 else f"{totals.files:,} files"
-        host.note(f"{files}, {totals.bytes / 1e6:,.1f} MB in {seconds:.1f} s ({rate:,.0f} MB/s)")
+        more = (f", {totals.same:,} the same" if totals.same else "") + (
+            f", {totals.deleted:,} removed" if totals.deleted else ""
+        )
+        more += f", {totals.resumed / 1e6:,.1f} MB were there" if totals.resumed else ""
+        host.note(f"{files}, {totals.bytes / 1e6:,.1f} MB in {seconds:.1f} s ({rate:,.0f} MB/s){more}")
     return totals.failed[0].code if totals.failed else Exit.DONE

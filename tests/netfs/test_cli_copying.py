@@ -130,8 +130,11 @@ class ScriptedSide(Side):
     def source(self, place: Place) -> Source:
         return ScriptedSource(self)
 
-    def sink(self, place: Place, item: Item, temporary: str) -> Sink:
+    def sink(self, place: Place, item: Item, temporary: str, *, resumed: bool = False) -> Sink:
         return ScriptedSink(self, place.path, temporary)
+
+    async def remove(self, place: Place, item: Item) -> None:
+        await self.step("remove")
 
 
 class ScriptedSource(Source):
@@ -157,6 +160,13 @@ class ScriptedSink(Sink):
     async def write(self, view: memoryview, pos: int) -> None:
         self.side.unfinished.add(self.temporary)
         await self.side.step("write", pos)
+
+    async def read_back(self, view: memoryview, pos: int) -> int:
+        await self.side.step("read_back", pos)
+        return len(view)
+
+    async def aclose(self) -> None:
+        await self.side.step("aclose")
 
     async def commit(self) -> None:
         await self.side.step("commit")
