@@ -118,9 +118,13 @@ class ClientCall(Abandonable, Protocol):
 
 
 class Transport(ABC):
-    """The client's side of one connection. on_lost: called once, at once, when the connection is over for whatever reason."""
+    """The client's side of one connection. on_lost: called once, at once, when the connection is over for whatever reason.
+
+    boot: the server's start, where a session has told it.
+    """
 
     limits: Limits
+    boot: int = 0
     on_lost: Callable[[TransportError], None] | None = None
 
     @abstractmethod

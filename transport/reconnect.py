@@ -205,6 +205,7 @@ class SessionTransport(Transport):
                         reply.status or errno.EPROTO, f"the server takes no session: {os.strerror(reply.status)}"
                     )
                 session.bound(reply.body, fresh=fresh)
+                self.boot = session.boot
                 self.connects += 1
                 self.limits = channel.limits
                 self._probe.emit("connection", "bound", "session", 0)

@@ -87,12 +87,12 @@ class NetfsInode:
         self.mapping = self.cache.mapping(self, ops.block_size)
 
     def wrote_direct(self, verifier: int) -> None:
-        """Note direct writes taken by the boot `verifier`. They are not kept: an earlier boot's may be lost, which is an
-        error.
+        """Note direct writes, or changes of the size or of holes, taken by the boot `verifier`. They are not kept here: an
+        earlier boot's may be lost, which is an error.
         """
         self.uncommitted = True
         self.modified += 1
         if verifier and self.direct_verifier and verifier != self.direct_verifier:
-            self.wb_error.record(OSError(errno.EIO, "the server restarted and may have lost direct writes"))
+            self.wb_error.record(OSError(errno.EIO, "the server restarted and may have lost what was not yet durable"))
         if verifier:
             self.direct_verifier = verifier

@@ -110,6 +110,14 @@ class NetfsOps(ABC):
         Nothing of it is in flight; `need_retry` says which parts will go.
         """
 
+    @property
+    def boot(self) -> int:
+        """The boot verifier of the server that changes of size and holes go to, which are only kept by a commit of the same boot.
+
+        0 where it is not known, or where they are durable at once.
+        """
+        return 0
+
     async def commit(self, verifier: int) -> int:
         """Make all writes terminated so far durable; the size they made is `inode.sizes.remote_i_size`.
 

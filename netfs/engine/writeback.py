@@ -127,8 +127,7 @@ async def resize(inode: NetfsInode, size: int) -> None:
             while folio.locked:
                 await park_at(folio)
         await inode.ops.resize(size)
-        inode.modified += 1
-        inode.uncommitted = True
+        inode.wrote_direct(inode.ops.boot)
         inode.sizes.resized(size)
         if inode.cookie is not None and not inode.ops.seals:
             inode.cookie.resize(size)
@@ -202,7 +201,7 @@ async def _commit(inode: NetfsInode) -> bool:
             inode.direct_verifier = inode.direct_verifier or direct
             raise
         if direct and direct != verifier:
-            inode.wb_error.record(OSError(errno.EIO, "the server restarted and may have lost direct writes"))
+            inode.wb_error.record(OSError(errno.EIO, "the server restarted and may have lost what was not yet durable"))
         return _settle(inode, verifier)
     finally:
         _wb_end(inode)

@@ -151,8 +151,7 @@ class FileSpace:
             try:
                 await flush_range(inode, 0, END_OF_TIME)
                 await change()
-                inode.modified += 1
-                inode.uncommitted = True
+                inode.wrote_direct(inode.ops.boot)
                 if inode.cookie is not None and not inode.ops.seals:
                     inode.cookie.invalidate("the server changed the file")
                 if end > start:

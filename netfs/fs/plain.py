@@ -117,6 +117,11 @@ class PlainOps(FileOps):
         """Send COMMIT."""
         return (await ask(self.transport, Commit(self.handle), WriteReply)).verifier
 
+    @property
+    def boot(self) -> int:
+        """That of the session."""
+        return self.transport.boot
+
     async def resize(self, size: int) -> None:
         """Send TRUNCATE."""
         await ask(self.transport, Truncate(self.handle, size), AttrReply)

@@ -167,6 +167,13 @@ class Intents:
         with self._lock:
             self._set(handle, tuple(left))
 
+    def restarted(self, boot: int) -> "Intents":
+        """Return what a server that starts again finds: what was left word of, left behind."""
+        made = Intents(boot, self._lock)
+        for handle, intents in self._files.items():
+            made.restore(handle, self.lasting(intents))
+        return made
+
     def _set(self, handle: Handle, intents: tuple[Intent, ...]) -> None:
         if intents:
             self._files[handle] = intents

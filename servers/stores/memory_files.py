@@ -323,6 +323,7 @@ class MemoryFiles(Store):
                 assert isinstance(stream, Overlay)
                 stream.crash(survives)
         self.verifier += 1
+        self.intents = self.intents.restarted(self.verifier)
 
     # ---- inside
 

@@ -1,7 +1,8 @@
 """Trio shell. The machine a server runs on in a trial: it can lose power, come back with what survived, be shut down in order.
 
-What survives is the store, as its last commits left it and with whatever else the crash spares, and the notes of sessions, unless
-a plan loses them. The process does not: another `Server` takes the next connections. Ownership: the store is the machine's.
+If only the process is killed, its writes and its notes of sessions survive. If power is lost, the store is as its last commits
+left it, with whatever else the crash spares, and the notes are lost, as those of another boot are. Then another `Server` takes
+the next connections. Ownership: the store is the machine's.
 """
 
 import random
@@ -144,7 +145,7 @@ class Machine:
         for left in range(int(one.fault.arg("times", 1)) - 1, -1, -1):
             await self._all_left()
             self.store.crash(_survives(one))
-            if one.fault.arg("notes", "kept") == "lost":
+            if one.fault.arg("unsynced", "none") != "all" or one.fault.arg("notes", "kept") == "lost":
                 self._notes = Notes()
             with trio.move_on_after(one.fault.arg("restart_s", 0.1)):
                 await self._healing.wait()
@@ -163,6 +164,7 @@ class Machine:
         await self.server.drain()
         self._reset("")
         await self._all_left()
+        self.store.crash(lambda: True)
         with trio.move_on_after(one.fault.arg("restart_s", 0.1)):
             await self._healing.wait()
         self._up()
@@ -199,6 +201,8 @@ def _survives(one: Armed) -> Callable[[], bool] | None:
     how = one.fault.arg("unsynced", "none")
     if how == "none":
         return None
+    if how == "all":
+        return lambda: True
     if how == "prefix":
         left = [one.rng.randrange(12)]
 
@@ -230,6 +234,7 @@ class Notes:
     """Notes of sessions in memory that outlive the server. A copy is what a crash finds: what the dead one notes is not in it."""
 
     def __init__(self) -> None:
+        self.killed = True
         self._sessions: dict[bytes, tuple[str, _Notebook]] = {}
 
     def copy(self) -> "Notes":

@@ -9,9 +9,9 @@ __all__ = ["STORAGE"]
 
 READS: Final = ("nth(read, 1:40)", "p(read, 0.02:0.3)")
 WRITES: Final = ("nth(write, 1:40)", "p(write, 0.02:0.3)")
-CRASH: Final = ("OK", "RECONN", "E(ETIMEDOUT)", "E(EIO)", "E(ESTALE)", "?")
+CRASH: Final = ("OK", "RECONN", "E(ETIMEDOUT)", "E(EIO)", "E(ESTALE)", "E(EAGAIN)", "?")
 DAMAGE: Final = ("DET", "E(EBADMSG)", "E(EIO)")
-DOWN: Final = {"restart_s": (0.001, 2.0), "unsynced": ["none", "any", "prefix"]}
+DOWN: Final = {"restart_s": (0.001, 2.0), "unsynced": ["all", "none", "any", "prefix"]}
 
 STORAGE: Final = (
     Row("S1", "short read or write at the server", "store", (*READS, "nth(written, 1:40)"), ("OK",),
@@ -52,8 +52,8 @@ STORAGE: Final = (
     Row("S20", "any subset of what was not synced survives", "crash", ("after(write, 1:30)", "at(0.0005:0.05)"), CRASH,
         "page by page, the size apart", DOWN | {"unsynced": "any"}, side="server"),
     Row("S21", "restart without the notes of sessions", "crash", ("nth(request, 1:60)",), (*CRASH, "E(ESTALE)"),
-        "what was answered is forgotten: a call that may have happened ends with ESTALE", DOWN | {"notes": "lost"},
-        side="server"),
+        "what was answered is forgotten: a call that may have happened ends with ESTALE",
+        DOWN | {"notes": "lost", "unsynced": "all"}, side="server"),
     Row("S22", "restart without leases and locks", "crash", ("at(0.0005:0.05)",), CRASH,
         "clients have leases, which the next server does not know", DOWN, side="server", knobs={"leases": 1}),
     Row("S23", "credit starvation", "handler", ("p(request, 0.3:0.8)",), ("OK", "RECONN"),
