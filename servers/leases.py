@@ -5,7 +5,8 @@
 
 A read lease goes with other read leases; a write lease is alone. What reads asks write leases of others down to read, what
 changes a file asks all of others away; a handle lease is in nobody's way. A lease is never asked away for a lease: who comes
-second is given less. Time is the caller's. Owns no memory. After NFSv4.1 delegations (RFC 8881, 10.4) and SMB leases.
+second is given less. A lease on a directory is on its names. Time is the caller's. Owns no memory. After NFSv4.1 delegations
+(RFC 8881, 10.4) and SMB leases.
 """
 
 import errno

@@ -8,7 +8,7 @@ holder is too slow, revoked. The rules are `leases.py` and `locks.py`. Owns no m
 import errno
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from servers.leases import LeaseTable
 from servers.locks import LockTable, span
@@ -21,25 +21,34 @@ from transport.messages import (
     AuxWrite,
     Await,
     CopyRange,
+    Create,
     Event,
     EventsReply,
     Handle,
     Lease,
     LeaseKind,
     LeaseReply,
+    Link,
     Lock,
     LockReply,
     LockTest,
+    Mkdir,
     Open,
     Punch,
     Read,
     RecordGet,
+    Rename,
     Request,
+    Rmdir,
     Setattr,
+    Symlink,
     Transact,
     Truncate,
+    Unlink,
     Unlock,
     Write,
+    XattrRemove,
+    XattrSet,
 )
 
 __all__ = ["Access", "Sharing", "accesses"]
@@ -49,26 +58,28 @@ _BOOTS: Final = 1 << 30
 MAX_EVENTS: Final = 64
 """Events in one answer."""
 Access = tuple[Handle, bool]
-"""A file, and whether it may be changed."""
+"""A file or directory, and whether it may be changed."""
 
 
 def accesses(request: Request) -> Sequence[Access]:
-    """Return which files' content a request reads or changes."""
-    match request:
-        case Read(handle=handle) | AuxRead(handle=handle) | Open(handle=handle) | RecordGet(handle=handle):
-            return ((handle, False),)
-        case Write(handle=handle) | AuxWrite(handle=handle) | Truncate(handle=handle) | Allocate(handle=handle):
-            return ((handle, True),)
-        case Punch(handle=handle):
-            return ((handle, True),)
-        case Setattr(handle=handle, size=size):
-            return () if size is None else ((handle, True),)
-        case CopyRange(handle=handle, target=target):
-            return ((handle, False), (target, True))
-        case Transact(steps=steps):
-            return [(handle, True) for handle in dict.fromkeys(step.handle for step in steps)]
-        case _:
-            return ()
+    """Return what a request reads or changes: the content and attributes of files, the names in directories."""
+    found = _ACCESSES.get(type(request))
+    return () if found is None else found(request)
+
+
+_ACCESSES: Final[dict[type[Any], Callable[[Any], Sequence[Access]]]] = {
+    **dict.fromkeys((Read, AuxRead, Open, RecordGet), lambda request: ((request.handle, False),)),
+    **dict.fromkeys(
+        (Write, AuxWrite, Truncate, Allocate, Punch, Setattr, XattrSet, XattrRemove), lambda request: ((request.handle, True),)
+    ),
+    **dict.fromkeys((Create, Mkdir, Symlink, Unlink, Rmdir), lambda request: ((request.parent, True),)),
+    Link: lambda request: ((request.handle, True), (request.parent, True)),
+    Rename: lambda request: tuple((parent, True) for parent in dict.fromkeys((request.parent, request.new_parent))),
+    CopyRange: lambda request: ((request.handle, False), (request.target, True)),
+    Transact: lambda request: [
+        (handle, True) for handle in dict.fromkeys(h for step in request.steps for h in (step.handle, step.other)) if handle
+    ],
+}
 
 
 class _Queue:

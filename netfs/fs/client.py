@@ -4,11 +4,10 @@ The client owns the page cache, the pool of staging memory and the inodes its de
 what is still dirty, waits for everything in flight and insists that nothing is lent any more.
 """
 
-import errno
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
@@ -20,15 +19,15 @@ from netfs.engine.background import run_background, run_timers
 from netfs.engine.park import acquire_exclusive
 from netfs.engine.writeback import END_OF_TIME, drop_range, fsync, resize
 from netfs.errors import translate
-from netfs.fs.calls import ask
 from netfs.fs.connect import Credentials, connect, recovery_of
 from netfs.fs.dentry import DentryCache
 from netfs.fs.entry import Entry
 from netfs.fs.file import File, parse_mode
 from netfs.fs.inode import Inode
 from netfs.fs.kind import DEFAULT_BLOCK_SIZE, Level, StateFolder, volume_of
+from netfs.fs.known import KnownAttributes
 from netfs.fs.leases import Leases
-from netfs.fs.path import child, names_of, split_last
+from netfs.fs.path import child, names_of
 from netfs.fs.url import parse_url
 from netfs.fs.volume import Volume
 from netfs.fs.walk import Walk
@@ -37,12 +36,11 @@ from netfs.tracing.live import LiveRequest, live_requests
 from transport.base import Transport
 from transport.env import Env, system_env
 from transport.messages import (
+    NO_HANDLE,
     Attr,
     DirEntry,
     EntryReply,
     Handle,
-    Lookup,
-    Mount,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -78,6 +76,7 @@ class Client(WholeFiles):
         self._pool = BufferPool(probe, STAGE_SLOT, MAX_STAGES)
         self._dentries = DentryCache(MAX_DENTRIES)
         self._inodes: dict[Handle, Inode] = {}
+        self._opened = 0
         self._idle: OrderedDict[Handle, Inode] = OrderedDict()
         self._root: Handle | None = None
         self._volume_top: list[str] = []
@@ -90,6 +89,7 @@ class Client(WholeFiles):
         self.on_recall: Callable[[Handle], Awaitable[None]] | None = None
         """Called when another client is at a file, before what is dirty of it is sent and what is cached forgotten."""
         self.leases = Leases(transport, self._forget)
+        self.known = KnownAttributes(MAX_DENTRIES, self.leases.holding, env.now)
         self.local_cache = None if caching is None else caching.cache
         """The cache on disk at work for buffered reads and writes, with counts in `stats` and what ails it in `reason`."""
 
@@ -104,18 +104,29 @@ class Client(WholeFiles):
         Cancellation: not open; a file may have been created.
         """
         how = parse_mode(mode)
+        leasing = self._leasing and self._volume.compounds
 
         async def found(walk: Walk) -> tuple[EntryReply, Attr | None]:
             names, name = self._split(path)
             parent = await walk.directory(names)
-            if not how.create:
-                return await self._volume.lookup(parent, name), None
-            if how.exclusive and self._leasing and self._volume.compounds:
-                return await self.leases.create(parent, name, create_mode)
-            return await self._volume.create(parent, name, create_mode, exclusive=how.exclusive), None
+            if how.create:
+                with self.known.changing(names=((parent, name),)):
+                    if how.exclusive and leasing:
+                        with suppress(BlockingIOError):  # another client is to give the directory back first
+                            return await self.leases.create(parent, name, create_mode)
+                    return await self._volume.create(parent, name, create_mode, exclusive=how.exclusive), None
+            known = self._inodes.get(self.known.handle(parent, name) or NO_HANDLE)
+            if leasing and (known is None or not self._covered(known, write=how.write)):
+                entry, sent = await self.leases.find(parent, name, write=how.write)
+                self.known.put(parent, name, entry, None)
+                return entry, sent
+            return await self._volume.lookup(parent, name), None
 
         try:
+            opened = self._opened
             entry, sent = await self._walked(found)
+            if opened != self._opened and entry.handle in self._inodes:
+                sent = None  # it may have been changed from here since
             inode = self._get_inode(entry.handle, path)
             try:
                 attr = await self._revalidate(inode, entry, sent, write=how.write)
@@ -139,10 +150,26 @@ class Client(WholeFiles):
             names = self._names(path)
             if not names:
                 return await self._volume.getattr(walk.root)
-            entry = await self._volume.lookup(await walk.directory(names[:-1]), names[-1])
-            return self._as_seen(entry.handle, entry.attr)
+            parent, name = await walk.directory(names[:-1]), names[-1]
+            entry = self.known.get(parent, name)
+            if entry is not None:
+                await trio.lowlevel.checkpoint()
+                return entry.attr
+            return await self._looked(parent, name)
 
         return await self._translated(found, path)
+
+    async def _looked(self, parent: Handle, name: str) -> Attr:
+        """Ask what a name stands for, the second time with leases, so that the third time nobody need be asked."""
+        changes = self.known.changes
+        if self._leasing and self._volume.compounds and self.known.handle(parent, name) is not None:
+            entry = await self.leases.look(parent, name)
+        else:
+            entry = await self._volume.lookup(parent, name)
+        inode = self._inodes.get(entry.handle)
+        if inode is None or not (inode.opens or inode.uncommitted or inode.mapping.dirty):
+            self.known.put(parent, name, entry, changes)
+        return self._as_seen(entry.handle, entry.attr)
 
     def _as_seen(self, handle: Handle, attr: Attr) -> Attr:
         """Put the size that a reader of an open file sees into its attributes."""
@@ -241,6 +268,7 @@ class Client(WholeFiles):
     def drop_caches(self) -> None:
         """Forget every clean folio and every name, as far as nobody is at work on them."""
         self._dentries.clear()
+        self.known.clear()
         for inode in self._inodes.values():
             for folio in inode.mapping.every():
                 if folio.evictable:
@@ -280,6 +308,7 @@ class Client(WholeFiles):
     def put_inode(self, inode: Inode) -> None:
         """Give back a descriptor's share of an inode; idle ones are kept with their folios, up to a bound."""
         inode.opens -= 1
+        self.known.forget(inode.handle)
         if inode.opens:
             return
         if self._caching is not None:
@@ -301,6 +330,8 @@ class Client(WholeFiles):
             self._caching.forgotten(inode)
 
     def _get_inode(self, handle: Handle, path: str) -> Inode:
+        self._opened += 1
+        self.known.forget(handle)
         inode = self._inodes.get(handle)
         if inode is None:
             inode = self._inodes[handle] = Inode(handle, path, self.page_cache, self._pool, self.probe)
@@ -310,15 +341,20 @@ class Client(WholeFiles):
         inode.opens += 1
         return inode
 
+    def _covered(self, inode: Inode, *, write: bool) -> bool:
+        """Tell whether a lease makes true what is known of a file."""
+        return inode.change >= 0 and self.leases.covers(inode.handle, write=write)
+
     async def _revalidate(self, inode: Inode, entry: EntryReply, sent: Attr | None, *, write: bool) -> Attr:
         """Believe what is true of a file that is opened. sent: what OPEN was answered, if it has been sent."""
         if inode.mapping.dirty or inode.mapping.unstable:
             # Another descriptor is at work. What is only here has to be safe before the folios may be dropped as outdated.
+            sent = None
             try:
                 await fsync(inode)
             except Exception as error:  # noqa: BLE001 (it is the other descriptor's)
                 inode.wb_error.record(error)
-        if inode.change >= 0 and self.leases.covers(inode.handle, write=write):
+        if self._covered(inode, write=write):
             await trio.lowlevel.checkpoint()
             return sent or entry.attr
         modified = inode.modified
@@ -350,63 +386,6 @@ class Client(WholeFiles):
         """Return the number of one more owner of locks."""
         self._owners += 1
         return self._owners
-
-    def _names(self, path: str) -> list[str]:
-        """Return the names of a path, from the volume's top.
-
-        Raises: as `names_of`; FileNotFoundError for one the volume keeps to itself, EXDEV for a path outside of it.
-        """
-        names = names_of(path)
-        top = len(self._volume_top)
-        if names[:top] != self._volume_top:
-            raise OSError(errno.EXDEV, "outside of the volume", path)
-        if any(self._volume.hides(name) for name in names[top:]):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return names[top:]
-
-    def _split(self, path: str) -> tuple[list[str], str]:
-        """Return the names of the parent and the last name. Raises: as `split_last` and `_names`."""
-        names = self._names(path)
-        if not names:
-            split_last("/")
-        return names[:-1], names[-1]
-
-    async def _found(self, walk: Walk, path: str) -> EntryReply:
-        """Ask for the object that a path names."""
-        names = self._names(path)
-        if not names:
-            return EntryReply(walk.root, await self._volume.getattr(walk.root))
-        return await self._volume.lookup(await walk.directory(names[:-1]), names[-1])
-
-    async def _root_handle(self) -> Handle:
-        if self._root is None:
-            root = (await ask(self.transport, Mount(), EntryReply)).handle
-            for name in (*self._top, *self._volume_top):
-                root = (await ask(self.transport, Lookup(root, name), EntryReply)).handle
-            await self._volume.root(root)
-            self._root = root
-        return self._root
-
-    async def _walked(self, action: Callable[[Walk], Awaitable[T]]) -> T:
-        """Do something that walks a path; once more, asking for every name, if remembered ones may have misled it."""
-        if self._closed:
-            raise OSError(errno.EBADF, "the client is closed")
-        root = await self._root_handle()
-        now = self.env.now()
-        walk = Walk(self._volume, root, self._dentries, trusting=True, now=now, fresh_s=self.names_fresh_s)
-        try:
-            return await action(walk)
-        except OSError as error:
-            misled = walk.trusted and error.errno in {errno.ENOENT, errno.ENOTDIR}
-            if not misled and not (walk.believed and error.errno == errno.ESTALE):
-                raise
-        return await action(Walk(self._volume, root, self._dentries, trusting=False, now=now))
-
-    async def _translated(self, action: Callable[[Walk], Awaitable[T]], path: str) -> T:
-        try:
-            return await self._walked(action)
-        except Exception as error:
-            raise translate(error, path, self.probe) from error
 
 
 @asynccontextmanager

@@ -1,12 +1,13 @@
 """Trio shell. The leases a client holds: while it has one on a file, what it knows of the file is true without asking.
 
-A lease is asked for with each open. With a read lease the next open asks nothing and keeps what is cached; a write lease says the
-same of files that are written here. When the server asks a lease back, what is dirty is sent, what is cached is forgotten, and
-the lease returned. A lease that was revoked, or that went with its session, is simply gone: the next open asks. Owns no memory.
+A lease is asked for with each open. With a read lease the next open asks nothing and keeps what is cached; a write lease says
+the same of files that are written here. When the server asks a lease back, what is dirty is sent, what is cached is forgotten,
+and the lease returned. A lease on a directory is on its names (`known.py`). A lease that was revoked, or that went with its
+session, is simply gone: the next open asks. Owns no memory.
 """
 
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -26,6 +27,7 @@ from transport.messages import (
     CompoundStep,
     Create,
     EntryReply,
+    Event,
     EventsReply,
     Handle,
     Lease,
@@ -34,16 +36,19 @@ from transport.messages import (
     LeaseReturn,
     Lock,
     LockFree,
+    Lookup,
     Open,
     Recall,
+    Result,
     Revoke,
     Unlock,
 )
 
 __all__ = ["Leases"]
 
-CREATED: Final = Handle(b"\0")
-"""In a compound that begins with CREATE: what it made."""
+FIRST: Final = Handle(b"\0")
+"""In a compound: what its first step found or made."""
+MAX_TAKEN: Final = 4096
 
 AGAIN_S: Final = 1.0
 """After the server refused a callback; it may be one that has none."""
@@ -54,7 +59,7 @@ POLL_S: Final = 5.0
 Forget = Callable[[Handle], Awaitable[None]]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Held:
     kinds: LeaseKind
     epoch: int
@@ -67,6 +72,8 @@ class Leases:
         self._transport = transport
         self._forget = forget
         self._held: dict[Handle, _Held] = {}
+        self._told = 0
+        self._taken: dict[Handle, int] = {}
         self._free: dict[tuple[Handle, int], trio.Event] = {}
         self._wanted = trio.Event()
         self._locks: list[Lock] = []
@@ -78,33 +85,76 @@ class Leases:
         held = self._held.get(handle)
         return held is not None and bool(held.kinds & (LeaseKind.WRITE if write else LeaseKind.READ))
 
+    def holding(self, handle: Handle) -> object | None:
+        """Return what stands for the read lease on an object, another one when it was lost and given again; None without one."""
+        held = self._held.get(handle)
+        return held if held is not None and held.kinds & LeaseKind.READ else None
+
+    async def look(self, parent: Handle, name: str) -> EntryReply:
+        """Send LOOKUP, and with it ask for leases on the directory and on what the name stands for. Cancellation: no effect."""
+        self.want()
+        told = self._told
+        asked = [
+            CompoundStep(Lookup(parent, name)),
+            CompoundStep(Lease(FIRST, LeaseKind.READ)),
+            CompoundStep(Lease(parent, LeaseKind.READ)),
+        ]
+        results = (await ask(self._transport, Compound(asked), CompoundReply)).results
+        entry = result_of(results, 0, EntryReply)
+        self._take(results, 1, entry.handle, told)
+        self._take(results, 2, parent, told)
+        return entry
+
+    async def find(self, parent: Handle, name: str, *, write: bool) -> tuple[EntryReply, Attr]:
+        """Send LOOKUP and OPEN, and with them ask for a lease. Cancellation: no effect."""
+        self.want()
+        told = self._told
+        kinds = LeaseKind.READ | (LeaseKind.WRITE if write else LeaseKind.NONE)
+        asked = [CompoundStep(Lookup(parent, name)), CompoundStep(Open(FIRST, write)), CompoundStep(Lease(FIRST, kinds))]
+        results = (await ask(self._transport, Compound(asked), CompoundReply)).results
+        entry = result_of(results, 0, EntryReply)
+        attr = result_of(results, 1, AttrReply).attr
+        self._take(results, 2, entry.handle, told)
+        return entry, attr
+
     async def open(self, handle: Handle, *, write: bool) -> Attr:
         """Send OPEN, and with it ask for a lease. Returns: the attributes. Cancellation: may have happened."""
         self.want()
+        told = self._told
         kinds = LeaseKind.READ | (LeaseKind.WRITE if write else LeaseKind.NONE)
         asked = Compound([CompoundStep(Open(handle, write)), CompoundStep(Lease(handle, kinds))])
         results = (await ask(self._transport, asked, CompoundReply)).results
         attr = result_of(results, 0, AttrReply).attr
-        if len(results) > 1 and not results[1].status:
-            self.given(handle, result_of(results, 1, LeaseReply))
+        self._take(results, 1, handle, told)
         return attr
 
     async def create(self, parent: Handle, name: str, mode: int) -> tuple[EntryReply, Attr]:
-        """Send CREATE and OPEN of a new file, and with them ask for a lease. Cancellation: may have happened."""
+        """Send CREATE and OPEN of a new file, and with them ask for a lease. Cancellation: may have happened.
+
+        Raises: OSError; EAGAIN when another client was asked to give the directory back first, and nothing was done.
+        """
         self.want()
-        lease = Lease(CREATED, LeaseKind.READ | LeaseKind.WRITE)
-        steps = [CompoundStep(Create(parent, name, mode, True)), CompoundStep(Open(CREATED, True)), CompoundStep(lease)]
+        told = self._told
+        lease = Lease(FIRST, LeaseKind.READ | LeaseKind.WRITE)
+        steps = [CompoundStep(Create(parent, name, mode, True)), CompoundStep(Open(FIRST, True)), CompoundStep(lease)]
         results = (await ask(self._transport, Compound(steps), CompoundReply)).results
         entry = result_of(results, 0, EntryReply)
         attr = result_of(results, 1, AttrReply).attr
-        if len(results) > 2 and not results[2].status:
-            self.given(entry.handle, result_of(results, 2, LeaseReply))
+        self._take(results, 2, entry.handle, told)
         return entry, attr
 
-    def given(self, handle: Handle, reply: LeaseReply) -> None:
-        """Note what the server gave with an open."""
-        if self.running and reply.kinds:
+    def _take(self, results: Sequence[Result], step: int, handle: Handle, told: int) -> None:
+        """Take what a step of a compound gave. told: events heard when it was sent; one since may have taken it away again."""
+        if len(results) <= step or results[step].status:
+            return
+        reply = result_of(results, step, LeaseReply)
+        if not self.running or not reply.kinds or self._taken.get(handle, 0) > told:
+            return
+        held = self._held.get(handle)
+        if held is None or not held.kinds & LeaseKind.READ:
             self._held[handle] = _Held(reply.kinds, reply.epoch)
+        else:
+            held.kinds, held.epoch = reply.kinds, reply.epoch
 
     def drop(self, handle: Handle) -> None:
         """Believe nothing of a file any more; the server learns of it when it asks."""
@@ -179,6 +229,7 @@ class Leases:
                         continue
                     seen = max(seen, told.first + len(told.events) - 1)
                     for event in told.events:
+                        self._heard(event)
                         match event:
                             case Recall():
                                 self.recalls += 1
@@ -194,6 +245,15 @@ class Leases:
         finally:
             self.running = False
             self.lost()
+
+    def _heard(self, event: Event) -> None:
+        """Note that a reply which is still on its way may give what this event takes."""
+        self._told += 1
+        if not isinstance(event, LockFree):
+            self._taken.pop(event.handle, None)
+            self._taken[event.handle] = self._told
+            if len(self._taken) > MAX_TAKEN:
+                del self._taken[next(iter(self._taken))]
 
     async def _give_back(self, recall: Recall) -> None:
         """Do what a recall asks for."""

@@ -6,17 +6,16 @@ Owns no memory.
 
 import errno
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar, cast
 
 from netfs.fs.calls import ask
-from netfs.fs.dentry import DentryCache
 from netfs.fs.inode import Inode
 from netfs.fs.path import names_of
-from netfs.fs.volume import Change, Volume
+from netfs.fs.volume import Change
 from netfs.fs.walk import Walk
-from transport.base import Transport
+from netfs.fs.walking import Walking
 from transport.messages import (
     NOW_NS,
     Attr,
@@ -38,21 +37,8 @@ T = TypeVar("T")
 TRIES: Final = 8
 
 
-class PosixCalls(ABC):
+class PosixCalls(Walking):
     """What a client offers beyond files and listings."""
-
-    transport: Transport
-    _volume: Volume
-    _dentries: DentryCache
-
-    @abstractmethod
-    def _split(self, path: str) -> tuple[list[str], str]: ...
-
-    @abstractmethod
-    async def _translated(self, action: Callable[[Walk], Awaitable[T]], path: str) -> T: ...
-
-    @abstractmethod
-    async def _found(self, walk: Walk, path: str) -> EntryReply: ...
 
     @abstractmethod
     def _get_inode(self, handle: Handle, path: str) -> Inode: ...
@@ -73,9 +59,6 @@ class PosixCalls(ABC):
         return await self._translated(found, path)
 
     @abstractmethod
-    def _names(self, path: str) -> list[str]: ...
-
-    @abstractmethod
     async def stat(self, path: str) -> Attr:
         """See `Client`."""
 
@@ -91,7 +74,8 @@ class PosixCalls(ABC):
         async def made(walk: Walk) -> EntryReply:
             names, name = self._split(path)
             parent = await walk.directory(names)
-            return await self._volume.mkdir(parent, name, mode)
+            with self.known.changing(names=((parent, name),)):
+                return await self._volume.mkdir(parent, name, mode)
 
         try:
             await self._translated(made, path)
@@ -104,7 +88,9 @@ class PosixCalls(ABC):
 
         async def removed(walk: Walk) -> None:
             names, name = self._split(path)
-            await self._volume.unlink(await walk.directory(names), name)
+            parent = await walk.directory(names)
+            with self.known.changing(names=((parent, name),)):
+                await self._volume.unlink(parent, name)
 
         await self._translated(removed, path)
 
@@ -115,7 +101,8 @@ class PosixCalls(ABC):
             names, name = self._split(path)
             parent = await walk.directory(names)
             self._dentries.forget(parent, name)
-            await self._volume.rmdir(parent, name)
+            with self.known.changing(names=((parent, name),)):
+                await self._volume.rmdir(parent, name)
 
         await self._translated(removed, path)
 
@@ -127,7 +114,9 @@ class PosixCalls(ABC):
 
         async def made(walk: Walk) -> EntryReply:
             names, name = self._split(path)
-            return await self._volume.symlink(await walk.directory(names), name, raw)
+            parent = await walk.directory(names)
+            with self.known.changing(names=((parent, name),)):
+                return await self._volume.symlink(parent, name, raw)
 
         await self._translated(made, path)
 
@@ -144,7 +133,9 @@ class PosixCalls(ABC):
 
         async def linked(walk: Walk) -> EntryReply:
             names, name = self._split(new_path)
-            return await self._volume.link(await self._found(walk, path), await walk.directory(names), name)
+            entry, parent = await self._found(walk, path), await walk.directory(names)
+            with self.known.changing(entry.handle, names=((parent, name),)):
+                return await self._volume.link(entry, parent, name)
 
         await self._translated(linked, new_path)
 
@@ -163,7 +154,8 @@ class PosixCalls(ABC):
             parent, new_parent = await walk.directory(names), await walk.directory(new_names)
             self._dentries.forget(parent, name)
             self._dentries.forget(new_parent, new_name)
-            await self._volume.rename(parent, name, new_parent, new_name, flags)
+            with self.known.changing(names=((parent, name), (new_parent, new_name))):
+                await self._volume.rename(parent, name, new_parent, new_name, flags)
 
         await self._translated(renamed, path)
 
@@ -195,7 +187,8 @@ class PosixCalls(ABC):
         async def changed(walk: Walk) -> bool:
             nonlocal known
             entry = await self._found(walk, path)
-            rest = await self._volume.setattr(entry, Setattr(entry.handle, mode, uid, gid, atime_ns, mtime_ns))
+            with self.known.changing(entry.handle):
+                rest = await self._volume.setattr(entry, Setattr(entry.handle, mode, uid, gid, atime_ns, mtime_ns))
             if isinstance(rest, Attr):
                 known = self._as_seen(entry.handle, rest)
                 return True
@@ -243,7 +236,9 @@ class PosixCalls(ABC):
 
         async def put(walk: Walk) -> bool:
             entry = await self._found(walk, path)
-            return await self._rest(entry, path, await self._volume.xattr_set(entry, name, value, mode))
+            with self.known.changing(entry.handle):
+                rest = await self._volume.xattr_set(entry, name, value, mode)
+            return await self._rest(entry, path, rest)
 
         await self._until_done(put, path, self._attributed)
 
@@ -260,7 +255,9 @@ class PosixCalls(ABC):
 
         async def removed(walk: Walk) -> bool:
             entry = await self._found(walk, path)
-            return await self._rest(entry, path, await self._volume.xattr_remove(entry, name))
+            with self.known.changing(entry.handle):
+                rest = await self._volume.xattr_remove(entry, name)
+            return await self._rest(entry, path, rest)
 
         await self._until_done(removed, path, self._attributed)
 

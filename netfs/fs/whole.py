@@ -80,16 +80,19 @@ class WholeFiles(PosixCalls):
                 steps.append(CompoundStep(Write(_FIRST, 0), length))
             steps.append(CompoundStep(Commit(_FIRST)))
             source = IovIter.ubuf(Direction.SOURCE, view) if length else None
-            body = body_of(await self.transport.call(Compound(steps), source=source), CompoundReply)
+            with self.known.changing(names=((parent, name),)):
+                body = body_of(await self.transport.call(Compound(steps), source=source), CompoundReply)
             if isinstance(body, Exception):
                 raise body
-            result_of(body.results, 0, EntryReply)  # a name that is not there may have been one wrongly remembered
+            if body.results and body.results[0].status != errno.EAGAIN:
+                result_of(body.results, 0, EntryReply)  # a name that is not there may have been one wrongly remembered
             return body
 
         results = (await self._translated(written, path)).results
-        handle = result_of(results, 0, EntryReply).handle
-        if results[-1].status == errno.EAGAIN:
+        if results and results[-1].status == errno.EAGAIN:
             return False
+        handle = result_of(results, 0, EntryReply).handle
+        self.known.forget(handle)
         try:
             result_of(results, 2 + bool(length) - exclusive, WriteReply)
             if length and result_of(results, 2 - exclusive, WriteReply).count < length:

@@ -44,7 +44,7 @@ def _folder(disk: bool) -> Iterator[Path]:
 @asynccontextmanager
 async def _client(disk: bool) -> AsyncIterator[Client]:
     with _folder(disk) as folder:
-        async with server_process(folder) as server, open_client(server.url) as client:
+        async with server_process(folder) as server, open_client(server.url, leases=False) as client:
             yield client
 
 
