@@ -1,11 +1,11 @@
-"""Trio shell. The commands `netfs serve` and `netfs status`: their options. What they do is in `running.py`. Owns no memory."""
+"""Trio shell. The commands `netfs serve`, `status` and `top`: their options. What they do is in `running.py`. Owns no memory."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from servers.running import LOCAL as _LOCAL
 from servers.running import USAGE as _USAGE
-from servers.running import Host, Options, Tampering, run_server, show_status
+from servers.running import Host, Options, Tampering, run_server, show_status, show_top
 
 if TYPE_CHECKING:
     from servers.config import Config
@@ -18,7 +18,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 def register(host: Host) -> None:
     """Add the commands.
 
-    Over the limit because the signatures and docstrings inside are the options and the help of two commands.
+    Over the limit because the signatures and docstrings inside are the options and the help of three commands.
     """
 
     async def serve(
@@ -104,6 +104,24 @@ def register(host: Host) -> None:
         """
         await show_status(host, server)
 
+    async def top(server: str, *, interval: float = 2.0, times: int = 0) -> None:
+        """Watch a running server: what it does a second, and who is connected. Ctrl-C ends it.
+
+        Args:
+            server: as of netfs status.
+            interval: seconds between two looks.
+            times: how many looks, for ever by default; under --json each is an object on a line of its own.
+        """
+        if interval <= 0 or times < 0:
+            host.fail(_USAGE, "--interval is more than 0 seconds, --times not less than 0")
+        await show_top(host, server, interval, times)
+
+    host.command(
+        top,
+        name="top",
+        usage="netfs top FOLDER|ADDRESS [OPTIONS]",
+        examples=("netfs top ~/data", "netfs top 127.0.0.1:9100 --interval 0.5", "netfs top ~/data --times 1 --json"),
+    )
     host.command(
         serve,
         name="serve",

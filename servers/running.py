@@ -6,7 +6,9 @@ identity and keys again. Owns no memory.
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -22,11 +24,12 @@ if TYPE_CHECKING:
     from transport.base import Handler
     from transport.rdma.capture import Capture
 
-__all__ = ["LOCAL", "USAGE", "Host", "Options", "Tampering", "run_server", "show_status"]
+__all__ = ["LOCAL", "USAGE", "Host", "Options", "Tampering", "run_server", "show_status", "show_top"]
 
 LOCAL = 4
 REMOTE = 3
 USAGE = 2
+HOME_AND_CLEAR = "\x1b[H\x1b[J"
 
 
 class Tampering(Protocol):
@@ -237,15 +240,34 @@ async def _obey(serving: "Serving", signals: "AsyncIterator[int]") -> None:
 
 async def show_status(host: Host, where: str) -> None:
     """Ask a running server and show what it says."""
+    found = await _asked(host, where)
+    host.emit(found, _status_text(found))
+
+
+async def show_top(host: Host, where: str, interval: float, times: int) -> None:
+    """Ask a running server again and again, and show what has changed; a terminal is drawn over."""
+    from servers.top import rates, screen, watch  # noqa: PLC0415
+
+    live = sys.stdout is not None and sys.stdout.isatty()
+    size = shutil.get_terminal_size()
+
+    def show(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+        lines = screen(where, before, now, size.columns if live else 200)
+        text = "\n".join(lines[: size.lines - 1] if live else lines)
+        host.emit({**now, "rates": rates(before, now)}, (HOME_AND_CLEAR if live else "") + text)
+
+    await watch(lambda: _asked(host, where), show, interval, times)
+
+
+async def _asked(host: Host, where: str) -> dict[str, Any]:
     from servers.report import ask_status  # noqa: PLC0415
 
     try:
-        found = await ask_status(_control_of(where))
+        return await ask_status(_control_of(where))
     except OSError as error:
         host.fail(REMOTE, f"{where}: no server answers there: {error.strerror or error}")
     except ValueError as error:
         host.fail(USAGE, f"{where}: {error}")
-    host.emit(found, _status_text(found))
 
 
 def _control_of(where: str) -> "Address":

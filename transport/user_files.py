@@ -11,7 +11,7 @@ from typing import Literal
 __all__ = ["user_cache", "user_file", "user_state"]
 
 
-def user_file(name: Literal["identity", "known_hosts", "authorized_keys", "known_volumes"]) -> Path:
+def user_file(name: Literal["identity", "known_hosts", "authorized_keys", "known_volumes", "netfs.toml"]) -> Path:
     """Return the path of a file, whether it is there or not."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "netfs" / name
 

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from netfs.cli.host import CommandError, Exit, describe, failing
 from netfs.cli.place import Place, parse_place
+from netfs.cli.profiles import Profile, parse_profiles
 from transport.user_files import user_file
 
 if TYPE_CHECKING:
@@ -134,9 +135,30 @@ ANYBODY = Access()
 def place_of(text: str) -> Place:
     """Return the place an argument names, or end the command with a usage error."""
     try:
-        return parse_place(text)
+        return parse_place(text, _profiles())
     except ValueError as error:
         raise CommandError(Exit.USAGE, str(error)) from None
+
+
+def _profiles() -> dict[str, Profile]:
+    """Return the user's profiles. Raises: CommandError for a config file that says nonsense."""
+    path = user_file("netfs.toml")
+    try:
+        return parse_profiles(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise CommandError(Exit.LOCAL, describe(error, str(path))) from error
+    except ValueError as error:
+        raise CommandError(Exit.USAGE, f"{path}: {error}") from None
+
+
+def with_profile(access: Access, place: Place) -> Access:
+    """Return the options of a command with those of the place's profile, where the command line and environment say nothing."""
+    if place.profile is None:
+        return access
+    said = {name: value for name, value in place.profile.options.items() if getattr(access, name) == getattr(ANYBODY, name)}
+    return replace(access, **said)
 
 
 def remote_place(text: str) -> Place:
@@ -227,6 +249,7 @@ async def tracing(access: Access) -> AsyncIterator[Access]:
 @asynccontextmanager
 async def connected(place: Place, access: Access, *others: Place) -> AsyncIterator["Client"]:
     """Connect to the server of `place`; a failure to do so names the endpoint, as the trace does. `others`: used there too."""
+    access = with_profile(access, place)
     if access.trace is not None or access.capture is not None:
         async with tracing(access) as traced, connected(place, traced, *others) as client:
             yield client

@@ -20,13 +20,14 @@ from netfs.cli.host import CommandError, Exit, Host, OutputClosed, Terminated, d
 __all__ = ["GROUP", "build", "main", "run"]
 
 GROUP = "netfs.commands"
+ABOUT_ALL = frozenset({"completion", "man"})
 QUIET = Parameter(negative=(), show_default=False)
 
 
 def needed(points: Iterable[EntryPoint], arguments: Sequence[str]) -> dict[str, EntryPoint]:
-    """Return the entry points to load by what they load: those of the command that is named, or all."""
+    """Return the entry points to load by what they load: those of the command that is named, or all, also for one about all."""
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
-    found = {point.value: point for point in points if point.name == name}
+    found = {point.value: point for point in points if point.name == name and name not in ABOUT_ALL}
     return found or {point.value: point for point in points}
 
 

@@ -6,7 +6,10 @@ no symlinks, so `..` means what it says. Owns no memory.
 """
 
 import posixpath
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from netfs.cli.profiles import Profile, expanded
 
 __all__ = ["Place", "parse_place", "printable"]
 
@@ -22,6 +25,8 @@ class Place:
     path: str
     is_folder: bool = False
     """Written with a slash at the end: must be a directory."""
+    profile: Profile | None = field(default=None, compare=False)
+    """What it was named by, if by that."""
 
     @property
     def remote(self) -> bool:
@@ -35,7 +40,7 @@ class Place:
 
     def child(self, name: str) -> "Place":
         """Return the place `name` in this folder."""
-        return Place(self.endpoint, posixpath.join(self.path, name))
+        return Place(self.endpoint, posixpath.join(self.path, name), profile=self.profile)
 
     def __str__(self) -> str:
         if self.endpoint is None:
@@ -43,13 +48,16 @@ class Place:
         return f"{self.endpoint}:{self.path}" if self.endpoint.startswith(UNIX) else self.endpoint + self.path
 
 
-def parse_place(text: str) -> Place:
-    """Return the place an argument names.
+def parse_place(text: str, profiles: Mapping[str, Profile] | None = None) -> Place:
+    """Return the place an argument names, perhaps by a profile, as `work:photos`.
 
     Raises: ValueError with one line for an empty argument or a URL that is none of ours.
     """
     if not text:
         raise ValueError("an empty path")
+    text, profile = expanded(text, profiles or {})
+    if profile is not None:
+        return replace(parse_place(text), profile=profile)
     scheme, mark, rest = text.partition("://")
     if not mark or "/" in scheme:
         # Not cleaned further: on this machine `a/..` may lie elsewhere, behind a symlink.
