@@ -140,4 +140,5 @@ def _option(argument: Argument) -> list[str]:
 def _plain(text: str) -> str:
     """Return text as roff shows it as it is."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    escaped = "".join(char if char.isascii() else f"\\[u{ord(char):04X}]" for char in escaped)
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped

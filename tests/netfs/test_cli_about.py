@@ -42,7 +42,7 @@ def test_manual_pages_are_what_roff_takes(tmp_path: Path) -> None:
     told(netfs("man", "nonsense"), 2, "no such command")
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed: apt install groff")
-    command = ["groff", "-man", "-ww", "-Tutf8", *sorted((tmp_path / "man1").iterdir())]
+    command: list[str | Path] = ["groff", "-man", "-ww", "-Tutf8", *sorted((tmp_path / "man1").iterdir())]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     assert shown.stderr == "" and "NETFS-VOLUME-INIT(1)" in shown.stdout
 
@@ -112,9 +112,9 @@ url = "netfs+unix:///run/netfs.sock"
 
 
 def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/mine")
     profiles = parse_profiles(PROFILES)
-    assert dict(profiles["work"].options) == {"key_file": "/home/me/my.key", "timeout": 10}
+    assert dict(profiles["work"].options) == {"key_file": "/mine/my.key", "timeout": 10}
     for text, shown in (
         ("work:photos/2026", "netfs+tcp://127.0.0.1:7777/team/photos/2026"),
         ("work:", "netfs+tcp://127.0.0.1:7777/team"),
