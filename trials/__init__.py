@@ -8,13 +8,15 @@ if TYPE_CHECKING:
     from trials.case import Case, Outcome, run_case
     from trials.faults.plan import Plan
     from trials.pairs import Pair, pair
+    from trials.plugin import trial
+    from trials.written import Trial
 else:
     __getattr__ = on_demand(
         __name__,
         {
             "Case": "trials.case", "Outcome": "trials.case", "Pair": "trials.pairs", "Plan": "trials.faults.plan",
-            "pair": "trials.pairs", "run_case": "trials.case",
+            "Trial": "trials.written", "pair": "trials.pairs", "run_case": "trials.case", "trial": "trials.plugin",
         },
     )  # fmt: skip
 
-__all__ = ["Case", "Outcome", "Pair", "Plan", "pair", "run_case"]
+__all__ = ["Case", "Outcome", "Pair", "Plan", "Trial", "pair", "run_case", "trial"]

@@ -31,7 +31,7 @@ from trials.sim.rng import stream_seed
 from trials.sim.schedules import make_policy
 from trials.sim.trace import Trace
 from trials.sim.world import SimWorld
-from trials.workloads import SCENARIOS, Operation, Workload
+from trials.workloads import Operation, Workload, scenario_of
 
 __all__ = ["IN_PROCESS", "Case", "Failure", "Outcome", "drawn", "run_case"]
 
@@ -63,8 +63,7 @@ class Case:
     bug: str = ""
 
     def __post_init__(self) -> None:
-        if self.scenario not in SCENARIOS:
-            raise ValueError(f"no scenario {self.scenario}; there are {', '.join(SCENARIOS)}")
+        scenario_of(self.scenario)
         if self.transport not in IN_PROCESS:
             raise ValueError(f"{self.transport} is not simulated; {', '.join(IN_PROCESS)} are")
         if not 1 <= self.clients <= 16 or not 0 <= self.operations <= 100_000:
@@ -138,7 +137,7 @@ class _Trial:
         assert case.plan is not None
         self.case = case
         self.plan = case.plan
-        self.workload: Workload = SCENARIOS[case.scenario]()
+        self.workload: Workload = scenario_of(case.scenario)()
         self.operations = 0
         self.virtual_s = 0.0
         self.history: History | None = None

@@ -10,6 +10,7 @@ from trials.faults.plan import Plan
 from trials.sim.fences import EscapedSimulation
 from trials.sim.rng import stream_seed
 from trials.token import encode
+from trials.written import MISSED, REACHED
 
 __all__ = ["ANY", "Spec", "parse_seeds", "run_seed", "shard_of", "text_of_seeds"]
 
@@ -118,5 +119,10 @@ def _row(case: Case, began: float, kind: str, message: str, outcome: Outcome | N
     if outcome is not None:
         row |= {"fired": list(outcome.fired), "operations": outcome.operations, "steps": outcome.steps, "trace": outcome.trace}
         row["virtual_s"] = round(outcome.virtual_s, 6)
+        marks = outcome.history.marks if outcome.history is not None else ()
+        told = {mark.node: False for mark in marks if mark.kind in {REACHED, MISSED}}
+        told |= {mark.node: True for mark in marks if mark.kind == REACHED}
+        if told:
+            row["sometimes"] = told
     row["seconds"] = round(time.perf_counter() - began, 4)
     return row

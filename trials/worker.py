@@ -8,7 +8,6 @@ A process of its own, because a trial that brings the interpreter down, or never
 Owns no memory.
 """
 
-import gc
 import json
 import logging
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from trials.seeds import Spec, parse_seeds, run_seed
+from trials.sim import settled
 
 __all__ = ["serve"]
 
@@ -26,13 +26,11 @@ def serve(lines: Iterable[str], output: TextIO) -> None:
     spec = Spec.from_dict(json.loads(next(asked)))
     # Broken connections are what trials are made of: what the code under trial logs stays off the terminal.
     logging.getLogger().addHandler(logging.NullHandler())
-    # What is loaded by now stays: the collection before each trial need not look at it again.
-    gc.collect()
-    gc.freeze()
-    for line in asked:
-        for seed in parse_seeds(line.strip()):
-            output.write(json.dumps(run_seed(spec, seed), separators=(",", ":")) + "\n")
-            output.flush()
+    with settled():
+        for line in asked:
+            for seed in parse_seeds(line.strip()):
+                output.write(json.dumps(run_seed(spec, seed), separators=(",", ":")) + "\n")
+                output.flush()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from trials.campaign import Summary
 from trials.case import Case, Outcome, run_case
 from trials.commands.asking import quiet
 from trials.seeds import Spec
+from trials.sim import settled
 from trials.sim.policy import Schedule
 from trials.sim.schedules import explore, parse_policy
 from trials.token import encode
@@ -27,7 +28,7 @@ def explore_schedules(host: Host, spec: Spec, seeds: range, at_most_s: float) ->
     summary = Summary()
     began = time.perf_counter()
     delays = parse_policy(spec.policy).number
-    with host.progress(None, f"{spec.scenario}: {spec.policy}", "schedules") as bar:
+    with host.progress(None, f"{spec.scenario}: {spec.policy}", "schedules") as bar, settled():
         for seed in seeds:
             for outcome in outcomes(replace(spec.case(seed), policy="fifo"), delays):
                 row = {"seed": seed, "fired": outcome.fired, "operations": outcome.operations, "steps": outcome.steps}

@@ -10,6 +10,7 @@ from trials.case import Case, Outcome, run_case
 from trials.commands.asking import case_of_token, quiet
 from trials.faults.catalogue import ROWS
 from trials.shrink import NoFailure, Shrunk, shrink, size
+from trials.sim import settled
 from trials.token import encode
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def shrink_one(host: Host, case: Case, runs: int) -> Shrunk:
             parts = size(found.outcome)
             bar.say(f"{found.step}: {parts['faults']} faults, {parts['operations']} operations")
 
-        return shrink(case, run_case, runs=runs, progress=told)
+        with settled():
+            return shrink(case, run_case, runs=runs, progress=told)
 
 
 def shrink_token(host: Host, token: str, runs: int, outputs: "list[Path]") -> int:
@@ -127,7 +129,7 @@ def shrink_rows(host: Host, rows: list[dict[str, Any]], report: str | None) -> d
         if report is not None:
             from trials.report.files import write_into  # noqa: PLC0415
 
-            host.note(f"report: {write_into(host, small.case, report)}")
+            host.note(f"report: {write_into(small.case, report)}")
     return found
 
 
@@ -169,7 +171,7 @@ def inevitable(host: Host, token: str, points: int, tries: int) -> int:
     whole = run_case(case)
     if whole.failure is None:
         host.fail(Exit.NO, "the trial does not fail")
-    with host.progress(points * tries, "inevitable", "runs") as bar:
+    with host.progress(points * tries, "inevitable", "runs") as bar, settled():
         found = curve(whole, points, tries, lambda: bar.advance(1))
     value = {**value_of(whole), "curve": [{"at": at, "failed": failed, "tries": of} for at, failed, of in found]}
     host.emit(value, "\n".join([*lines_of(whole), "", *chart(found, whole.failure.kind)]))

@@ -10,7 +10,7 @@ from iov.probe import EventSink
 from netfs.cli.host import CommandError, Exit, Host, failing
 from trials.case import Case, Outcome, run_case
 
-__all__ = ["SUFFIXES", "check_outputs", "write_into", "write_reports"]
+__all__ = ["SUFFIXES", "check_outputs", "write_into", "write_page", "write_reports"]
 
 SUFFIXES: Final = (".html", ".txt", ".pftrace", ".pcapng")
 
@@ -22,13 +22,23 @@ def check_outputs(outputs: list[Path]) -> None:
             raise CommandError(Exit.USAGE, f"{path}: a report is named {' or '.join(f'*{suffix}' for suffix in SUFFIXES)}")
 
 
-def write_into(host: Host, case: Case, folder: str) -> Path:
+def write_page(case: Case, folder: Path) -> Path:
+    """Write the page of a trial into a folder. Returns: its path. Raises: OSError."""
+    from trials.report.nearest import nearest_passing  # noqa: PLC0415
+    from trials.report.page import page  # noqa: PLC0415
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"trial-{case.scenario.rpartition('::')[2]}-{case.seed}.html"
+    outcome = run_case(case, keep_trace=True)
+    neighbour = nearest_passing(outcome) if outcome.failure is not None else None
+    path.write_text(page(outcome, neighbour), "utf-8", "surrogateescape")
+    return path
+
+
+def write_into(case: Case, folder: str) -> Path:
     """Write the page of a trial into a folder. Returns: its path."""
     with failing(Exit.LOCAL, folder):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    path = Path(folder) / f"trial-{case.scenario}-{case.seed}.html"
-    write_reports(host, case, [path])
-    return path
+        return write_page(case, Path(folder))
 
 
 def write_reports(host: Host, case: Case, outputs: list[Path]) -> None:

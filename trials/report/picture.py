@@ -76,11 +76,11 @@ def _parts(run: Timeline, scale: Scale, tops: Mapping[str, float], height: float
             f'<path d="M{x:.1f} 14h26l-4 6l4 6h-26z"/><text x="{x + 3:.1f}" y="24">{escape(flag.id)}</text>'
             f"<title>{_at(flag.time_s)} {escape(flag.text)}</title></g>"
         )
-    for moment, kind, text in ((run.healed_s, "heal", "healed"), (diverged_s, "diverged", "from here on otherwise")):
+    for moment, kind, text, y in ((run.healed_s, "heal", "healed", 40), (diverged_s, "diverged", "from here on otherwise", 29)):
         if moment is not None:
             x = scale(moment)
             yield f'<path d="M{x:.1f} 12V{height - 4:.0f}" class="{kind}"/>'
-            yield f'<text x="{x + 3:.1f}" y="38" class="{kind}">{text}</text>'
+            yield f'<text x="{x + 3:.1f}" y="{y}" class="{kind}">{text}</text>'
 
 
 def _ground(run: Timeline, scale: Scale, tops: Mapping[str, float], height: float) -> Iterator[str]:

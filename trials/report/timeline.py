@@ -133,7 +133,7 @@ def read_line(text: str) -> Event:
         return Event(0.0, "", "", "other", (), text)
     time_s, task, rest = float(found[1]), found[2], found[3]
     first, _, more = rest.partition(" ")
-    if first in {"wire", "fault", "heal", "mark"}:
+    if first in {"wire", "fault", "step"} or not more:
         return Event(time_s, task, "", first, tuple(more.split(" ")) if more else (), text)
     what, _, fields = more.partition(" ")
     try:
@@ -246,8 +246,8 @@ class _Drawing:
                 self._level(event.node, at, -1)
             case "wr_posted", (qp, wr_id, opcode, length, *_):
                 key = (event.node, qp, wr_id, opcode)
-                self._posted[key] = Span(f"{event.node} qp {qp}", f"{opcode} {length}", at, None)
-                found.spans.append(self._posted[key])
+                self._posted[key] = Span(f"{event.node} qp {qp}", f"{opcode} {length}", at, at)
+                found.spans.append(self._posted[key])  # most are unsignaled, and are never told of again
             case "wr_completed", (qp, wr_id, opcode, _, status):
                 posted = self._posted.pop((event.node, qp, wr_id, opcode), None)
                 if posted is not None:
@@ -256,8 +256,9 @@ class _Drawing:
                     found.instants.append(Instant(f"{event.node} qp {qp}", at, f"{opcode} status {status}", line, True))
             case "wire", (link, length, *_):
                 self._passed(str(link), at, int(length), line)
-            case "connection", (what, *_):
-                found.instants.append(Instant(event.node, at, f"connection {what}", line, what != "open"))
+            case "connection", (what, _, error, *_):
+                why = f" errno {error}" if error else ""
+                found.instants.append(Instant(event.node, at, f"connection {what}{why}", line, bool(error)))
             case _ if event.node == DISK:
                 found.instants.append(Instant(DISK, at, event.what, line))
 

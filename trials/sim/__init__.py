@@ -2,8 +2,8 @@
 
 from trials.sim.clock import Deadlock
 from trials.sim.fences import EscapedSimulation
-from trials.sim.install import Outcome, install, run
+from trials.sim.install import Outcome, install, run, settled
 from trials.sim.internals import UnknownTrio
 from trials.sim.world import SimWorld
 
-__all__ = ["Deadlock", "EscapedSimulation", "Outcome", "SimWorld", "UnknownTrio", "install", "run"]
+__all__ = ["Deadlock", "EscapedSimulation", "Outcome", "SimWorld", "UnknownTrio", "install", "run", "settled"]

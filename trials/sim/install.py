@@ -24,7 +24,7 @@ from trials.sim.schedules import make_policy
 from trials.sim.trace import Trace
 from trials.sim.world import SimWorld
 
-__all__ = ["Outcome", "install", "run"]
+__all__ = ["Outcome", "install", "run", "settled"]
 
 T = TypeVar("T")
 _ONE_AT_A_TIME: Final = threading.Lock()
@@ -42,6 +42,17 @@ class Outcome(Generic[T]):
     steps: int
     lines: list[str] | None
     policy: Policy
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Let the collection before each run leave alone what is there at the beginning of the block, which makes many runs quick."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

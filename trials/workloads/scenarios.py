@@ -1,6 +1,7 @@
 """Trio shell. The scenarios by name. Owns no memory."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from trials.workloads.append_log import AppendLog
@@ -12,7 +13,7 @@ from trials.workloads.rename_swap import RenameSwap
 from trials.workloads.shared import Racing, Sharing
 from trials.workloads.stream_copy import StreamCopy
 
-__all__ = ["SCENARIOS"]
+__all__ = ["SCENARIOS", "scenario_of"]
 
 SCENARIOS: Final[dict[str, Callable[[], Workload]]] = {
     "append-log": AppendLog,
@@ -25,3 +26,14 @@ SCENARIOS: Final[dict[str, Callable[[], Workload]]] = {
     "sharing": Sharing,
     "stream-copy": StreamCopy,
 }
+
+
+def scenario_of(name: str) -> Callable[[], Workload]:
+    """Return what makes the scenario of a name; `file.py::function` is a written one. Raises: ValueError when there is none."""
+    if "::" in name:
+        from trials.written import WrittenTrial, find  # noqa: PLC0415 - loaded by those who have such trials
+
+        return partial(WrittenTrial, find(name))
+    if name not in SCENARIOS:
+        raise ValueError(f"no scenario {name}; there are {', '.join(SCENARIOS)}")
+    return SCENARIOS[name]
