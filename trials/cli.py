@@ -1,11 +1,11 @@
-"""Trio shell. The commands of the trials: `netfs demo`, `netfs bench` and `netfs trial`.
+"""Trio shell. The commands of the trials: `netfs demo`, `netfs bench`, `netfs trial` and `netfs proxy`.
 
 Owns no memory.
 """
 
 from netfs.cli.dialing import CapturePath, KeyFile, TracePath, open_capture_file, open_trace_file
 from netfs.cli.host import Host
-from trials.commands.register import register_trial
+from trials.commands.register import register_proxy, register_trial
 
 __all__ = ["register"]
 
@@ -15,6 +15,7 @@ def register(host: Host) -> None:
     register_demo(host)
     register_bench(host)
     register_trial(host)
+    register_proxy(host)
 
 
 def register_demo(host: Host) -> None:

@@ -1,4 +1,4 @@
-"""Trio shell. `netfs trial …` as command lines. What they do is loaded when one of them runs. Owns no memory."""
+"""Trio shell. `netfs trial …` and `netfs proxy` as command lines; what they do is loaded when one runs. Owns no memory."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 from netfs.cli.host import Host
 from trials.commands.asking import Which, case_of_token, spec_of
 
-__all__ = ["register_trial"]
+__all__ = ["register_proxy", "register_trial"]
 
 Seeds = Annotated[str, Parameter(name="--seeds", help="which seeds: a:b is from a up to and without b, n the first n.")]
 Jobs = Annotated[int, Parameter(name="--jobs", help="processes at a time; 0: one for each processor.")]
@@ -163,3 +163,25 @@ def _campaigns(host: Host, group: App) -> None:
         examples=["netfs trial campaign --seeds 0:1e6 --shard 3/64 --out 3.jsonl", "netfs trial campaign … --resume"],
     )  # fmt: skip
     host.command(merge, name="merge", under=group, examples=["netfs trial merge *.jsonl --out all.jsonl"])
+
+
+def register_proxy(host: Host) -> None:
+    """Add `netfs proxy`."""
+
+    async def proxy(*, listen: str, upstream: str, plan: str, seed: int = 0, time: float = float("inf")) -> None:
+        """Carry TCP connections to a server and do to them what a plan says, in real time, for any program.
+
+        Args:
+            listen: where clients connect, host:port or :port.
+            upstream: the server, host:port or unix:/path.
+            plan: a TOML file of faults, those of the network (see netfs trial run --plan).
+            seed: of what is chosen at random.
+            time: end after so many seconds.
+        """
+        from trials.commands.proxying import run_proxy  # noqa: PLC0415 - the catalogue of faults takes a while to load
+
+        await run_proxy(host, listen, upstream, plan, seed, time)
+
+    host.command(
+        proxy, name="proxy", examples=["netfs proxy --listen :2049 --upstream 127.0.0.1:2050 --plan plan.toml"],
+    )  # fmt: skip
