@@ -3,9 +3,9 @@
     client ── socket ── ours ══ the simulated link of trials, by the real clock ══ theirs ── socket ── server
 
 It is the network of trials (`trials/faults/network.py`) between two sockets, so a plan does the same here as there; only its
-faults of the network can happen, and any other is refused. Connections are the nodes client0, client1, … in the order
-of their coming; `at(…)` counts from the start of the proxy. What is chosen at random follows the seed; what happens when follows the machine.
-Ownership: bytes are copied into the link, as into a kernel's buffer.
+faults of the network can happen, and any other is refused. Connections are the nodes client0, client1, … in the order of
+their coming; `at(…)` counts from the start of the proxy. What is chosen at random follows the seed; what happens when
+follows the machine. Ownership: bytes are copied into the link, as into a kernel's buffer.
 """
 
 import errno
