@@ -82,13 +82,13 @@ class Client(WholeFiles):
         self._volume_top: list[str] = []
         self._top = top
         self._closed = False
-        self._leasing = leasing
         self._owners = 0
         self.names_fresh_s = 0.0
         """For how long a directory's name is believed so much that what is not found there is not looked for again."""
         self.on_recall: Callable[[Handle], Awaitable[None]] | None = None
         """Called when another client is at a file, before what is dirty of it is sent and what is cached forgotten."""
         self.leases = Leases(transport, self._forget)
+        self._leasing = leasing and self.leases.possible
         self.known = KnownAttributes(MAX_DENTRIES, self.leases.holding, env.now)
         self.local_cache = None if caching is None else caching.cache
         """The cache on disk at work for buffered reads and writes, with counts in `stats` and what ails it in `reason`."""

@@ -46,6 +46,8 @@ from transport.messages import (
 
 __all__ = ["Leases"]
 
+LISTENING_CREDITS: Final = 2
+"""Calls in flight that listening for callbacks needs: it takes one for itself all the time."""
 FIRST: Final = Handle(b"\0")
 """In a compound: what its first step found or made."""
 MAX_TAKEN: Final = 4096
@@ -66,10 +68,14 @@ class _Held:
 
 
 class Leases:
-    """What one client holds. forget: sends what is dirty of a file and forgets what is cached of it."""
+    """What one client holds. forget: sends what is dirty of a file and forgets what is cached of it.
+
+    possible: the connection can have a call that waits for the server's callbacks, and others beside it.
+    """
 
     def __init__(self, transport: Transport, forget: Forget) -> None:
         self._transport = transport
+        self.possible = transport.limits.credits >= LISTENING_CREDITS
         self._forget = forget
         self._held: dict[Handle, _Held] = {}
         self._told = 0
@@ -168,8 +174,9 @@ class Leases:
         self._free.clear()
 
     def want(self) -> None:
-        """Have callbacks lent to the server from now on."""
-        self._wanted.set()
+        """Have callbacks lent to the server from now on, if that is possible."""
+        if self.possible:
+            self._wanted.set()
 
     # ---- locks
 

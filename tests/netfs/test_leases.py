@@ -12,6 +12,7 @@ from iov.probe import Probe
 from netfs.fs.client import Client
 from servers.server import serve
 from servers.stores.memory import MemoryStore
+from transport.base import Limits
 from transport.messages import LockKind, LockReply
 
 URLS = ("url", "rdma_url")
@@ -94,6 +95,20 @@ async def test_a_client_that_went_away_is_not_waited_for() -> None:
         with trio.fail_after(5):
             await put(one, b"ours")
             assert await get(one) == b"ours"
+
+
+@pytest.mark.parametrize("credits_", [1, 2])
+async def test_few_credits_suffice(credits_: int) -> None:
+    """Listening for callbacks holds a credit for ever; with a single one nobody listens, and each open asks."""
+    async with serve(MemoryStore(Probe()), limits=Limits(credits=credits_)) as server, netfs.open_client(server.url) as one:
+        async with netfs.open_client(server.url) as two:
+            with trio.fail_after(5):
+                for number in range(5):
+                    await put(one, b"%d" % number)
+                    assert await get(two) == b"%d" % number
+                async with await two.open("/f", "r+") as file:
+                    await file.lock(0, 10)
+                    await file.unlock(0, 10)
 
 
 @pytest.mark.parametrize("which", URLS)
