@@ -154,7 +154,8 @@ class SessionTransport(Transport):
     ) -> None:
         """Keep one channel up until the session is over. awaited: somebody waits for the first connection, and for its error."""
         pause = Pause(self._recovery.first_s, self._recovery.most_s)
-        with trio.CancelScope(shield=True) as scope:
+        # Until who opens the session has it, this is cancelled with them; only then does it have to outlast the block.
+        with trio.CancelScope(shield=not awaited) as scope:
             self._scopes.append(scope)
             while self._session.error is None:
                 began: float | None = None
@@ -167,7 +168,9 @@ class SessionTransport(Transport):
                             began = self._env.now()
                             if awaited:
                                 awaited = False
+                                await trio.lowlevel.checkpoint_if_cancelled()  # else Trio would not hand it over, and wait for it
                                 task_status.started(None)
+                                scope.shield = True
                             await self._watch(channel, over)
                         finally:
                             self._retire(channel)

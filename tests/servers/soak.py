@@ -25,6 +25,7 @@ from tests.servers.test_kill import Served, files_of
 
 PIECE = 64 << 10
 KILLS = 3
+SLOWEST = 5
 
 
 @dataclass
@@ -83,7 +84,8 @@ class Worker:
     rng: random.Random
     files: dict[str, bytearray] = field(default_factory=dict)
     done: Counter[str] = field(default_factory=Counter)
-    slowest_s: float = 0.0
+    times: list[tuple[float, float, str]] = field(default_factory=list)
+    """Of the slowest operations: how long, since when, what."""
     number: int = 0
 
     async def work(self, until: float) -> None:
@@ -97,7 +99,7 @@ class Worker:
             else:
                 await getattr(self, name)(self.rng.choice(list(self.files)))
             self.done[name] += 1
-            self.slowest_s = max(self.slowest_s, trio.current_time() - began)
+            self.times = sorted([*self.times, (trio.current_time() - began, began, name)])[-SLOWEST:]
 
     def data(self) -> bytes:
         return self.rng.randbytes(int(2 ** self.rng.uniform(0, 19)))
@@ -162,16 +164,21 @@ async def soak(folder: Path, seconds: float, clients: int, seed: int) -> dict[st
     with Served(folder / "export", folder / "server") as served:
         relay = Relay(str(folder / "server"))
         workers: list[Worker] = []
+        restarts: list[tuple[float, float]] = []
         async with trio.open_nursery() as background:
             await background.start(relay.serve, str(folder / "relay"))
             async with trio.open_nursery() as nursery:
-                background.start_soon(relay.cut_now_and_then, rng, 0.5)
                 for index in range(clients):
                     nursery.start_soon(_one, folder, f"/c{index}", rng.random(), began + seconds, workers, index)
+                while len(workers) < clients:  # noqa: ASYNC110 - a first connection that is cut is an error, and to be one
+                    await trio.sleep(0.1)
+                background.start_soon(relay.cut_now_and_then, rng, 0.5)
                 for _ in range(KILLS):
                     await trio.sleep(seconds / (KILLS + 1))
+                    away = trio.current_time()
                     await trio.to_thread.run_sync(served.kill)
                     await trio.to_thread.run_sync(served.start)
+                    restarts.append((away, trio.current_time()))
             background.cancel_scope.cancel()
         known = {path: bytes(data) for worker in workers for path, data in worker.files.items()}
         async with netfs.open_client(served.url) as fresh:
@@ -185,8 +192,18 @@ async def soak(folder: Path, seconds: float, clients: int, seed: int) -> dict[st
         "seed": seed, "seconds": round(trio.current_time() - began, 1), "clients": clients, "kill_9": KILLS,
         "connections_cut": relay.cuts, "operations": sum(done.values()), **dict(sorted(done.items())),
         "files_compared": len(known), "bytes_compared": sum(map(len, known.values())),
-        "slowest_operation_s": round(max(worker.slowest_s for worker in workers), 2), "trees_equal": True,
+        "longest_restart_s": round(max(ended - away for away, ended in restarts), 2),
+        **_slowest([time for worker in workers for time in worker.times], restarts), "trees_equal": True,
     }  # fmt: skip
+
+
+def _slowest(times: list[tuple[float, float, str]], restarts: list[tuple[float, float]]) -> dict[str, object]:
+    """Tell of the slowest operations, of those apart that no restart of the server came into."""
+    alone = [time for time in times if not any(away < time[1] + time[0] and time[1] < ended for away, ended in restarts)]
+    return {
+        name: [{"seconds": round(took, 2), "operation": what} for took, _, what in sorted(found, reverse=True)[:SLOWEST]]
+        for name, found in (("slowest", times), ("slowest_without_a_restart", alone))
+    }
 
 
 async def _one(folder: Path, place: str, seed: float, until: float, workers: list[Worker], index: int) -> None:

@@ -130,7 +130,7 @@ def test_names_the_kernel_knows_are_found_without_sleeping(store: DirectoryStore
 
 async def test_a_stat_costs_no_hop(store: DirectoryStore) -> None:
     probe = Probe()
-    async with servers.serve(store, probe=probe) as server, netfs.open_client(server.url) as client:
+    async with servers.serve(store, probe=probe) as server, netfs.open_client(server.url, leases=False) as client:
         await client.mkdir("/d")
         await client.write_bytes("/d/f", b"data")
         await client.stat("/d/f")

@@ -285,3 +285,20 @@ async def test_cancelled_while_there_is_no_connection(autojump_clock: trio.testi
 def test_recoveries_that_make_no_sense(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError):
         Recovery(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("hundredths", range(0, 30, 2))
+async def test_cancelled_while_the_first_connection_is_made(autojump_clock: trio.testing.MockClock, hundredths: int) -> None:
+    slow = LinkShape(delay_s=0.05)
+    async with trio.open_nursery() as nursery:
+        net = Net(nursery, lambda _: (slow, slow))
+        began = trio.current_time()
+        opened = False
+        with trio.move_on_after(hundredths / 100) as scope:
+            async with connect_session(net.dial, system_env(), Probe()):
+                opened = True
+                await trio.sleep(10)
+        assert scope.cancelled_caught
+        assert opened == (hundredths > 20), "two round trips, which this test cuts off at every place"
+        assert trio.current_time() - began < 5, "with a word of goodbye to a server that knows it"
+        nursery.cancel_scope.cancel()
