@@ -7,12 +7,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n 2
 
-.PHONY: help demo test check peer-tests lint typing format soak soak-server soak-hostile timing bench venv clean
+.PHONY: help demo test check docs peer-tests lint typing format soak soak-server soak-hostile timing bench venv clean
 
 help:
 	@echo "make demo    show a real file travelling through every path"
 	@echo "make test    the tests that gate a change (minutes)"
 	@echo "make check   lint, types, and the slower tests"
+	@echo "make docs    the documentation site, in docs/_build/html"
 	@echo "make peer-tests  rdma-core's own Python tests against the emulated adapter"
 	@echo "make timing  whether the time of a refusal tells what was wrong"
 	@echo "make soak-server   30 minutes of load, cut connections and kill -9;  make soak-hostile   10 minutes of nonsense"
@@ -24,8 +25,12 @@ demo: .venv/.run
 test: .venv/.dev
 	@$(PYTEST) $(PARALLEL) -q -m "not slow and not soak"
 
-check: lint typing .venv/.e2e
+check: lint typing docs .venv/.e2e
 	@$(PYTEST) $(PARALLEL) -q -m "slow and not soak"
+
+docs: .venv/.docs
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 lint: .venv/.dev
 	@$(BIN)/ruff check .
@@ -71,6 +76,11 @@ clean:
 	@echo "installing the libraries that use netfs"
 	@$(PIP) install --group e2e
 	@$(PIP) install -e '.[fuse]' || echo "no pyfuse3: the tests of the mount are skipped"
+	@touch $@
+
+.venv/.docs: .venv/.dev
+	@echo "installing what the documentation site is made with"
+	@$(PIP) install --group docs
 	@touch $@
 
 .venv/.run: pyproject.toml

@@ -20,7 +20,7 @@ from netfs.cli.host import CommandError, Exit, Host, OutputClosed, Terminated, d
 __all__ = ["GROUP", "build", "main", "run"]
 
 GROUP = "netfs.commands"
-ABOUT_ALL = frozenset({"completion", "man"})
+ABOUT_ALL = frozenset({"completion", "man", "trace"})
 QUIET = Parameter(negative=(), show_default=False)
 
 
