@@ -21,10 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*(ROOT / "docs" / "tutorials").glob("*.md"), *(ROOT / "docs" / "howto").glob("*.md")])
 BLOCK = re.compile(r"^```(sh|python)(?: (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="a real folder is served on Linux"),
-]
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="a real folder is served on Linux")
 
 
 def there(need: str) -> bool:
@@ -48,6 +45,8 @@ def prepare(home: Path) -> dict[str, str]:
     return {**kept, "HOME": str(home), "PATH": path, "PYTHONWARNINGS": "error::DeprecationWarning:__main__"}
 
 
+@LINUX
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
@@ -79,6 +78,8 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     assert ran or "```console" in page.read_text()
 
 
+@LINUX
+@pytest.mark.slow
 def test_a_tutorial_shows_that_the_server_holds_ciphertext(tmp_path: Path) -> None:
     """What the first tutorial claims beside its blocks."""
     page = ROOT / "docs" / "tutorials" / "folder.md"
@@ -87,6 +88,8 @@ def test_a_tutorial_shows_that_the_server_holds_ciphertext(tmp_path: Path) -> No
     assert stored and not any(b"a picture" in path.read_bytes() or "one.jpg" in path.name for path in stored)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     for module in ("sphinx", "furo", "myst_parser", "sphinxcontrib_trio"):
         pytest.importorskip(module, reason="not installed: pip install --group docs")
@@ -106,3 +109,10 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "netfs cp" in (tmp_path / "site" / "reference" / "commands.html").read_text()
     assert "open_client" in (tmp_path / "site" / "reference" / "python.html").read_text()
+
+
+def test_every_page_is_in_the_contents() -> None:
+    index = (ROOT / "docs" / "index.md").read_text().splitlines()
+    pages = [path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts and path.parent.name != "decisions"]
+    names = {str(path.relative_to(ROOT / "docs").with_suffix("")) for path in pages} - {"index"}
+    assert sorted(name for name in names if name not in index) == []

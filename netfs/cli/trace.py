@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Annotated, Final
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from netfs.cli.host import CommandError, Exit, Host, describe
 
@@ -44,6 +44,22 @@ def register(host: Host) -> None:
         if not command or command[0] == "trace":
             host.fail(Exit.USAGE, "name the command to run, as in: netfs trace record run.pftrace cp a netfs://host/")
         return host.app([*command, option, str(file)])
+
+    host.command(
+        record,
+        name="record",
+        under=group,
+        usage="netfs trace record FILE COMMAND...",
+        examples=[
+            "netfs trace record run.pftrace cp report.pdf netfs://127.0.0.1:7777/",
+            "netfs trace record run.pcapng cat netfs+rdma://127.0.0.1:7778/report.pdf",
+        ],
+    )
+    register_looking(host, group)
+
+
+def register_looking(host: Host, group: App) -> None:
+    """Add `netfs trace show`, `open` and `wireshark`."""
 
     def show(file: Path, /, *, find: str | None = None) -> None:
         """Print a trace or a capture as text.
@@ -94,16 +110,6 @@ def register(host: Host) -> None:
             host.fail(Exit.LOCAL, describe(error, str(target)))
         host.emit({"installed": str(target)}, f"{target}; captures show the messages of netfs from now on")
 
-    host.command(
-        record,
-        name="record",
-        under=group,
-        usage="netfs trace record FILE COMMAND...",
-        examples=[
-            "netfs trace record run.pftrace cp report.pdf netfs://127.0.0.1:7777/",
-            "netfs trace record run.pcapng cat netfs+rdma://127.0.0.1:7778/report.pdf",
-        ],
-    )
     host.command(
         show,
         name="show",
