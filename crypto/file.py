@@ -47,13 +47,14 @@ class CommitPlan:
     """One transaction: write the pages, cut the streams, put the record.
 
     writes: position in the aux stream and the pages that go there end to end. aux_size, data_size: what the streams are cut to,
-    None to leave them.
+    None to leave them. has_head: the first block changes with the record, so nobody else may be writing to it.
     """
 
     writes: tuple[tuple[int, tuple[bytes, ...]], ...]
     aux_size: int | None
     data_size: int | None
     record: bytes
+    has_head: bool = False
 
 
 def new_record(file_id: bytes, file_key: bytes, *, log2bs: int, suite: Suite = Suite.AES_256_GCM, **values: Any) -> Record:
@@ -87,13 +88,14 @@ class EncryptedFile:
 
     size: plain bytes, as committed or set by `resize`. changes: grows with whatever may make an entry read earlier outdated.
     rekey: the number new blocks are encrypted under. head: the first block in plain, perhaps without its last zeros; what the
-    tree says of that block does not count then.
+    tree says of that block does not count then. wants_merge: it was changed here and by another client; until `merge_head`
+    has settled it there is no commit.
     """
 
     __slots__ = (
-        "_attrs", "_base", "_committing_base", "_committing_head", "_cut", "_head_base", "_head_is_new", "_pending", "_redo",
-        "_staged", "_uses", "_wrote_last",
-        "changes", "cipher", "head", "key", "record", "rekey", "sealed", "size", "tree",
+        "_attrs", "_committing_head", "_committing_parts", "_cut", "_head_is_new", "_head_parts", "_pending", "_redo", "_staged",
+        "_uses", "_wrote_last",
+        "changes", "cipher", "head", "key", "record", "rekey", "sealed", "size", "tree", "wants_merge",
     )  # fmt: skip
 
     def __init__(self, key: VolumeKey, sealed: bytes, file_id: bytes | None = None) -> None:
@@ -108,8 +110,9 @@ class EncryptedFile:
         self._committing_head: bytes | None = None
         self._uses = 0
         self._attrs: dict[str, Any] = {}
-        self._base = self._committing_base = b""
-        self._head_base: bytes | None = None
+        self._head_parts: list[tuple[int, int]] = []
+        self._committing_parts: list[tuple[int, int]] = []
+        self.wants_merge = False
         self._staged: list[tuple[int, bytearray, bytes | None]] = []
         self.tree = TagTree(record.file_id, nr_blocks(record.size, record.log2bs), record.root)
         self.size = record.size
@@ -145,6 +148,10 @@ class EncryptedFile:
         """Return a copy of the entries of these blocks, none of which may be missing."""
         return self.tree.entries(first, count)
 
+    def possible_entries(self, block: int) -> list[bytes]:
+        """Return what the entry of a block may be on the server, now or by a commit to come, each once; it is not missing."""
+        return self.tree.possible_entries(block)
+
     # ---- writing
 
     def wrote(self, first: int, entries: bytes | bytearray | memoryview) -> None:
@@ -154,7 +161,7 @@ class EncryptedFile:
             self.tree.resize(end)
         self.tree.set_entries(first, entries)
         if not first:
-            self.head, self._head_is_new, self._head_base = None, False, None
+            self.head, self._head_is_new, self._head_parts, self.wants_merge = None, False, [], False
         self._wrote_last = self._wrote_last or end == self.tree.blocks
         self.changes += 1
 
@@ -170,12 +177,11 @@ class EncryptedFile:
         """Say whether what is written to these blocks can be the head: they are all the file has."""
         return not first and count == 1 and self.tree.blocks <= 1
 
-    def wrote_head(self, block: bytes) -> None:
-        """Take the first block in plain; trailing zeros may be left out."""
+    def wrote_head(self, block: bytes, parts: Iterable[tuple[int, int]]) -> None:
+        """Take the first block in plain; trailing zeros may be left out. `parts`: (start, end) of what was written of it."""
         if not self.tree.blocks:
             self.tree.resize(1)
-        if not self._head_is_new:
-            self._base = self.head or b""
+        self._head_parts = joined([*self._head_parts, *parts])
         self.head = block
         self._head_is_new = True
         self._wrote_last = self._wrote_last or self.tree.blocks == 1
@@ -196,6 +202,27 @@ class EncryptedFile:
         self.tree.set_entries(block, entry)
         self.changes += 1
 
+    def unwrote(self, block: int, entry: bytes | bytearray) -> None:
+        """Take back what `wrote` said of a block inside the file, of which `entry` was known before."""
+        if block < self.tree.blocks and not self.tree.missing_pages(block, 1):
+            self.tree.unset_entry(block, entry)
+            self.changes += 1
+
+    @property
+    def is_uncommitted(self) -> bool:
+        """Say whether something was written here that no record tells of."""
+        return self.tree.is_dirty or self._head_is_new or bool(self._redo)
+
+    @property
+    def has_new_head(self) -> bool:
+        """Say whether the next commit changes the first block with the record, or as a block of its own."""
+        return self._head_is_new
+
+    def cuts(self, plain_size: int) -> bool:
+        """Say whether the next commit cuts the data stream."""
+        inline = self.head is not None and self._size_with(plain_size) <= INLINE_MAX
+        return self._cut or (inline and (self.record.root != NO_HASH or self.tree.is_dirty))
+
     def _unstage(self) -> None:
         for block, entry, head in reversed(self._staged):
             if block < self.tree.blocks:
@@ -204,20 +231,15 @@ class EncryptedFile:
                 self.head = head
         self._staged.clear()
 
-    @property
-    def wants_merge(self) -> bool:
-        """Say whether the head was changed here and by another client; `merge_head` settles it."""
-        return self._head_base is not None
-
     def merge_head(self, theirs: bytes) -> None:
-        """Lay what was changed here over the first block as another client has it, byte by byte."""
-        base, mine = self._head_base, self.head
-        assert base is not None and mine is not None
-        self._head_base = None
-        length = max(len(base), len(mine), len(theirs))
-        rows = zip(base.ljust(length, b"\0"), mine.ljust(length, b"\0"), theirs.ljust(length, b"\0"), strict=True)
-        self.head = bytes(new if new != old else other for old, new, other in rows).rstrip(b"\0")
-        self._base = theirs
+        """Lay what was written here over the first block as another client has it."""
+        assert self.wants_merge and self.head is not None
+        self.wants_merge = False
+        mine, merged = self.head.ljust(self.block_size, b"\0"), bytearray(theirs.ljust(self.block_size, b"\0"))
+        for start, end in self._head_parts:
+            merged[start:end] = mine[start:end]
+        self.head = bytes(merged).rstrip(b"\0")  # header: what fits into a small file's only block
+        self.changes += 1
 
     def set_attributes(self, **values: Any) -> None:
         """Change further fields of the record with the next commit."""
@@ -241,13 +263,22 @@ class EncryptedFile:
         blocks = nr_blocks(size, self.record.log2bs)
         self._cut = self._cut or blocks < self.tree.blocks
         if self.head is not None and size < len(self.head):
-            if not self._head_is_new:
-                self._base = self.head
             self.head = self.head[:size] or None
             self._head_is_new = self.head is not None
+            self._head_parts = joined([*self._head_parts, (size, self.block_size)]) if self._head_is_new else []
         self.tree.resize(blocks)
         self.size = size
         self._wrote_last = False
+        self.changes += 1
+
+    def revert(self) -> None:
+        """Forget what was changed since the last commit, but for attributes."""
+        record = self.record
+        self.size = record.size
+        self.head = record.inline or None
+        self._head_is_new = self.wants_merge = self._cut = self._wrote_last = False
+        self._head_parts, self._redo = [], []
+        self.tree = TagTree(record.file_id, nr_blocks(record.size, record.log2bs), record.root, keep=self.tree.keep)
         self.changes += 1
 
     # ---- commit
@@ -294,15 +325,14 @@ class EncryptedFile:
         sealed = seal_record(self.key, record, nonce)
         self._pending = record, sealed
         self._committing_head = self.head
-        staged = [head for block, _, head in self._staged if not block]
-        self._committing_base = self.head or (staged[-1] if staged else None) or b""
+        self._committing_parts, self._head_parts = self._head_parts, []
         data = dict(pages)
         writes = tuple((run.pos, tuple(data[page] for page in run.pages)) for run in runs_of(data))
         if not self._cut:
-            return CommitPlan(writes, None, None, sealed)
+            return CommitPlan(writes, None, None, sealed, self._head_is_new)
         stored = 0 if inline else size
         return CommitPlan(
-            writes, aux_size(nr_blocks(stored, record.log2bs)), padded_size(stored, record.log2bs), sealed
+            writes, aux_size(nr_blocks(stored, record.log2bs)), padded_size(stored, record.log2bs), sealed, self._head_is_new
         )  # fmt: skip
 
     def end_commit(self, *, stored: bool) -> None:
@@ -313,13 +343,13 @@ class EncryptedFile:
         self.tree.end_commit(stored=stored)
         if not stored:
             self._unstage()
+            self._head_parts = joined([*self._committing_parts, *self._head_parts]) if self._head_is_new else []
         else:
             self._staged.clear()
             self._uses -= record.uses - self.record.uses
             self.record, self.sealed, self.size = record, sealed, record.size
             self._cut = False
             self._head_is_new = self._head_is_new and self.head is not self._committing_head
-            self._base = self._committing_base
             self._attrs = {name: value for name, value in self._attrs.items() if getattr(record, name) != value}
 
     def adopt(self, sealed: bytes) -> list[Fetch]:
@@ -351,7 +381,7 @@ class EncryptedFile:
             self.record, self.sealed, self.size = record, sealed, record.size
             self.rekey = max(self.rekey, record.rekey)
             if self._head_is_new:
-                self._head_base = self._base
+                self.wants_merge = True
             else:
                 self.head = record.inline or None
             self.tree = TagTree(record.file_id, blocks, record.root, keep=self.tree.keep)
@@ -427,3 +457,14 @@ def runs_of(pages: Iterable[PageId]) -> list[Fetch]:
             runs.append([page])
         end = pos + PAGE_SIZE
     return [Fetch(page_pos(run[0]), tuple(run)) for run in runs]
+
+
+def joined(parts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges in order; those that touch are one."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(parts):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found

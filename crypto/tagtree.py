@@ -29,11 +29,12 @@ CLEAN_PAGES_KEPT: Final = 512
 
 @dataclass(slots=True)
 class TagPage:
-    """One page; `written`: a bit per entry of a leaf set since the last commit; `dirty`: to be stored."""
+    """One page. written: a bit per entry of a leaf set since a commit; dirty: to be stored; stored: as it is on the server."""
 
     data: bytearray
     written: int = 0
     dirty: bool = False
+    stored: bytes = b""
 
 
 class TagTree:
@@ -119,6 +120,19 @@ class TagTree:
             if page is not None:
                 out[at * ENTRY_SIZE : (at + n) * ENTRY_SIZE] = page.data[off * ENTRY_SIZE : (off + n) * ENTRY_SIZE]
         return out
+
+    def possible_entries(self, block: int) -> list[bytes]:
+        """Return what the entry of a block may be in the tree on the server, now or by a commit to come, each once.
+
+        That is what it is here, what the last commit stored, and what the one that is under way stores.
+        """
+        leaf, off = divmod(block, FAN_OUT)
+        page = self._leaf(leaf)
+        part = slice(off * ENTRY_SIZE, (off + 1) * ENTRY_SIZE)
+        pages = [b"" if page is None else page.data]
+        if page is not None and page.dirty:
+            pages += [page.stored, self._committing.get(PageId(0, leaf), b"")]
+        return list(dict.fromkeys(bytes(data[part]) or EMPTY_PAGE[part] for data in pages))
 
     def set_entries(self, first: int, entries: bytes | bytearray | memoryview) -> None:
         """Set the entries of consecutive blocks inside the file; the pages they lie in must not be missing."""
@@ -217,10 +231,15 @@ class TagTree:
             return
         for page_id, data in committing.items():
             page = self._dirty.get(page_id)
-            if page is not None and page.data == data:
+            if page is None:
+                continue
+            if page.data == data:
                 page.dirty = False
                 page.written = 0
+                page.stored = b""
                 del self._dirty[page_id]
+            elif not page_id.level:
+                page.stored = data
         self._shrink_cache()
 
     def _choose(self, max_pages: int) -> list[PageId]:
@@ -289,6 +308,8 @@ class TagTree:
             if page is None:
                 assert self._expected(page_id) == NO_ROOT, "a page is missing"
                 page = self._pages[page_id] = TagPage(bytearray(PAGE_SIZE))
+            if not (page_id.level or page.dirty):
+                page.stored = bytes(page.data)
             page.dirty = True
             self._dirty[page_id] = page
         assert page is not None

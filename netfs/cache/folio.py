@@ -11,7 +11,7 @@ zero. After struct folio and netfs_folio of Linux; here a clean folio keeps its 
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from iov.copy_iter import zero_iter
 from iov.iov_iter import Direction, IovIter
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from netfs.cache.pagecache import Mapping
     from netfs.cache.slab import Place
 
-__all__ = ["Folio"]
+__all__ = ["PARTS_MAX", "Folio", "joined"]
+
+
+NEWEST: Final = 1 << 62
+PARTS_MAX: Final = 32
+"""What was written of a folio in more pieces is sent before another one comes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,7 +37,9 @@ class Folio:
     the local cache is to have it. uses: since it came, or since its second chance. unsent: counted as dirty and not on its way.
     group: of the dirty bytes; those of an earlier group go before. stale: what is valid around the dirty bytes has to be read
     again before they are sent, as it was `changes` times. dropped: it is the file's no longer. pins: readers or writers that wait
-    for it and will look at it again. place: of its memory. verifier: of the boot that took the unstable bytes.
+    for it and will look at it again. place: of its memory. verifier: of the boot that took the unstable bytes. parts: what was
+    written of the dirty range, in order; the range spans what lies between. basis: the inode's `others` when the oldest of the
+    valid bytes that are not in `parts` came.
     """
 
     mapping: "Mapping"
@@ -47,6 +54,8 @@ class Folio:
     unstable_from: int = 0
     unstable_to: int = 0
     verifier: int = 0
+    parts: list[tuple[int, int]] = field(default_factory=list)
+    basis: int = NEWEST
     locked: bool = False
     writeback: bool = False
     to_cache: bool = False
@@ -104,7 +113,8 @@ class Folio:
         self.make_dirty(off, end)
 
     def make_dirty(self, off: int, end: int) -> None:
-        """Mark valid bytes dirty; what lies between two dirty ranges is dirty too."""
+        """Mark valid bytes dirty; what lies between two dirty ranges is sent with them."""
+        self.parts = joined(self.parts, off, end)
         if self.dirty_to > self.dirty_from:
             off, end = min(self.dirty_from, off), max(self.dirty_to, end)
         assert self.valid_from <= off <= end <= self.valid_to, "dirty bytes that are not valid"
@@ -132,6 +142,7 @@ class Folio:
     def cleaned(self) -> None:
         """Nothing is dirty any more."""
         self.changes = 0
+        self.parts = []
         self.dirty_from = self.dirty_to = 0
 
     def committed(self) -> None:
@@ -139,9 +150,10 @@ class Folio:
         self.unstable_from = self.unstable_to = self.verifier = 0
 
     def forget_rest(self) -> None:
-        """Another client has changed the file: only the dirty bytes are right."""
+        """Another client has changed the file: only what was written here is right."""
         self.valid_from, self.valid_to = self.dirty_from, self.dirty_to
         self.unstable_from = self.unstable_to = 0
+        self.basis = NEWEST
         self.stale = True
 
     def cut(self, off: int) -> None:
@@ -150,6 +162,7 @@ class Folio:
         if not self.uptodate:
             self.valid_to = min(self.valid_to, off)
             self.valid_from = min(self.valid_from, self.valid_to)
+        self.parts = [(start, min(end, off)) for start, end in self.parts if start < off]
         self.dirty_to = min(self.dirty_to, off)
         self.dirty_from = min(self.dirty_from, self.dirty_to)
         self.unstable_to = min(self.unstable_to, off)
@@ -159,3 +172,14 @@ class Folio:
         """End being filled; whoever waits looks at `valid` again."""
         self.locked = False
         self.waiters.wake_all()
+
+
+def joined(parts: list[tuple[int, int]], off: int, end: int) -> list[tuple[int, int]]:
+    """Return the ranges with one more, in order; those that touch are one."""
+    if not parts or off > parts[-1][1]:
+        return [*parts, (off, end)]
+    if len(parts) == 1 and end >= parts[0][0]:
+        return [(min(off, parts[0][0]), max(end, parts[0][1]))]
+    apart = [part for part in parts if part[1] < off or end < part[0]]
+    met = [part for part in parts if part not in apart]
+    return sorted([*apart, (min([off, *(start for start, _ in met)]), max([end, *(stop for _, stop in met)]))])

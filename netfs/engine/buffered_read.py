@@ -144,6 +144,7 @@ async def _read_ahead(inode: NetfsInode, pos: int, end: int, ahead: Readahead) -
         if folio is None:
             break
         folio.locked = True
+        folio.basis = min(folio.basis, inode.others)
         trace_folio(inode, folio, "read")
         folios.append(folio)
         at += folio.size

@@ -18,7 +18,7 @@ import trio
 
 from iov.copy_iter import copy_from_iter
 from iov.iov_iter import IovIter
-from netfs.cache.folio import Folio
+from netfs.cache.folio import PARTS_MAX, Folio
 from netfs.engine.events import trace_folio
 from netfs.engine.inode import NetfsInode
 from netfs.engine.park import acquire_exclusive, park_at
@@ -123,11 +123,14 @@ async def writable_folio(inode: NetfsInode, pos: int, count: int, *, whole: bool
             # What a barrier has put before this write goes first.
             trace_folio(inode, folio, "mod-group")
             await start_writeback(inode, folio.pos, folio.pos + folio.size)
+        elif len(folio.parts) >= PARTS_MAX and inode.ops.block_size > 1 and not folio.stale:
+            await start_writeback(inode, folio.pos, folio.pos + folio.size)
         elif folio.uptodate or (off == 0 and end == folio.size and not whole):
             trace_folio(inode, folio, "mod-uptodate" if folio.uptodate else "mod-whole-f")
             return folio
         elif folio.pos >= inode.sizes.zero_point:
             folio.zero_rest()
+            folio.basis = min(folio.basis, inode.others)
             trace_folio(inode, folio, "mod-n-clear")
             return folio
         elif inode.ops.block_size == 1 and folio.touches(off, end) and not whole:

@@ -7,6 +7,8 @@ read first where it holds data. The caller's memory is lent from the call to its
 pool. After netfs_unbuffered_read_iter and netfs_unbuffered_write_iter of Linux netfslib.
 """
 
+from collections.abc import Sequence
+
 import trio
 
 from iov.bvec import BioVec, BvecQueue
@@ -109,8 +111,8 @@ async def direct_write(
             await drop_range(inode, pos, pos + length)
         _forget_cached(inode, pos, length)
         try:
-            if block > 1 and (pos % block or (pos + length) % block):
-                done = await _write_partial_blocks(inode, it, pos, origin)
+            if block > 1:
+                done = await _write_blocks(inode, it, pos, origin)
             else:
                 done = await _write(inode, it, pos, origin)
         except BaseException:
@@ -138,9 +140,13 @@ def _forget_cached(inode: NetfsInode, pos: int, length: int) -> None:
         inode.cookie.forget(pos, pos + length)
 
 
-async def _write(inode: NetfsInode, it: IovIter, pos: int, origin: Origin, user_end: int | None = None) -> int:
+async def _write(
+    inode: NetfsInode, it: IovIter, pos: int, origin: Origin, user_end: int | None = None,
+    *, changed: Sequence[tuple[int, int]] = (), basis: int = 0,
+) -> int:  # fmt: skip
     length = it.count
     wreq = IoRequest(origin, inode, pos, length, it, inode.sizes.i_size, write_terminated, sequential=True)
+    wreq.changed, wreq.basis = changed, basis
     await begin(wreq)
     try:
         await run_request(wreq)
@@ -155,7 +161,7 @@ async def _write(inode: NetfsInode, it: IovIter, pos: int, origin: Origin, user_
     return wreq.transferred
 
 
-async def _write_partial_blocks(inode: NetfsInode, it: IovIter, pos: int, origin: Origin) -> int:
+async def _write_blocks(inode: NetfsInode, it: IovIter, pos: int, origin: Origin) -> int:
     for _ in range(MAX_CHANGES):
         try:
             return await _write_staged(inode, it, pos, origin)
@@ -167,6 +173,10 @@ async def _write_partial_blocks(inode: NetfsInode, it: IovIter, pos: int, origin
 
 async def _write_staged(inode: NetfsInode, it: IovIter, pos: int, origin: Origin) -> int:
     block = inode.ops.block_size
+    basis = inode.others
+    changed = [(pos, pos + it.count)]
+    if not (pos % block or it.count % block):
+        return await _write(inode, it, pos, origin, changed=changed, basis=basis)
     end = pos + it.count
     start = pos - pos % block
     leases: list[Lease] = []
@@ -180,7 +190,8 @@ async def _write_staged(inode: NetfsInode, it: IovIter, pos: int, origin: Origin
             chain.append(_bvecs(source.slice(middle)))
         if source.count:
             chain.append(await _stage(inode, end - end % block, leases, source, end - end % block))
-        done = await _write(inode, IovIter.bvecq(Direction.SOURCE, chain), start, origin, max(end, inode.sizes.i_size))
+        whole = IovIter.bvecq(Direction.SOURCE, chain)
+        done = await _write(inode, whole, start, origin, max(end, inode.sizes.i_size), changed=changed, basis=basis)
     finally:
         for lease in leases:
             lease.release()

@@ -84,6 +84,7 @@ def ended(rreq: IoRequest) -> None:
     # One that never passed `begin` is not in the table.
     requests = rreq.inode.requests
     requests.pop(rreq.debug_id, None)
+    rreq.inode.ops.end_request(rreq)
     if not requests and rreq.origin in WRITES:
         rreq.inode.requests = {}  # a dictionary keeps the room it once had, and many files may stay open
     if rreq.inode.probe.sink is not None:

@@ -50,14 +50,15 @@ class NetfsInode:
 
     ops is set once, by the filesystem, before any I/O. uncommitted: something was written since the last commit.
     direct_verifier: of the boot that took unstable direct writes since then, 0 for none. debug_id: its number in events.
-    group: of what is written now; a barrier begins the next.
+    group: of what is written now; a barrier begins the next. others: grows when it turns out that another client has changed the
+    file, so that what was read before may be outdated; only told of files with blocks.
     requests: those that have begun and not ended, in the order they began. cookie: what a local cache has of the file, None
     without one; the filesystem sets it when the file is opened.
     """
 
     __slots__ = (
-        "cache", "cookie", "debug_id", "direct_verifier", "group", "lock", "mapping", "modified", "ops", "pool", "probe",
-        "requests", "sizes", "uncommitted", "wb_error", "wb_lock", "wb_waiters",
+        "cache", "cookie", "debug_id", "direct_verifier", "group", "lock", "mapping", "modified", "ops", "others", "pool",
+        "probe", "requests", "sizes", "uncommitted", "wb_error", "wb_lock", "wb_waiters",
     )  # fmt: skip
 
     ops: NetfsOps
@@ -77,6 +78,7 @@ class NetfsInode:
         self.direct_verifier = 0
         self.group = 0
         self.modified = 0
+        self.others = 0
         probe.inode_ids += 1
         self.debug_id = probe.inode_ids
         self.requests: dict[int, IoRequest] = {}

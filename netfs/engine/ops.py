@@ -3,7 +3,7 @@
 One `NetfsOps` object belongs to one inode. The library splits, issues, collects, retries and caches; the filesystem says how
 large a part may be and moves its bytes. Life of a subrequest:
 
-    await init_request(rreq)         once per request; may wait (load what the issue hooks need)
+    await init_request(rreq)         once per request; may wait (load what the issue hooks need); end_request(rreq) when it ends
     prepare_read(subreq)             may lower subreq.max_len (credits, rsize); at least one block stays
     subreq.iter = memory, at most max_len bytes in at most `max_segs` segments
     issue_read(subreq)               start the I/O and return at once; put the call in subreq.call
@@ -50,6 +50,9 @@ class NetfsOps(ABC):
 
         Raises: an error that becomes the request's. Cancellation: the request then never began.
         """
+
+    def end_request(self, rreq: IoRequest) -> None:  # noqa: B027 (a hook that most filesystems leave empty)
+        """Let go of what `init_request` took for a request; called once for each that began, also when `init_request` failed."""
 
     def prepare_read(self, subreq: IoSubrequest) -> None:
         """Lower `subreq.max_len` to what one read may take now; called again before each retry with what is left."""

@@ -26,6 +26,7 @@ async def fill_gaps(inode: NetfsInode, folio: Folio) -> None:
     assert not (folio.locked or folio.writeback)
     folio.locked = True
     folio.pins += 1
+    basis = min(folio.basis, inode.others)
     try:
         if folio.valid_from == folio.valid_to:
             folio.valid_from = folio.valid_to = 0
@@ -35,6 +36,7 @@ async def fill_gaps(inode: NetfsInode, folio: Folio) -> None:
             await _read_gap(inode, folio, 0, folio.valid_from)
             await _read_gap(inode, folio, folio.valid_to, folio.size)
         folio.filled()
+        folio.basis = basis
         trace_folio(inode, folio, "filled-gaps")
     finally:
         folio.unlock()
@@ -48,11 +50,14 @@ async def _read_gap(inode: NetfsInode, folio: Folio, off: int, end: int) -> None
 
 
 async def _read_around(inode: NetfsInode, folio: Folio) -> None:
-    """Read whole blocks, those of the valid middle as well: what falls on it is discarded."""
+    """Read whole blocks, those of the valid middle as well: what falls on it, or on what was written, is discarded."""
     chain = BvecQueue()
-    chain.append(folio.memory[: folio.valid_from])
-    chain.append_gap(folio.valid_to - folio.valid_from)
-    chain.append(folio.memory[folio.valid_to :])
+    at = 0
+    for start, end in folio.parts if folio.stale else [(folio.valid_from, folio.valid_to)]:
+        chain.append(folio.memory[at:start])
+        chain.append_gap(end - start)
+        at = end
+    chain.append(folio.memory[at:])
     await _read(inode, folio.pos, IovIter.bvecq(Direction.DEST, chain))
 
 

@@ -10,7 +10,7 @@ call.
 
 import enum
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -138,7 +138,8 @@ class IoRequest:
     folios the local cache is to have when they are filled, None where there is no cache; inval_counter: the cookie's at the
     start. folios: those the request fills or cleans, in file order, the page cache's. sequential: one subrequest at a time, so
     that a failure leaves no hole before data; ahead: the next one, prepared while this one is on its way, after `launched` has
-    told that it is. debug_id: its number in events.
+    told that it is. changed: (start, end) of the bytes that the caller wrote, in a file with blocks; what is around them was read
+    when the inode's `others` was `basis`, and what they wrote sent when it was `basis_sent`. debug_id: its number in events.
 
     Flags: all_queued: everything was cut. paused: no further issue (a failure, or waiting for a retry). short_transfer: later
     data no longer counts. abandoned: the caller was cancelled. advancing: the collector is on the stack, so that a termination
@@ -176,6 +177,9 @@ class IoRequest:
     inval_counter: int = 0
     folios: list["Folio"] = field(default_factory=list)
     sequential: bool = False
+    changed: Sequence[tuple[int, int]] = ()
+    basis: int = 0
+    basis_sent: int = 0
     debug_id: int = 0
 
     def abandon(self) -> None:

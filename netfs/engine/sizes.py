@@ -32,6 +32,15 @@ class FileSizes:
         self.i_size = max(self.i_size, remote)
         self.zero_point = max(self.zero_point, remote)
 
+    def moved(self, remote: int, ours: int, dirty: int) -> None:
+        """Another client has changed the file, which has `remote` bytes now.
+
+        What was written from here since ends at `ours` on the server, and at `dirty` in the page cache; 0 for nothing.
+        """
+        self.remote_i_size = max(remote, min(ours, self.remote_i_size))
+        self.i_size = max(self.remote_i_size, min(dirty, self.i_size))
+        self.zero_point = max(self.zero_point, self.remote_i_size)
+
     def wrote_cache(self, end: int) -> None:
         """Data up to `end` is in the page cache."""
         if end > self.i_size:

@@ -86,6 +86,9 @@ async def _send_run(inode: NetfsInode, run: list[Folio], origin: Origin) -> None
     it = IovIter.bvec(Direction.SOURCE, bvecs)
     wreq = IoRequest(origin, inode, first.pos + head, it.count, it, inode.sizes.i_size, write_terminated, _folios_written)
     wreq.folios = run
+    if block > 1:
+        wreq.changed = [(folio.pos + start, folio.pos + end) for folio in run for start, end in folio.parts]
+        wreq.basis = min(folio.basis for folio in run)
     wreq.wake = lambda: _run_ended(wreq)
     try:
         await begin(wreq)
@@ -97,6 +100,7 @@ async def _send_run(inode: NetfsInode, run: list[Folio], origin: Origin) -> None
         for folio in run:
             folio.mapping.end_writeback(folio)
         raise
+    wreq.basis_sent = inode.others
     _go(wreq, _cache_pieces(inode, run))
 
 
@@ -187,6 +191,7 @@ def _folios_written(wreq: IoRequest, front: IoSubrequest) -> None:
         if wreq.verifier:
             folio.make_unstable(folio.dirty_from, folio.dirty_to, wreq.verifier)
         folio.cleaned()
+        folio.basis = min(folio.basis, wreq.basis_sent)
         trace_folio(inode, folio, "clear")
         inode.sizes.wrote_server(end)
         folio.mapping.end_writeback(folio)

@@ -389,6 +389,7 @@ class File(FileSpace, FileLocks):
         try:
             if self._mode.write:
                 await self.fsync()
+                await self._inode.file_ops.written()
             else:
                 await trio.lowlevel.checkpoint()
             if self._client.leases.locked(self._inode.handle, self._owner):

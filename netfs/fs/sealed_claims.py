@@ -17,7 +17,7 @@ from crypto.errors import CryptoError, IntegrityError
 from crypto.intent import open_intent
 from netfs.fs.calls import ask
 from netfs.fs.sealed_commit import SealedCommit
-from netfs.fs.sealed_file import SealedFile
+from netfs.fs.sealed_file import Claim, SealedFile
 from netfs.fs.sealed_turn import Turn
 from netfs.fs.waiting import finished
 from transport.messages import IntentRow, RecordGet, RecordReply, Step, StepKind, Transact, TransactReply
@@ -27,6 +27,7 @@ __all__ = ["SealedClaims"]
 PATIENCE_S: Final = 30
 FIRST_DELAY_S: Final = 0.01
 MOST_DELAY_S: Final = 0.5
+ANSWER_S: Final = 60
 FAR: Final = 1 << 62
 AHEAD: Final = 64 << 20
 
@@ -50,11 +51,10 @@ class SealedClaims:
             pos, length = first * file.block_size, count * file.block_size
             if first >= file.tree.blocks:
                 length = FAR - pos  # who appends goes on appending
-            elif any(stop == first for _, stop, _ in sealed.claims):
+            elif any(claim.end == first for claim in sealed.claims):
                 length = max(length, AHEAD)  # and who goes through the file in order goes on too
-            step = Step(StepKind.INTENT_PUT, sealed.handle, pos, length)
             try:
-                reply = await ask(sealed.transport, Transact([(sealed.handle, sealed.generation)], 0, [step]), TransactReply)
+                await self._put(first, pos, length)
             except BlockingIOError:
                 if await self._settle(pos, length):
                     continue
@@ -63,8 +63,18 @@ class SealedClaims:
                 await self._commits.relieve()
                 await trio.sleep(delay)
                 waited, delay = waited + delay, min(2 * delay, MOST_DELAY_S)
-                continue
-            sealed.claims.append((first, (pos + length) // file.block_size, reply.intents[0]))
+
+    async def _put(self, first: int, pos: int, length: int) -> None:
+        """Ask for a claim. Raises: OSError(EAGAIN) when the record has moved, or others have one there."""
+        sealed = self._sealed
+        # As of now: another record that is taken before the answer is here was put after the claim.
+        since, size = sealed.others, sealed.file.block_size
+        request = Transact([(sealed.handle, sealed.generation)], 0, [Step(StepKind.INTENT_PUT, sealed.handle, pos, length)])
+        # A claim that was granted and not noted would keep others out for the length of the session.
+        with trio.move_on_after(ANSWER_S, shield=True):
+            reply = await ask(sealed.transport, request, TransactReply)
+            sealed.claims.append(Claim(first, (pos + length) // size, reply.intents[0], since))
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     async def _settle(self, pos: int, length: int) -> bool:
         """Find out why a claim was refused. Returns: true when the reason is gone, false when another client is at work."""
@@ -82,6 +92,7 @@ class SealedClaims:
     async def _recover(self, left: list[IntentRow]) -> None:
         """Settle what a client that is gone has left behind: of each block the entry that fits counts."""
         sealed = self._sealed
+        undo: list[tuple[int, bytes]] = []
         async with Turn(sealed):
             file = sealed.file
             for row in left:
@@ -92,10 +103,14 @@ class SealedClaims:
                 for block, now, to_be in intent.rows:
                     await finished(lambda then, block=block: sealed.with_tags(block, 1, then, tries=0))  # type: ignore[misc]
                     if block < file.tree.blocks and file.entries(block, 1) == now and not await self._fits(block):
+                        undo.append((block, now))
                         file.wrote(block, to_be)
                         if not await self._fits(block):
                             file.wrote(block, now)  # neither: damaged, and told so when it is read
-            await self._commits.store_recovered([row.key for row in left])
+            if not await self._commits.store_recovered([row.key for row in left]):
+                # Another client was first, and may have written there since.
+                for block, entry in reversed(undo):
+                    file.unwrote(block, entry)
 
     async def _fits(self, block: int) -> bool:
         try:

@@ -7,12 +7,16 @@ the transaction, so that data and tag change as one. Owns no memory; leases are 
 
 import contextlib
 import errno
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
+
+import trio
 
 from crypto.aead import NONCE_SIZE, TAG_SIZE, XAES_NONCE_SIZE, wipe
 from crypto.errors import IntegrityError
 from crypto.file import CommitPlan, first_of_other_kind
-from crypto.layout import ENTRY_SIZE, PAGE_SIZE
+from crypto.layout import ENTRY_SIZE, PAGE_SIZE, nr_blocks
 from crypto.record import MAX_PLAIN_SIZE
 from iov.iov_iter import Direction, IovIter
 from netfs.fs.calls import ask, body_of
@@ -20,6 +24,7 @@ from netfs.fs.sealed_file import SealedFile
 from netfs.fs.sealed_turn import Turn
 from netfs.fs.volume import Change
 from netfs.fs.waiting import finished
+from transport.errors import TransportError
 from transport.messages import (
     Commit,
     Read,
@@ -41,8 +46,14 @@ __all__ = ["SealedCommit"]
 MAX_COMMIT_PAGES: Final = 256
 LEAST_PAGES: Final = 8
 """Pages there must be room for beside the blocks of a transaction: a leaf and all above it."""
+FAR: Final = 1 << 62
 CONFLICTS: Final = 32
 """How often a commit is tried while other clients commit to the same file."""
+
+
+async def nobody(first: int, count: int) -> None:
+    """Ask nobody for a claim."""
+    await trio.lowlevel.checkpoint()
 
 
 class SealedCommit:
@@ -57,14 +68,17 @@ class SealedCommit:
         self._pool = sealed.pool
         self._freshness = sealed.freshness
         self._change: Change | None = None
+        self.claim: Callable[[int, int], Awaitable[None]] = nobody
 
     async def commit(self, verifier: int) -> int:
         """Store tags and record, and with them make the data durable."""
         if verifier < 0:
             return await self._boot()  # of two boots, so one at least is over
         for _ in range(CONFLICTS):
-            async with Turn(self._sealed):
+            known = self._sealed.generation
+            async with self._quiet_turn():
                 if not self._sealed.file.needs_commit(self._inode.sizes.i_size):
+                    await self.end_claims()
                     return await self._boot() if verifier else 0
                 try:
                     if await self._store(self._inode.sizes.i_size, verifier):
@@ -76,21 +90,50 @@ class SealedCommit:
                     if boot == verifier:
                         raise
                     return boot
-            await self.catch_up()
+            await self.catch_up(known)
         raise OSError(errno.EAGAIN, "other clients are faster at changing the file")
 
-    async def catch_up(self) -> None:
-        """Take what another client has committed, and lay over it what was changed here."""
+    async def catch_up(self, known: int = -1) -> None:
+        """Take what another client has committed, and lay over it what was changed here.
+
+        known: the generation that was asserted in vain; if it has not moved, another client is writing to what was to be changed.
+        """
         sealed = self._sealed
         await finished(sealed.refresh)
         async with Turn(sealed):
             file = sealed.file
+            bad = False
             if file.wants_merge:
                 if file.record.inline or not file.record.size:
                     file.merge_head(file.record.inline)
                 else:
-                    await finished(lambda then: sealed.with_tags(0, 1, then, tries=0))
-                    file.merge_head(await self._first_block())
+                    try:
+                        await finished(lambda then: sealed.with_tags(0, 1, then, tries=0))
+                        file.merge_head(await self._first_block())
+                    except IntegrityError:
+                        bad = not sealed.has_claim(0, 1)
+                        if not bad and sealed.generation == known:
+                            raise
+        if bad or (sealed.generation == known and file.has_new_head):
+            await self.claim(0, 1)
+
+    @asynccontextmanager
+    async def _quiet_turn(self) -> AsyncIterator[None]:
+        """Have the turn while nothing is on its way to blocks that the commit itself writes, or cuts away."""
+        sealed = self._sealed
+        while True:
+            async with Turn(sealed):
+                if not self._collides():
+                    yield
+                    return
+            written = trio.Event()
+            if self._collides():
+                sealed.block(written.set)
+                await written.wait()
+
+    def _collides(self) -> bool:
+        sealed, file, size = self._sealed, self._sealed.file, self._inode.sizes.i_size
+        return (file.must_spill(size) and sealed.is_written(0, 1)) or (file.cuts(size) and bool(sealed.writing))
 
     async def _first_block(self) -> bytes:
         """Return the first block as the server has it."""
@@ -109,18 +152,30 @@ class SealedCommit:
         sealed = self._sealed
         for _ in range(CONFLICTS):
             bad: IntegrityError | None = None
-            known = sealed.file.sealed
-            async with Turn(sealed):
-                try:
-                    blocks = await self._resize_blocks(size)
-                except IntegrityError as error:
-                    bad = error
-                else:
-                    # Unstable writes of an earlier boot are the library's to find out at its next commit.
-                    if await self._store(size, 0, blocks):
+            known = sealed.generation
+            async with self._quiet_turn():
+                # What was written before is committed before, so that a change of size that comes to nothing leaves nothing.
+                # Unstable writes of an earlier boot are the library's to find out at its next commit.
+                written = self._inode.sizes.i_size
+                if not sealed.file.needs_commit(written) or await self._store(written, 0):
+                    done = False
+                    try:
+                        done = await self._store(size, 0, await self._resize_blocks(size))
+                    except IntegrityError as error:
+                        bad = error
+                    finally:
+                        if not done:
+                            sealed.file.revert()
+                    if done:
                         return
-            await self.catch_up()
-            if bad is not None and sealed.file.sealed == known:
+            await self.catch_up(known)
+            if sealed.generation != known:
+                continue
+            first, last = size // self._block_size, FAR // self._block_size
+            if not sealed.has_claim(first, last):
+                # Another client is writing there, or has gone while it was: it ends first, or what it left is settled.
+                await self.claim(first, last - first)
+            elif bad is not None:
                 raise bad
         raise OSError(errno.EAGAIN, "other clients are faster at changing the file")
 
@@ -129,10 +184,22 @@ class SealedCommit:
 
         intents: no effect where fewer are left when the turn has come, as another writer was faster; else claims are kept.
         """
-        async with Turn(self._sealed):
+        async with self._quiet_turn():
             if len(self._sealed.intents) >= intents:
                 with contextlib.suppress(OSError):
                     await self._store(self._inode.sizes.i_size, self._sealed.verifier, keep_claims=bool(intents))
+                    if not intents:
+                        await self.end_claims()
+
+    async def end_claims(self) -> None:
+        """Give back the claims under which nothing was written. Raises nothing. Cancellation: may have happened."""
+        sealed = self._sealed
+        keys = [claim.key for claim in sealed.claims if sealed.may_drop(claim)]
+        if keys and not sealed.file.is_uncommitted:
+            steps = [Step(StepKind.INTENT_DROP, sealed.handle, key) for key in keys]
+            self._dropped(keys)
+            with contextlib.suppress(OSError, TransportError):
+                await ask(self._transport, Transact([], 0, steps), TransactReply)
 
     async def _boot(self) -> int:
         return (await ask(self._transport, Commit(self._sealed.handle), WriteReply)).verifier
@@ -144,11 +211,17 @@ class SealedCommit:
 
         blocks: number and ciphertext of blocks that were sealed and staged for this commit; they are released.
         """
-        file = self._sealed.file
+        sealed, file = self._sealed, self._sealed.file
         limit = self._transport.limits.max_payload
         carried = blocks or []
         try:
+            if file.wants_merge:
+                return False
+            sealed.carried = [(block, block + 1) for block, _ in carried]
+            if file.cuts(plain_size):
+                sealed.carried.append((nr_blocks(plain_size, file.record.log2bs), FAR))
             if file.must_spill(plain_size):
+                sealed.carried.append((0, 1))
                 await finished(lambda then: self._sealed.with_tags(0, 1, then, tries=0))
                 carried.append((0, self._seal_block(0, file.head or b"")))
             while carried and len(carried) * file.block_size + LEAST_PAGES * PAGE_SIZE > limit:
@@ -166,12 +239,17 @@ class SealedCommit:
                 if not stored:
                     return False
                 self._dropped(drops)
+                if not file.is_uncommitted:
+                    sealed.own_end = 0
                 while carried:
                     carried.pop()[1].release()
             return True
         finally:
             for _, lease in carried:
                 lease.release()
+            if sealed.carried:
+                sealed.carried = []
+                sealed.go_on()
 
     async def _write_block(self, block: int, lease: "Lease") -> None:
         """Write a block by itself, where a transaction has no room for it."""
@@ -191,21 +269,21 @@ class SealedCommit:
         return {"ctime_ns": now, "writer": self._writer, **({"mtime_ns": now} if written else {})}
 
     def _drops(self, *, keep_claims: bool) -> list[int]:
-        """Return the keys of the intents whose blocks are all noted, and of the claims while nothing is on its way."""
+        """Return the keys of the intents whose blocks are all noted, and of the claims under which nothing is on its way."""
         sealed = self._sealed
-        claims = [] if keep_claims or sealed.writing else [key for _, _, key in sealed.claims]
+        claims = [] if keep_claims else [claim.key for claim in sealed.claims if sealed.may_drop(claim)]
         return [*claims, *(key for key, is_noted in sealed.intents.items() if is_noted)]
 
     def _dropped(self, keys: list[int]) -> None:
         sealed = self._sealed
         gone = set(keys)
-        sealed.claims = [claim for claim in sealed.claims if claim[2] not in gone]
+        for claim in sealed.claims:
+            claim.again = False
+        sealed.claims = [claim for claim in sealed.claims if claim.key not in gone]
         sealed.intents = {key: is_noted for key, is_noted in sealed.intents.items() if key not in gone}
-        if not sealed.intents:
-            sealed.before.clear()
 
-    async def store_recovered(self, keys: list[int]) -> None:
-        """Commit what was settled of others' intents, which end with it; the caller has the turn."""
+    async def store_recovered(self, keys: list[int]) -> bool:
+        """Commit what was settled of others' intents, which end with it; the caller has the turn. Returns: false if too late."""
         file = self._sealed.file
         plan = file.begin_commit(file.size, self._env.nonces(XAES_NONCE_SIZE), MAX_COMMIT_PAGES, **self._values())
         stored = False
@@ -213,6 +291,7 @@ class SealedCommit:
             stored = await self._transact(plan, 0, [], keys)
         finally:
             file.end_commit(stored=stored)
+        return stored
 
     async def check_block(self, block: int) -> None:
         """Read a block and verify it. Raises: IntegrityError."""
@@ -234,6 +313,9 @@ class SealedCommit:
             steps.append(Step(StepKind.AUX_TRUNCATE, handle, plan.aux_size))
         views: list[memoryview] = []
         size = sealed.file.block_size
+        if plan.has_head and not blocks:
+            # Writes nothing, and is refused where another client has claimed the block that the record has inline.
+            steps.append(Step(StepKind.WRITE, handle, 0, 0))
         for block, ciphertext in blocks:
             steps.append(Step(StepKind.WRITE, handle, block * size, size))
             views.append(ciphertext.view)
@@ -281,7 +363,7 @@ class SealedCommit:
     async def change(self, change: Change) -> bool:
         """Change fields of the record. Returns: false when another client's commit came first; then nothing is changed."""
         sealed = self._sealed
-        async with Turn(sealed):
+        async with self._quiet_turn():
             sealed.file.set_attributes(**change.values)
             self._change = change
             try:

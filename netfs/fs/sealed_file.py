@@ -9,6 +9,7 @@ memory but leases for tag pages.
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from crypto.errors import CryptoError, IntegrityError, Malformed
 from crypto.file import EncryptedFile, Fetch
@@ -24,9 +25,25 @@ from transport.base import Outcome, Reply, Transport
 from transport.env import Env
 from transport.messages import AuxRead, Handle, IntentRow, ReadReply, RecordGet, RecordReply
 
-__all__ = ["SealedFile", "Then"]
+__all__ = ["Claim", "SealedFile", "Then"]
 
 Then = Callable[[Exception | None], None]
+
+
+@dataclass(slots=True)
+class Claim:
+    """Blocks that only this client writes to. since: what `others` was when it was taken. again: one more commit leaves it."""
+
+    first: int
+    end: int
+    key: int
+    since: int
+    again: bool = False
+
+
+def nothing() -> None:
+    """Tell nobody."""
+
 
 REFRESHES = 4
 """How often in a row a record is read again because another client was faster."""
@@ -37,8 +54,11 @@ AHEAD_PAGES = 16
 class SealedFile:
     """One encrypted file of a client.
 
-    file: there once `loaded`. generation: the server's number of the record. verifier: of the boot that took
-    the last write. writing: (first, end) of blocks on their way.
+    file: there once `loaded`. generation: the server's number of the record. verifier: of the boot that took the last write.
+    writing: (first, end) of blocks on their way; carried: of those that a transaction under way writes, or cuts away; held: of
+    requests under way, by their number, whose claims outlast a commit. others: grows when another client's record is taken;
+    on_others: told of it then; told: grows with it, and with what the server tells of intents. own_end: where what was written
+    here and not committed ends, at most.
     """
 
     __slots__ = (
@@ -46,19 +66,23 @@ class SealedFile:
         "_busy",
         "_next_leaf",
         "_turns",
-        "before",
-        "busy_elsewhere",
+        "carried",
         "claims",
         "env",
         "file",
         "freshness",
         "generation",
         "handle",
+        "held",
         "intents",
         "key",
         "loaded",
         "named",
+        "on_others",
+        "others",
+        "own_end",
         "pool",
+        "told",
         "transport",
         "verifier",
         "writing",
@@ -79,11 +103,14 @@ class SealedFile:
         self.loaded = False
         self.verifier = 0
         self.writing: list[tuple[int, int]] = []
-        self.claims: list[tuple[int, int, int]] = []
+        self.held: dict[int, tuple[int, int]] = {}
+        self.claims: list[Claim] = []
         self.intents: dict[int, bool] = {}
-        self.before: dict[int, bytes] = {}
+        self.own_end = self.told = 0
+        self.carried: list[tuple[int, int]] = []
+        self.others = 0
+        self.on_others: Callable[[], None] = nothing
         self.named: dict[int, list[tuple[bytes, bytes]]] = {}
-        self.busy_elsewhere: list[tuple[int, int]] = []
         self._blocked: list[Callable[[], None]] = []
         self._busy = False
         self._turns: deque[Callable[[], None]] = deque()
@@ -93,11 +120,28 @@ class SealedFile:
 
     def has_claim(self, first: int, end: int) -> bool:
         """Say whether all these blocks are claimed by this client."""
-        at = first
-        for start, stop, _ in sorted(self.claims):
-            if start <= at < stop:
-                at = stop
-        return at >= end
+        return self.claimed_since(first, end) >= 0
+
+    def claimed_since(self, first: int, end: int) -> int:
+        """Return what `others` was when the last of the claims on these blocks was taken, -1 where one is missing."""
+        at, since = first, 0
+        for claim in sorted(self.claims, key=lambda claim: claim.first):
+            if claim.first <= at < claim.end:
+                at, since = claim.end, max(since, claim.since)
+        return since if at >= end else -1
+
+    def is_outdated(self, first: int, end: int, basis: int) -> bool:
+        """Say whether another client may have changed these blocks since `others` was `basis`."""
+        return basis < self.others and basis < (self.claimed_since(first, end) if self.has_claim(first, end) else self.others)
+
+    def may_drop(self, claim: "Claim") -> bool:
+        """Say whether a claim can end with a commit: nothing of it is under way, nor about to be sent once more."""
+        under_way = (*self.writing, *self.held.values())
+        return not (claim.again or any(start < claim.end and claim.first < stop for start, stop in under_way))
+
+    def ours(self) -> int:
+        """Return where what was written here and not committed ends, 0 for nothing."""
+        return self.own_end if self.file.is_uncommitted else 0
 
     def lost_claims(self) -> None:
         """The server has restarted: it knows of none."""
@@ -115,20 +159,18 @@ class SealedFile:
             for at in range(0, len(entries), ENTRY_SIZE)
         )
 
-    def is_busy(self, first: int, end: int) -> bool:
-        """Say whether another client has said that it writes to one of these blocks."""
-        return any(start < end and first < stop for start, stop in self.busy_elsewhere)
-
     def _note_intents(self, rows: list[IntentRow]) -> None:
         """Take what was told of writes that have begun."""
-        size, file_id = self.file.block_size, self.file.record.file_id
+        file_id = self.file.record.file_id
         found: list[Intent] = []
         for row in rows:
             if row.record:
                 with contextlib.suppress(CryptoError):  # whoever put that was no client of the volume
                     found.append(open_intent(self.key, file_id, row.record))
-        self.named = alternatives(found, self.file.record.generation)
-        self.busy_elsewhere = [(row.pos // size, -(-(row.pos + row.length) // size)) for row in rows if row.live and not row.mine]
+        named = alternatives(found, self.file.record.generation)
+        if named != self.named:
+            self.named = named
+            self.told += 1
 
     def take_turn(self, run: Callable[[], None]) -> None:
         """Call `run`, at once or when those before it have given their turn back."""
@@ -154,7 +196,7 @@ class SealedFile:
 
     def is_written(self, first: int, end: int) -> bool:
         """Say whether one of these blocks is on its way to the server."""
-        return any(start < end and first < stop for start, stop in self.writing)
+        return any(start < end and first < stop for start, stop in (*self.writing, *self.carried))
 
     def block(self, start: Callable[[], None]) -> None:
         """Call `start` when some of the blocks on their way have arrived."""
@@ -163,6 +205,10 @@ class SealedFile:
     def written(self, first: int, end: int) -> None:
         """Blocks are no longer on their way."""
         self.writing.remove((first, end))
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Let those look again who wait for blocks on their way."""
         blocked, self._blocked = self._blocked, []
         for start in blocked:
             start()
@@ -246,6 +292,7 @@ class SealedFile:
                 else:
                     missing = self.file.adopt(record)
                     self.generation = generation
+                    self._others()
             except Exception as error:  # noqa: BLE001 (handed on to the one who asked)
                 ended(error)
                 return
@@ -281,14 +328,24 @@ class SealedFile:
 
         self.take_turn(run)
 
+    def _others(self) -> None:
+        self.others += 1
+        self.told += 1
+        self.on_others()
+
     def _refresh(self, then: Then, tries: int = REFRESHES) -> None:
         asked = self.freshness.clock
+        claims = list(self.claims)
 
         def got(outcome: Outcome) -> None:
             body = body_of(outcome, RecordReply)
             if isinstance(body, Exception):
                 then(body)
                 return
+            mine = {row.key for row in body.intents if row.mine}
+            for claim in claims:
+                if claim.key not in mine and claim in self.claims:
+                    self.claims.remove(claim)  # the server was started again
             try:
                 missing = self._take_record(body, asked)
             except Exception as error:  # noqa: BLE001 (handed on to the one who asked)
@@ -332,6 +389,7 @@ class SealedFile:
             self.loaded = True
         else:
             missing = self.file.adopt(reply.record)
+            self._others()
         self.generation = reply.generation
         self._note_intents(reply.intents)
         return missing

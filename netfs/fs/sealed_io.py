@@ -24,7 +24,7 @@ from iov.pool import Lease
 from iov.probe import Probe
 from netfs.cache.base import BlockCookie
 from netfs.engine.events import trace_call
-from netfs.engine.request import IoSubrequest, Origin, Source
+from netfs.engine.request import FileChanged, IoRequest, IoSubrequest, Origin, Source
 from netfs.fs.calls import body_of
 from netfs.fs.sealed_file import SealedFile
 from transport.base import Abandonable, Outcome, Reply
@@ -33,10 +33,23 @@ from transport.messages import Read, ReadReply, Step, StepKind, Transact, Transa
 __all__ = ["SealedRead", "SealedWrite"]
 
 PAST_CACHES = frozenset({Origin.DIO_READ, Origin.UNBUFFERED_READ, Origin.DIO_WRITE, Origin.UNBUFFERED_WRITE})
-BUSY_TRIES = 8
-"""How often a block is read again that another client says it is writing."""
+READS_AGAIN = 64
+"""How often a block is read again because others went on writing to the file meanwhile."""
+RECORD_MOVES = 32
+"""How often a write intent is put anew because the record has moved meanwhile."""
 HEAD_MAX = 1 << 16
 """Blocks of so many bytes at most are kept for the commit of a file that has only one."""
+
+
+def partial_blocks(request: IoRequest, size: int) -> list[int]:
+    """Return the blocks of a write that the caller has written in part, so that the rest of them was read."""
+    found: dict[int, None] = {}
+    at, end = request.start, request.start + request.length
+    for start, stop in (*request.changed, (end, end)):
+        if start > at:
+            found.update(dict.fromkeys(range(at // size, -(-start // size))))
+        at = max(at, stop)
+    return list(found)
 
 
 class SealedCall:
@@ -101,13 +114,13 @@ class SealedCall:
 class SealedRead(SealedCall):
     """Read, verify and decrypt the blocks of one subrequest."""
 
-    __slots__ = ("_changes", "_entries", "_refreshed")
+    __slots__ = ("_again", "_changes", "_entries", "_told", "_unmoved")
 
     def __init__(self, sealed: SealedFile, subreq: IoSubrequest, probe: Probe) -> None:
         super().__init__(sealed, subreq, probe)
         self._changes = 0
         self._entries = bytearray()
-        self._refreshed = 0
+        self._again = self._unmoved = self._told = 0
 
     def start(self) -> None:
         """Begin, or begin again."""
@@ -127,7 +140,7 @@ class SealedRead(SealedCall):
         if not self.first and sealed.file.head is not None:
             self._from_head(sealed.file.head)
             return
-        self._changes = sealed.file.changes
+        self._changes, self._told = sealed.file.changes, sealed.told
         self._entries = sealed.file.entries(self.first, self.count)
         # What was cut out as one kind may have become two since: then this is a short read.
         is_hole, self.count = first_of_other_kind(self._entries)
@@ -231,12 +244,20 @@ class SealedRead(SealedCall):
         if sealed.is_written(self.first, self.first + self.count) or self._outdated():
             self._give_back()
             self.start()
-        elif self._refreshed and not (sealed.is_busy(self.first, self.first + self.count) and self._refreshed < BUSY_TRIES):
+        elif self._unmoved > 1 or self._again == READS_AGAIN:
             self._finish(max(0, error.block_no - self.first), error)
         else:
-            self._refreshed += 1
+            self._again += 1
             self._give_back()
-            sealed.refresh(lambda failed: self._finish(0, failed) if failed else self.start())
+            sealed.refresh(self._refreshed)
+
+    def _refreshed(self, failed: Exception | None) -> None:
+        """Read again. Where neither record nor intents have moved around a read, what it found was not another client's doing."""
+        self._unmoved = self._unmoved + 1 if self._told == self._sealed.told else 0
+        if failed:
+            self._finish(0, failed)
+        else:
+            self.start()
 
     def _outdated(self) -> bool:
         """Say whether the entries this read began with are no longer those of its blocks."""
@@ -252,11 +273,12 @@ class SealedRead(SealedCall):
 class SealedWrite(SealedCall):
     """Encrypt and write the blocks of one subrequest."""
 
-    __slots__ = ("_entries", "_intent")
+    __slots__ = ("_entries", "_intent", "_moves")
 
     def __init__(self, sealed: SealedFile, subreq: IoSubrequest, probe: Probe) -> None:
         super().__init__(sealed, subreq, probe)
         self._intent = 0
+        self._moves = 0
 
     def start(self) -> None:
         """Begin, when no other write of these blocks is on its way."""
@@ -277,6 +299,10 @@ class SealedWrite(SealedCall):
     def _send(self) -> None:
         """Write the blocks, encrypted ahead or now."""
         sealed = self._sealed
+        if not sealed.has_claim(self.first, self.first + self.count):
+            # Begun for a file of one block, or the server was started again: what is around may have been changed.
+            self._finish(0, FileChanged())
+            return
         sealed.writing.append((self.first, self.first + self.count))
         if self._lease is None:
             self.seal()
@@ -288,15 +314,12 @@ class SealedWrite(SealedCall):
         if error is not None:
             self._end(0, error)
             return
-        entries = file.entries(self.first, self.count)
         rows: list[tuple[int, bytes, bytes]] = []
         for at in range(self.count):
             block, part = self.first + at, slice(at * ENTRY_SIZE, (at + 1) * ENTRY_SIZE)
-            now = bytes(entries[part])
-            # Written before and not committed, as far as is known: of both entries one will be the committed one.
-            for entry in dict.fromkeys((now, sealed.before.setdefault(block, now))):
-                if any(entry):
-                    rows.append((block, entry, bytes(self._entries[part])))  # noqa: PERF401
+            to_be = bytes(self._entries[part])
+            # Written before and not committed, or being committed: any of these can be what the record says when this is read.
+            rows += [(block, entry, to_be) for entry in file.possible_entries(block) if any(entry)]
         if not rows:
             self._write()
             return
@@ -307,14 +330,26 @@ class SealedWrite(SealedCall):
 
         def told(outcome: Outcome) -> None:
             body = body_of(outcome, TransactReply)
-            if isinstance(body, Exception):
+            if isinstance(body, BlockingIOError) and self._moves < RECORD_MOVES:
+                # The record has moved, by a commit from here or of other blocks; or the server was started again.
+                self._moves += 1
+                sealed.refresh(again)
+            elif isinstance(body, Exception):
                 self._end(0, body)
-                return
-            (self._intent,) = body.intents
-            sealed.intents[self._intent] = False
-            self._write()
+            else:
+                (self._intent,) = body.intents
+                sealed.intents[self._intent] = False
+                self._write()
 
-        sealed.transport.submit(Transact([], 0, [step]), told)
+        def again(error: Exception | None) -> None:
+            if error is None and not sealed.has_claim(self.first, self.first + self.count):
+                error = FileChanged()
+            if error is not None:
+                self._end(0, error)
+            else:
+                sealed.with_tags(self.first, self.count, self._tell_of)
+
+        sealed.transport.submit(Transact([(sealed.handle, sealed.generation)], 0, [step]), told)
 
     def _write(self) -> None:
         sealed, file = self._sealed, self._sealed.file
@@ -358,6 +393,9 @@ class SealedWrite(SealedCall):
     def _into_head(self, error: Exception | None) -> None:
         """Keep the only block of a small file for the commit, unless it is in the data stream already."""
         file = self._sealed.file
+        request = self._subreq.request
+        if error is None and partial_blocks(request, file.block_size) and request.basis < self._sealed.others:
+            error = FileChanged()
         if error is not None:
             self._finish(0, error)
         elif file.head is None and not first_of_other_kind(file.entries(0, 1))[0]:
@@ -366,7 +404,9 @@ class SealedWrite(SealedCall):
             self._give_back()
             block = bytearray(file.block_size)
             self.probe.copied(copy_from_iter(block, self._subreq.iter.copy()))
-            file.wrote_head(bytes(block).rstrip(b"\0"))  # header: what fits into a small file's only block
+            self._note_end()
+            parts = [(start, min(end, len(block))) for start, end in request.changed or [(0, len(block))] if start < len(block)]
+            file.wrote_head(bytes(block).rstrip(b"\0"), parts)  # header: what fits into a small file's only block
             self._finish(1)
 
     def _sent(self, outcome: Outcome) -> None:
@@ -388,6 +428,7 @@ class SealedWrite(SealedCall):
                 self._end(0, error)
                 return
             sealed.file.wrote(self.first, self._entries[: blocks * ENTRY_SIZE])
+            self._note_end()
             if blocks == self.count and self._intent in sealed.intents:
                 sealed.intents[self._intent] = True
             if cookie is not None:
@@ -398,6 +439,12 @@ class SealedWrite(SealedCall):
             sealed.with_tags(self.first, blocks, tagged)
         else:
             self._end(0, OSError(errno.EIO, "the server wrote less than a block"))
+
+    def _note_end(self) -> None:
+        """Note how far what was written here goes, as a newer record of another client may end before."""
+        changed = self._subreq.request.changed
+        end = min((self.first + self.count) * self._sealed.file.block_size, changed[-1][1] if changed else 1 << 62)
+        self._sealed.own_end = max(self._sealed.own_end, end)
 
     def _end(self, blocks: int, error: Exception | None = None) -> None:
         # Told first: what is blocked may be started by it, and must find the request's memory given back.

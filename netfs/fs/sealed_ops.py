@@ -11,12 +11,12 @@ from crypto.errors import Malformed
 from crypto.file import first_of_other_kind
 from crypto.intent import INTENT_BLOCKS_MAX
 from crypto.record import MAX_PLAIN_SIZE
-from netfs.engine.request import IoRequest, IoSubrequest, Origin
+from netfs.engine.request import FileChanged, IoRequest, IoSubrequest, Origin
 from netfs.fs.calls import ask
 from netfs.fs.sealed_claims import SealedClaims
 from netfs.fs.sealed_commit import SealedCommit
 from netfs.fs.sealed_file import SealedFile
-from netfs.fs.sealed_io import HEAD_MAX, SealedRead, SealedWrite
+from netfs.fs.sealed_io import HEAD_MAX, SealedRead, SealedWrite, partial_blocks
 from netfs.fs.sealed_names import attr_of, failed
 from netfs.fs.stray import strays
 from netfs.fs.volume import CacheIdentity, Change, FileOps
@@ -52,6 +52,8 @@ class EncryptedOps(FileOps):
         )  # fmt: skip
         self._commits = SealedCommit(self._sealed, inode, volume.writer)
         self._claims = SealedClaims(self._sealed, self._commits)
+        self._commits.claim = self._claims.take
+        self._sealed.on_others = self._changed_elsewhere
         limits = volume.transport.limits
         self.max_segs = limits.max_segs
         self.max_in_flight = min(16, limits.credits)
@@ -77,10 +79,30 @@ class EncryptedOps(FileOps):
             await self._commits.relieve(MOST_INTENTS)
         first = rreq.start // self.block_size
         count = -(-rreq.length // self.block_size)
+        sealed = self._sealed
         if rreq.origin in CLAIMING and not self._is_alone(first, count):
             await self._claims.take(first, count)
-        if self._sealed.file.fetches(first, count):
-            await finished(lambda then: self._sealed.with_tags(first, count, then))
+            sealed.held[rreq.debug_id] = (first, first + count)
+        if sealed.file.fetches(first, count):
+            await finished(lambda then: sealed.with_tags(first, count, then))
+        if rreq.debug_id in sealed.held and rreq.origin is not Origin.READ_FOR_WRITE:
+            for block in partial_blocks(rreq, self.block_size):
+                if sealed.is_outdated(block, block + 1, rreq.basis):
+                    # What is read now is read under this claim; so it is left at the next commit, if one comes before the write.
+                    for claim in sealed.claims:
+                        claim.again = claim.again or (claim.first < first + count and first < claim.end)
+                    raise FileChanged
+
+    def end_request(self, rreq: IoRequest) -> None:
+        """Let a commit end the request's claims."""
+        self._sealed.held.pop(rreq.debug_id, None)
+
+    def _changed_elsewhere(self) -> None:
+        """Another client's record was taken: what was read before may be outdated, and the file may be longer or shorter."""
+        inode, sealed = self._inode, self._sealed
+        inode.others = sealed.others
+        dirty = max((folio.pos + folio.dirty_to for folio in inode.mapping.dirty.values()), default=0)
+        inode.sizes.moved(sealed.file.size, sealed.ours(), dirty)
 
     def _is_alone(self, first: int, count: int) -> bool:
         """Say whether blocks are written without a claim: a small file is merged."""
@@ -183,3 +205,8 @@ class EncryptedOps(FileOps):
         """Give up the tags that are on the server too."""
         if self._sealed.loaded:
             self._sealed.file.tree.rest()
+
+    async def written(self) -> None:
+        """Give back claims that nothing was written under."""
+        if self._sealed.claims:
+            await self._commits.end_claims()

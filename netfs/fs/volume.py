@@ -97,6 +97,9 @@ class FileOps(NetfsOps):
         """Change what a volume has left to do. Returns: false when another client has changed the file meanwhile."""
         raise NotImplementedError(f"{type(self).__name__} leaves nothing to do: {change}")
 
+    async def written(self) -> None:
+        """A descriptor that may write is being closed, and what was written is durable. Cancellation: may have happened."""
+
     def idle(self) -> None:
         """Give up memory that can be had again: the last descriptor was closed."""
 

@@ -107,6 +107,8 @@ class DirectoryTransact(DirectorySpace):
                 case StepKind.RECORD_PUT:
                     before = generations[handle] if handle in generations else self._sidecar.record(handle)[1]
                     generations[handle] = before + 1
+                case StepKind.WRITE if not step.length:
+                    continue  # only asks whether it may
                 case StepKind.TRUNCATE | StepKind.WRITE:
                     if step.handle:
                         self._tree.let_go(self._tree.file(handle, write=True))

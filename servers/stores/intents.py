@@ -22,6 +22,7 @@ __all__ = ["Intents", "Planned"]
 INTENTS_MAX: Final = 1024
 """On one file."""
 NOBODY: Final = 0
+FAR: Final = 1 << 64
 KEYS_OF_BOOTS: Final = 1 << 22
 _ROW: Final = struct.Struct("<QQI")
 
@@ -108,6 +109,10 @@ class Intents:
                 now = files.get(file, self._files.get(step.handle, ()))
                 if step.kind is StepKind.CREATE:
                     made += 1
+                elif step.kind in {StepKind.WRITE, StepKind.TRUNCATE}:
+                    length = max(1, step.length) if step.kind is StepKind.WRITE else FAR
+                    if any(intent.session != session and intent.overlaps(step.pos, length) for intent in now):
+                        raise OSError(errno.EAGAIN, "another session is writing there")
                 elif step.kind is StepKind.INTENT_PUT:
                     if any(intent.session != session and intent.overlaps(step.pos, step.length) for intent in now):
                         raise OSError(errno.EAGAIN, "another session is writing there")

@@ -7,12 +7,11 @@ import itertools
 import logging
 import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import trio
-from _pytest.mark.structures import ParameterSet
 
 from iov.copy_iter import copy_to_iter
 from servers.stores.memory import MemoryStore
@@ -55,18 +54,6 @@ LEASED = {
 """Worlds in which the server gives leases, and asks them back when the other client comes."""
 
 
-LOST = pytest.mark.xfail(
-    raises=Difference,
-    strict=False,
-    reason="known defect: writes that race in one block of an encrypted file can lose a byte or leave the block EBADMSG",
-)
-
-
-def known(names: Iterable[str]) -> list[str | ParameterSet]:
-    """Mark the worlds with the defect that is known and not yet found; the others must pass."""
-    return [pytest.param(name, marks=LOST) if "encrypted" in name else name for name in names]
-
-
 def go(setting: Setting, seed: int, count: int) -> None:
     logging.getLogger("netfs.fscache").setLevel(logging.ERROR)  # a directory that cannot be used is one of the worlds
     try:
@@ -77,30 +64,30 @@ def go(setting: Setting, seed: int, count: int) -> None:
         raise
 
 
-@pytest.mark.parametrize("name", known(list(WORLDS)[::5]))
+@pytest.mark.parametrize("name", list(WORLDS)[::5])
 def test_a_few_operations(name: str) -> None:
     go(WORLDS[name], 1, QUICK_OPS)
 
 
-@pytest.mark.parametrize("name", known(list(LEASED)[::3]))
+@pytest.mark.parametrize("name", list(LEASED)[::3])
 def test_a_few_operations_under_leases(name: str) -> None:
     go(LEASED[name], 4, QUICK_OPS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", known(LEASED))
+@pytest.mark.parametrize("name", LEASED)
 def test_many_operations_under_leases(name: str) -> None:
     go(LEASED[name], 5, SLOW_OPS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", known(WORLDS))
+@pytest.mark.parametrize("name", WORLDS)
 def test_many_operations(name: str) -> None:
     go(WORLDS[name], 2, SLOW_OPS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encrypted", [False, pytest.param(True, marks=LOST)], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
 def test_many_operations_over_iwarp(encrypted: bool) -> None:
     for cache in ("off", "active"):
         go(Setting.parse(f"transport=rdma-stream encrypted={encrypted:d} cache={cache} rsize=8192 wsize=4096"), 3, SLOW_OPS)
