@@ -23,7 +23,6 @@ EXTRAS: Final = {
     "fsspec": ("fsspec", "netfs:// in pandas, pyarrow, zarr, dask"),
     "trace": ("perfetto", "--trace FILE.pftrace"),
     "crc": ("crc32c", "checksums of iWARP at full speed"),
-    "metrics": ("prometheus_client", "netfs serve --metrics"),
     "s3": ("obstore", "servers on an object store"),
 }
 MARKS: Final = {"ok": "ok", "missing": "--", "wrong": "!!"}

@@ -87,7 +87,7 @@ class Client(WholeFiles):
         """For how long a directory's name is believed so much that what is not found there is not looked for again."""
         self.on_recall: Callable[[Handle], Awaitable[None]] | None = None
         """Called when another client is at a file, before what is dirty of it is sent and what is cached forgotten."""
-        self.leases = Leases(transport, self._forget)
+        self.leases = Leases(transport, self._forget, self._same)
         self._leasing = leasing and self.leases.possible
         self.known = KnownAttributes(MAX_DENTRIES, self.leases.holding, env.now)
         self.local_cache = None if caching is None else caching.cache
@@ -378,6 +378,11 @@ class Client(WholeFiles):
             await fsync(inode)
         await drop_range(inode, 0, END_OF_TIME)
         inode.outdated()
+
+    def _same(self, handle: Handle, change: int) -> bool:
+        """Tell whether a file is as it is known here."""
+        inode = self._inodes.get(handle)
+        return inode is None or inode.change == change
 
     def _known(self, handle: Handle) -> bool:
         return handle in self._inodes

@@ -3,7 +3,8 @@
 A lease is asked for with each open. With a read lease the next open asks nothing and keeps what is cached; a write lease says
 the same of files that are written here. When the server asks a lease back, what is dirty is sent, what is cached is forgotten,
 and the lease returned. A lease on a directory is on its names (`known.py`). A lease that was revoked, or that went with its
-session, is simply gone: the next open asks. Owns no memory.
+session, is simply gone: the next open asks. A server that was started again is asked for those there were, and what others have
+changed before is forgotten. Owns no memory.
 """
 
 import errno
@@ -51,6 +52,7 @@ LISTENING_CREDITS: Final = 2
 FIRST: Final = Handle(b"\0")
 """In a compound: what its first step found or made."""
 MAX_TAKEN: Final = 4096
+RECLAIMED_AT_ONCE: Final = 32
 
 AGAIN_S: Final = 1.0
 """After the server refused a callback; it may be one that has none."""
@@ -70,13 +72,15 @@ class _Held:
 class Leases:
     """What one client holds. forget: sends what is dirty of a file and forgets what is cached of it.
 
+    same: tells whether what is known of a file is still so, by the change attribute that the server has of it.
     possible: the connection can have a call that waits for the server's callbacks, and others beside it.
     """
 
-    def __init__(self, transport: Transport, forget: Forget) -> None:
+    def __init__(self, transport: Transport, forget: Forget, same: Callable[[Handle, int], bool] = lambda *_: False) -> None:
         self._transport = transport
         self.possible = transport.limits.credits >= LISTENING_CREDITS
         self._forget = forget
+        self._same = same
         self._held: dict[Handle, _Held] = {}
         self._told = 0
         self._taken: dict[Handle, int] = {}
@@ -206,13 +210,27 @@ class Leases:
         """Tell whether an owner may have locks on a file."""
         return any(lock.handle == handle and lock.owner == owner for lock in self._locks)
 
-    async def _reclaim(self) -> None:
-        """Ask a server that was started again for the locks there were."""
+    async def _reclaim(self, held: list[tuple[Handle, LeaseKind]]) -> None:
+        """Ask a server that was started again for the locks and leases there were. Raises: TransportError."""
         for lock in list(self._locks):
             try:
                 await ask(self._transport, lock, Ack)
             except (OSError, TransportError):
                 self._locks.remove(lock)
+        while held:
+            told = self._told
+            steps = [CompoundStep(Lease(handle, kinds, reclaim=True)) for handle, kinds in held[:RECLAIMED_AT_ONCE]]
+            try:
+                results = (await ask(self._transport, Compound(steps), CompoundReply)).results
+            except OSError:
+                return
+            for step, result in enumerate(results):
+                handle = held[step][0]
+                self._take(results, step, handle, told)
+                # Others could change it before this client was back.
+                if result.status or not self._same(handle, result_of(results, step, LeaseReply).change):
+                    await self._forgotten(handle)
+            held = held[max(1, len(results)) :]  # behind the one that failed, which is gone
 
     async def run(self) -> None:
         """Take the server's callbacks, until cancelled or the connection is over."""
@@ -227,9 +245,11 @@ class Leases:
                     except TransportError:
                         return
                     except OSError as error:
+                        held = [(handle, one.kinds) for handle, one in self._held.items()]
                         self.lost()
                         if error.errno == errno.ESTALE:
-                            await self._reclaim()
+                            with suppress(TransportError):  # which the next callback will tell of
+                                await self._reclaim(held)
                         else:
                             await trio.sleep(AGAIN_S)
                         seen = 0

@@ -1,5 +1,6 @@
 """Attributes that leases vouch for: nothing is asked for twice, and whatever changes, here or elsewhere, is seen at once."""
 
+import errno
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,9 +11,25 @@ import trio.testing
 from iov.probe import Probe
 from netfs.fs.client import Client
 from netfs.fs.known import FRESH_S, KnownAttributes
-from netfs.fs.leases import Leases
+from netfs.fs.leases import RECLAIMED_AT_ONCE, Leases
 from tests.netfs.test_leases import two_clients
-from transport.messages import Attr, EntryReply, FileType, Handle, LeaseKind, LeaseReply, Op, Recall, Result
+from transport.base import Limits, Reply, Transport
+from transport.messages import (
+    Attr,
+    Await,
+    Compound,
+    CompoundReply,
+    EntryReply,
+    EventsReply,
+    FileType,
+    Handle,
+    Lease,
+    LeaseKind,
+    LeaseReply,
+    Op,
+    Recall,
+    Result,
+)
 
 D, F, G = Handle(b"d"), Handle(b"f"), Handle(b"g")
 
@@ -106,7 +123,7 @@ async def test_a_lease_that_was_asked_back_before_the_reply_that_gave_it_came_is
     async def forget(_: Handle) -> None:
         await trio.lowlevel.checkpoint()
 
-    leases = Leases(None, forget)  # type: ignore[arg-type]
+    leases = Leases(Restarted({}), forget)
     leases.running = True
     given = [Result(Op.LEASE, 0, 0, LeaseReply(LeaseKind.READ, 1, 0))]
     sent = leases._told
@@ -122,6 +139,67 @@ async def test_a_lease_that_was_asked_back_before_the_reply_that_gave_it_came_is
     leases.drop(F)
     leases._take(given, 0, F, leases._told)
     assert leases.holding(F) is not first
+
+
+class Restarted(Transport):
+    """A server that was started again: it has told once where its events begin, and then knows of nothing."""
+
+    def __init__(self, change: dict[Handle, int | None]) -> None:
+        self.limits = Limits()
+        self.change = change
+        self.awaited: list[int] = []
+        self.claimed: list[Lease] = []
+
+    def submit(self, request: Any, done: Any, source: Any = None, dest: Any = None) -> Any:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def call(self, request: Any, source: Any = None, dest: Any = None) -> Reply:
+        await trio.lowlevel.checkpoint()
+        if isinstance(request, Await):
+            self.awaited.append(request.seen)
+            if len(self.awaited) == 1:
+                return Reply(0, EventsReply(10, []))
+            if len(self.awaited) > 2:
+                await trio.sleep_forever()
+            return Reply(errno.ESTALE)
+        assert isinstance(request, Compound)
+        results = []
+        for step in request.steps:
+            assert isinstance(step.request, Lease) and step.request.reclaim
+            self.claimed.append(step.request)
+            change = self.change[step.request.handle]
+            if change is None:
+                results.append(Result(Op.LEASE, errno.ESTALE))
+                break
+            results.append(Result(Op.LEASE, 0, 0, LeaseReply(step.request.kinds, 1, change)))
+        return Reply(0, CompoundReply(results))
+
+
+async def test_a_server_that_was_started_again_is_asked_for_the_leases_there_were() -> None:
+    many = [Handle(b"%d" % number) for number in range(RECLAIMED_AT_ONCE)]
+    transport = Restarted({F: 5, D: None, G: 6, **dict.fromkeys(many, 5)})
+    forgotten: list[Handle] = []
+
+    async def forget(handle: Handle) -> None:
+        await trio.lowlevel.checkpoint()
+        forgotten.append(handle)
+
+    leases = Leases(transport, forget, lambda _, change: change == 5)
+    leases.running = True
+    for handle in (F, D, G, *many):
+        leases._take([Result(Op.LEASE, 0, 0, LeaseReply(LeaseKind.READ, 1, 0))], 0, handle, 0)
+    leases.want()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(leases.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert transport.awaited == [0, 9, 0]
+        assert [lease.handle for lease in transport.claimed] == [F, D, G, *many]
+        assert forgotten == [D, G], "it is gone, and it was changed"
+        assert [leases.covers(handle, write=False) for handle in (F, D, G, *many)] == [True, False, True] + [True] * len(many)
+        nursery.cancel_scope.cancel()
 
 
 # ---- with a server
