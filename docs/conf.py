@@ -38,7 +38,7 @@ nitpicky = False
 def commands(app: "Sphinx") -> None:
     """Write the reference of the commands, made of what they say of themselves."""
     text = build(metadata.entry_points(group=GROUP))[0].generate_docs("markdown", heading_level=1, flatten_commands=True)
-    (HERE / "reference" / "commands.md").write_text(text, encoding="utf-8")
+    (HERE / "reference" / "commands").with_suffix(".md").write_text(text, encoding="utf-8")
 
 
 def setup(app: "Sphinx") -> None:
