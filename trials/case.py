@@ -121,13 +121,18 @@ def run_case(
         policy = Reseeding(policy, reseed[0], random.Random(other), partial(trial.reseed, other))
     try:
         with watch(Ledger()):
-            failure = sim.run(case.seed, trial.main, policy=policy, trace=trace).result
+            failure = sim.run(case.seed, trial.main, policy=policy, trace=trace, most_steps=most_steps(case)).result
     except sim.Deadlock as error:
-        failure = Failure("U2 deadlock", str(error))
+        failure = Failure("U2 endless" if isinstance(error, sim.Endless) else "U2 deadlock", str(error))
     return Outcome(
         case, failure, trace.hexdigest(), trace.steps, trial.virtual_s, trial.operations, trial.fired, list(policy.choices),
         trial.history, trace.lines, policy.sizes,
     )  # fmt: skip
+
+
+def most_steps(case: Case) -> int:
+    """Return the steps after which a trial counts as one that never ends: ten times what the longest ones take."""
+    return 300_000 + 4000 * case.operations * case.clients
 
 
 class _Trial:

@@ -3,6 +3,7 @@
 import gc
 import inspect
 import io
+import itertools
 import logging
 import os
 import random
@@ -216,6 +217,18 @@ def test_a_deadlock_is_told_even_where_its_cancellation_fails() -> None:
 
     with pytest.raises(sim.Deadlock):
         sim.run(1, main)
+
+
+@pytest.mark.parametrize("shield", [False, True])
+def test_a_program_that_never_ends_is_broken_off(shield: bool) -> None:
+    async def main(_: sim.SimWorld) -> None:
+        with trio.CancelScope(shield=shield):
+            for _step in itertools.count():
+                await trio.sleep(0.001)
+
+    with pytest.raises(sim.Endless, match=r"more than 300 steps, and no end, at 0\.\d+ s"):
+        sim.run(1, main, most_steps=300)
+    assert sim.run(1, nothing).steps
 
 
 def state() -> tuple[object, ...]:

@@ -10,11 +10,15 @@ from typing import Any
 import trio
 import trio.testing
 
-__all__ = ["Deadlock", "open_shields", "virtual_clock", "waiting_tasks"]
+__all__ = ["Deadlock", "Endless", "open_shields", "virtual_clock", "waiting_tasks"]
 
 
 class Deadlock(Exception):
     """No task could run and no deadline was set; the message names the tasks that wait."""
+
+
+class Endless(Deadlock):
+    """So many steps were taken that the program is taken for one that never ends."""
 
 
 def virtual_clock(on_idle_for_ever: Callable[[], None]) -> trio.testing.MockClock:

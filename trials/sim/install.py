@@ -15,7 +15,7 @@ from typing import Final, Generic, TypeVar
 
 import trio
 
-from trials.sim.clock import Deadlock, open_shields, virtual_clock, waiting_tasks
+from trials.sim.clock import Deadlock, Endless, open_shields, virtual_clock, waiting_tasks
 from trials.sim.fences import raise_fences
 from trials.sim.internals import pin_order
 from trials.sim.patches import Patches
@@ -27,6 +27,7 @@ from trials.sim.world import SimWorld
 __all__ = ["Outcome", "install", "run", "settled"]
 
 T = TypeVar("T")
+MOST_STEPS: Final = 2_000_000
 _ONE_AT_A_TIME: Final = threading.Lock()
 
 
@@ -81,11 +82,12 @@ def install(seed: int, policy: str | Policy = "uniform") -> Iterator[Policy]:
 
 def run(
     seed: int, main: Callable[[SimWorld], Awaitable[T]], *, policy: str | Policy = "uniform", keep: bool = False,
-    trace: Trace | None = None,
+    trace: Trace | None = None, most_steps: int = MOST_STEPS,
 ) -> Outcome[T]:  # fmt: skip
     """Run `main` in a simulated world. keep: also keep the trace's lines. trace: the one to fill, by default a new one.
 
-    Raises: what `main` raised; EscapedSimulation; Deadlock when no task can ever run again.
+    most_steps: task steps after which the run is broken off.
+    Raises: what `main` raised; EscapedSimulation; Deadlock when no task can ever run again, Endless when one always can.
     """
     trace = trace or Trace(keep=keep)
     scopes: list[trio.CancelScope] = []
@@ -98,9 +100,9 @@ def run(
             return await main(SimWorld(seed, trace))
         raise AssertionError("only a deadlock cancels the whole program")
 
-    def end() -> None:
+    def end(why: Deadlock) -> None:
         # The program leaves in order if it can, then without its shields; if it waits even then, the run itself is broken off.
-        stuck.append(Deadlock(f"no task can run and no deadline is set; waiting: {', '.join(waiting_tasks())}"))
+        stuck.append(why)
         if len(stuck) == 1:
             scopes[0].cancel()
         elif len(stuck) == 2:
@@ -108,8 +110,16 @@ def run(
         else:
             raise stuck[0]
 
+    def idle() -> None:
+        end(Deadlock(f"no task can run and no deadline is set; waiting: {', '.join(waiting_tasks())}"))
+
+    def look() -> None:
+        if trace.steps > most_steps * (1 + len(stuck) / 10) and scopes:
+            end(Endless(f"more than {most_steps:,} steps, and no end, at {trio.current_time():.6f} s of virtual time"))
+
     with install(seed, policy) as deciding:
-        clock = virtual_clock(end)
+        clock = virtual_clock(idle)
+        deciding.look = look
         try:
             result = trio.run(whole, clock=clock, instruments=[trace])
         except BaseException as error:

@@ -39,8 +39,10 @@ def sparse(choices: Iterable[int]) -> Schedule:
 class Policy(ABC):
     """Order each batch of runnable tasks; `choose` decides, and what it decided is kept.
 
-    choices: of each decision. sizes: between how many tasks each was taken.
+    choices: of each decision. sizes: between how many tasks each was taken. look: is called for each batch.
     """
+
+    look: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self) -> None:
         self.choices = array("i")
@@ -48,6 +50,7 @@ class Policy(ABC):
 
     def shuffle(self, batch: list[Task]) -> None:
         """Put the batch, oldest first, into the order in which Trio pops it from the end."""
+        self.look()
         if len(batch) < 2:
             return
         rest = list(batch)
@@ -193,6 +196,7 @@ class Reseeding(Policy):
 
     def shuffle(self, batch: list[Task]) -> None:
         """Look at the time, once in each batch."""
+        self.look()
         if not self._over and trio.current_time() >= self._at_s and self._then():
             self._over, self._policy = True, Uniform(self._rng)
         self._policy.shuffle(batch)
