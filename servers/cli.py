@@ -9,9 +9,11 @@ from servers.running import Host, Options, Tampering, run_server, show_status, s
 
 if TYPE_CHECKING:
     from servers.config import Config
+    from servers.stores.mapping import NamesAndModes
 
 __all__ = ["register"]
 
+_ALL = 0o7777
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -30,6 +32,8 @@ def register(host: Host) -> None:
         rdma_crc: bool | None = None,
         read_only: bool | None = None,
         memory: bool | None = None,
+        mode_mask: str | None = None,
+        utf8_names: bool | None = None,
         identity: Path | None = None,
         authorized_keys: Path | None = None,
         ca: Path | None = None,
@@ -57,6 +61,8 @@ def register(host: Host) -> None:
             rdma_crc: protect RDMA messages by checksums; needs the package crc32c.
             read_only: refuse every change.
             memory: serve an empty store in memory instead of a folder; it is gone when the server ends.
+            mode_mask: the permissions that clients may give, in octal: 0750 leaves out what it does not have. All by default.
+            utf8_names: refuse new names that are not UTF-8; else a name may be any bytes.
             identity: the server's key (see netfs keygen); ~/.config/netfs/identity when only --authorized-keys is given.
             authorized_keys: the keys of clients, a line for each: its fingerprint, a name, and ro for one that may only read.
                 Read again for each connection. ~/.config/netfs/authorized_keys when only --identity is given.
@@ -79,6 +85,7 @@ def register(host: Host) -> None:
             rdma_crc=_said(rdma_crc, found.rdma_crc),
             read_only=_said(read_only, found.read_only),
             memory=_said(memory, found.memory),
+            mapping=_mapping(host, mode_mask or found.mode_mask, utf8_names=_said(utf8_names, found.utf8_names)),
             identity=identity or _path(found.identity),
             authorized_keys=authorized_keys or _path(found.authorized_keys),
             ca=ca or _path(found.ca),
@@ -164,9 +171,20 @@ def _said(option: bool | None, config: bool | None) -> bool:
     return bool(config) if option is None else option
 
 
+def _mapping(host: Host, mode_mask: str | None, *, utf8_names: bool) -> "NamesAndModes":
+    from servers.stores.mapping import NamesAndModes, parse_mask  # noqa: PLC0415
+
+    try:
+        return NamesAndModes(utf8_names=utf8_names) if mode_mask is None else NamesAndModes(parse_mask(mode_mask), utf8_names)
+    except ValueError as error:
+        host.fail(_USAGE, str(error))
+
+
 def _check_options(host: Host, options: Options) -> None:
     if options.memory == (options.folder is not None):
         host.fail(_USAGE, "give either a folder or --memory")
+    if options.memory and (options.mapping.utf8_names or options.mapping.mode_mask != _ALL):
+        host.fail(_USAGE, "--mode-mask and --utf8-names are for folders")
     if options.memory and options.read_only:
         host.fail(_USAGE, "an empty store in memory that is read-only serves nobody")
     if options.rdma_crc and options.rdma is None:

@@ -48,6 +48,8 @@ class Config:
     rdma_crc: bool | None = None
     read_only: bool | None = None
     memory: bool | None = None
+    mode_mask: str | None = None
+    utf8_names: bool | None = None
     identity: str | None = None
     authorized_keys: str | None = None
     ca: str | None = None

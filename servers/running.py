@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from servers.config import ServerLimits
     from servers.server import Serving
     from servers.stores.base import Store
+    from servers.stores.mapping import NamesAndModes
     from transport.address import Address
     from transport.base import Handler
     from transport.rdma.capture import Capture
@@ -73,6 +74,7 @@ class Options:
     rdma_crc: bool
     read_only: bool
     memory: bool
+    mapping: "NamesAndModes"
     identity: Path | None
     authorized_keys: Path | None
     ca: Path | None
@@ -112,11 +114,11 @@ async def run_server(host: Host, options: Options, tampering: Tampering | None) 
     probe = Probe()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals, contextlib.ExitStack() as stack:
         try:
-            store = _open_store(host, options.folder, probe, read_only=options.read_only)
+            store = _open_store(host, options.folder, probe, options)
             stack.callback(store.close)
             exports = {}
             for name, folder in options.exports.items():
-                exports[name] = _open_store(host, folder, probe, read_only=options.read_only)
+                exports[name] = _open_store(host, folder, probe, options)
                 stack.callback(exports[name].close)
             async with _serving(options, store, exports, probe, tampering) as serving:
                 host.emit(*_told(options, serving))
@@ -301,14 +303,14 @@ async def captured(path: Path | None) -> AsyncIterator["Capture | None"]:
         yield capture
 
 
-def _open_store(host: Host, folder: Path | None, probe: "Probe", *, read_only: bool) -> "Store":
+def _open_store(host: Host, folder: Path | None, probe: "Probe", options: Options) -> "Store":
     from servers.stores.directory import DirectoryStore  # noqa: PLC0415
     from servers.stores.memory import MemoryStore  # noqa: PLC0415
     from transport.env import system_env  # noqa: PLC0415
 
     if folder is not None:
         try:
-            return DirectoryStore(folder, probe, read_only=read_only)
+            return DirectoryStore(folder, probe, read_only=options.read_only, mapping=options.mapping)
         except OSError as error:
             host.fail(LOCAL, f"{folder}: {error.strerror}")
     env = system_env()

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from servers.stores.base import PERMISSIONS, check_flags, check_name, check_target, fail
+from servers.stores.base import check_flags, check_name, check_target, fail
 from servers.stores.directory_files import reading
 from servers.stores.directory_transact import DirectoryTransact
 from servers.stores.handles import Node, anchor, raw_name
@@ -57,13 +57,13 @@ class DirectoryStore(DirectoryTransact):
 
     def create(self, parent: Handle, name: str, mode: int, *, exclusive: bool) -> EntryReply:
         self._check_writable()
-        check_name(name)
+        self._check_new(name)
         raw = raw_name(name)
         with self._tree.directory(parent) as (node, fd):
             if self._is_ours(node, raw):
                 raise fail(errno.EACCES, name)
             try:
-                made = os.open(raw, _CREATE | os.O_EXCL, mode & PERMISSIONS, dir_fd=fd)
+                made = os.open(raw, _CREATE | os.O_EXCL, mode & self._mapping.mode_mask, dir_fd=fd)
             except FileExistsError:
                 if exclusive:
                     raise fail(errno.EEXIST, name) from None
@@ -75,7 +75,7 @@ class DirectoryStore(DirectoryTransact):
                     self._tree.file_node(found.handle)
                 return self._entry(found, seen)
             try:
-                os.fchmod(made, mode & PERMISSIONS)  # the mode is the client's; our umask has no say
+                os.fchmod(made, mode & self._mapping.mode_mask)  # the mode is the client's; our umask has no say
                 child, seen = self._tree.look(node, fd, raw)
             except BaseException:
                 os.close(made)
@@ -86,16 +86,16 @@ class DirectoryStore(DirectoryTransact):
 
     def mkdir(self, parent: Handle, name: str, mode: int) -> EntryReply:
         self._check_writable()
-        check_name(name)
+        self._check_new(name)
         raw = raw_name(name)
         with self._tree.directory(parent) as (node, fd):
             if self._is_ours(node, raw):
                 raise fail(errno.EACCES, name)
-            os.mkdir(raw, mode & PERMISSIONS, dir_fd=fd)
+            os.mkdir(raw, mode & self._mapping.mode_mask, dir_fd=fd)
             child, seen = self._tree.look(node, fd, raw)
-            if seen.mode & 0o777 != mode & 0o777:
+            if seen.mode & 0o777 != mode & self._mapping.mode_mask & 0o777:
                 with self._tree.held(child) as made:
-                    os.chmod(anchor(made), seen.mode & ~0o777 | mode & PERMISSIONS)
+                    os.chmod(anchor(made), seen.mode & ~0o777 | mode & self._mapping.mode_mask)
                 child, seen = self._tree.look(node, fd, raw)
             self._changed_names(node, fd)
             return self._entry(child, seen)
@@ -139,7 +139,7 @@ class DirectoryStore(DirectoryTransact):
         check_flags(flags)
         self._tree.directory_node(new_parent)
         with self._removing(parent, name) as (node, fd, raw, child, seen), self._tree.directory(new_parent) as (target, new_fd):
-            check_name(new_name)
+            self._check_new(new_name)
             raw_new = raw_name(new_name)
             if self._is_ours(target, raw_new):
                 raise fail(errno.EEXIST if flags else errno.EACCES, new_name)
@@ -168,7 +168,7 @@ class DirectoryStore(DirectoryTransact):
 
     def link(self, handle: Handle, parent: Handle, name: str) -> EntryReply:
         self._check_writable()
-        check_name(name)
+        self._check_new(name)
         raw = raw_name(name)
         child = self._tree.node(handle)
         with self._tree.names, self._tree.directory(parent) as (node, fd):
@@ -185,7 +185,7 @@ class DirectoryStore(DirectoryTransact):
 
     def symlink(self, parent: Handle, name: str, target: bytes) -> EntryReply:
         self._check_writable()
-        check_name(name)
+        self._check_new(name)
         check_target(target)
         raw = raw_name(name)
         with self._tree.directory(parent) as (node, fd):
@@ -201,6 +201,10 @@ class DirectoryStore(DirectoryTransact):
             raise fail(errno.EINVAL)
         with self._tree.held(node) as fd:
             return os.readlink(b"", dir_fd=fd)
+
+    def _check_new(self, name: str) -> None:
+        check_name(name)
+        self._mapping.check_new(name)
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:

@@ -21,7 +21,6 @@ from iov.iov_iter import Direction, IovIter
 from iov.pool import BufferPool, Lease
 from iov.probe import Probe
 from servers.stores.base import (
-    PERMISSIONS,
     SIZE_MAX,
     Lent,
     Store,
@@ -33,6 +32,7 @@ from servers.stores.descriptors import Descriptor
 from servers.stores.handles import Node, Places, Tree, anchor
 from servers.stores.intents import Intents
 from servers.stores.journal import Entry, write_all
+from servers.stores.mapping import AS_ASKED, NamesAndModes
 from servers.stores.sidecar import SIDECAR_NAME, Sidecar
 from servers.stores.syscalls import (
     Statx,
@@ -73,18 +73,20 @@ class _Landing(Landing):
 
 
 class DirectoryFiles(Store):
-    """A folder. max_open: descriptors kept, by default half of what the process may have.
+    """A folder. max_open: descriptors kept, by default half of what the process may have. mapping: of permissions and names.
 
     Raises: ENOENT, ENOTDIR, EACCES; EBUSY when another server has the folder; ENOTSUP outside Linux.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], probe: Probe, *, read_only: bool = False, max_open: int | None = None
-    ) -> None:
+        self, path: str | os.PathLike[str], probe: Probe, *, read_only: bool = False, max_open: int | None = None,
+        mapping: NamesAndModes = AS_ASKED,
+    ) -> None:  # fmt: skip
         require_linux()
         if max_open is None:
             max_open = min(MAX_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self.read_only = read_only
+        self._mapping = mapping
         self._probe = probe
         self._pool = BufferPool(probe, POOL_SLOT, POOL_SLOTS)
         self._pool_lock = threading.Lock()
@@ -139,7 +141,7 @@ class DirectoryFiles(Store):
             if change.uid is not None or change.gid is not None:
                 change_owner(fd, change.uid, change.gid)
             if change.mode is not None:  # behind chown, which clears the set-id bits
-                os.chmod(anchor(fd), change.mode & PERMISSIONS)
+                os.chmod(anchor(fd), change.mode & self._mapping.mode_mask)
             if change.atime_ns is not None or change.mtime_ns is not None:
                 set_times(fd, change.atime_ns, change.mtime_ns, NOW_NS)
         node.changes += 1

@@ -14,7 +14,7 @@ from typing import Final
 
 from iov.extract import extract_segments
 from iov.iov_iter import IovIter
-from servers.stores.base import BLOB_SLOTS, NAME_STEPS, PERMISSIONS, check_steps, fail
+from servers.stores.base import BLOB_SLOTS, NAME_STEPS, check_steps, fail
 from servers.stores.directory_space import DirectorySpace
 from servers.stores.handles import Node, raw_name
 from servers.stores.intents import Planned
@@ -25,6 +25,7 @@ from transport.messages import FileType, Handle, Step, StepKind, TransactReply
 
 __all__ = ["DirectoryTransact"]
 
+_NEW_NAMES: Final = frozenset({StepKind.CREATE, StepKind.MOVE})
 _MAKE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
 
@@ -51,6 +52,9 @@ class DirectoryTransact(DirectorySpace):
         if verifier not in (0, self.verifier):
             raise OSError(errno.ESTALE, "the unstable writes were made in another boot")
         check_steps(steps, payload)
+        for step in steps:
+            if step.kind in _NEW_NAMES:
+                self._mapping.check_new(step.new_name if step.kind is StepKind.MOVE else step.name)
         for handle, _ in asserts:
             self._tree.statx(self._recorded(handle))
         for step in steps:
@@ -174,7 +178,7 @@ class DirectoryTransact(DirectorySpace):
         if statx(making).dev != statx(parent_fd).dev:
             raise OSError(errno.EXDEV, "another filesystem is mounted there", step.name)
         temporary = b"new%d" % self._mint()
-        mode = step.pos & PERMISSIONS
+        mode = step.pos & self._mapping.mode_mask
         if step.length == FileType.DIRECTORY:
             os.mkdir(temporary, 0o700, dir_fd=making)
             fd = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=making)

@@ -1,6 +1,8 @@
 """`netfs serve` as a new user meets it: one line when it starts, one line when it cannot, a clean end."""
 
+import errno
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from typing import NoReturn
 import pytest
 import trio
 
+import netfs
 from iov.probe import Probe
 from servers.cli import register
 from transport.address import parse_address
@@ -111,6 +114,8 @@ async def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
         (2, "--memory", {}),
         (2, "--memory", {"memory": True, "folder": tmp_path}),
         (2, "read-only", {"memory": True, "read_only": True}),
+        (2, "--mode-mask", {"memory": True, "utf8_names": True}),
+        (2, "octal", {"folder": tmp_path, "mode_mask": "rwx"}),
         (2, "--rdma", {"memory": True, "rdma_crc": True}),
         (2, "host:port", {"memory": True, "listen": "127.0.0.1:0", "rdma": f"unix:{tmp_path}/s"}),
         (4, "--insecure", {"memory": True, "listen": "127.0.0.1:0", "rdma": "0.0.0.0:0"}),
@@ -118,6 +123,21 @@ async def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
         failed = await fails(**options)
         assert failed.code == code and text in str(failed) and "\n" not in str(failed), (failed.code, str(failed))
     taken.close()
+
+
+@linux
+async def test_permissions_and_names_as_the_server_is_told(tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text("mode_mask = '0700'\nutf8_names = true\n")
+    (tmp_path / "d").mkdir()
+    where = f"unix:{tmp_path}/s"
+    with serving("--json", "serve", str(tmp_path / "d"), "--config", str(config), "--listen", where) as (_, line):
+        async with netfs.open_client(json.loads(line)["url"]) as client:
+            await client.write_bytes("/f", b"data", mode=0o755)
+            assert (await client.stat("/f")).mode & 0o7777 == 0o700
+            with pytest.raises(OSError, match="caf") as caught:
+                await client.mkdir(os.fsdecode(b"/caf\xe9"))
+            assert caught.value.errno == errno.EILSEQ
 
 
 @linux

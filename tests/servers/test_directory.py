@@ -363,3 +363,22 @@ def test_elsewhere_than_on_linux_it_says_so(home: Path, monkeypatch: pytest.Monk
     with pytest.raises(OSError, match="needs Linux; use the memory store") as refused_here:
         DirectoryStore(home, Probe())
     assert refused_here.value.errno == errno.ENOTSUP
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_files_take_no_more_descriptors_than_they_may(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path, Probe(), max_open=100)
+    root = top(store)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    count = 100_000
+    handles = [store.create(root, f"{number:06}", 0o600, exclusive=True).handle for number in range(count)]
+    for handle in handles[:: count // 1000]:
+        put(store, handle, 0, b"data")
+        assert get(store, handle) == b"data"
+    listed, cookie, eof = 0, 0, False
+    while not eof:
+        page, eof = store.readdir(root, cookie, 5000)
+        listed, cookie = listed + len(page), page[-1].cookie
+    assert listed == count
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 100
+    store.close()
