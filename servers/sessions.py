@@ -194,6 +194,11 @@ class Sessions:
         return len(self._sessions)
 
     @property
+    def connected(self) -> int:
+        """How many sessions have a connection; the others wait for their clients, until they expire."""
+        return sum(bool(session.channels) for session in self._sessions.values())
+
+    @property
     def grace_s(self) -> float:
         """Seconds in which only what was held before the restart may be claimed."""
         return max(0.0, self._grace_until - self._env.now())

@@ -32,6 +32,7 @@ from trials.sim.schedules import make_policy
 from trials.sim.trace import Trace
 from trials.sim.world import SimWorld
 from trials.workloads import Operation, Workload, scenario_of
+from trials.zoo.bug import planted
 
 __all__ = ["IN_PROCESS", "Case", "Failure", "Outcome", "drawn", "run_case"]
 
@@ -120,7 +121,7 @@ def run_case(
         other = stream_seed(case.seed, f"reseed/{reseed[1]}")
         policy = Reseeding(policy, reseed[0], random.Random(other), partial(trial.reseed, other))
     try:
-        with watch(Ledger()):
+        with planted(case.bug), watch(Ledger()):
             failure = sim.run(case.seed, trial.main, policy=policy, trace=trace, most_steps=most_steps(case)).result
     except sim.Deadlock as error:
         failure = Failure("U2 endless" if isinstance(error, sim.Endless) else "U2 deadlock", str(error))
@@ -166,7 +167,9 @@ class _Trial:
         self._world = world
         self.history = history = History(trio.current_time)
         self._injector = Injector(self.plan, world.streams, world.trace.record)
-        scene = Scene(self.case, self.plan, world, self._injector, history.mark)
+        attacks = getattr(self.workload, "attacks", None)
+        tampers = attacks(random.Random(stream_seed(self.case.seed, "attack")), self.case) if attacks is not None else ()
+        scene = Scene(self.case, self.plan, world, self._injector, history.mark, tampers)
         scene.capture = self._capture
         chosen = list(self.workload.plan(random.Random(stream_seed(self.case.seed, "workload")), self.case))
         if self.case.keep is not None:

@@ -6,7 +6,7 @@ store is the machine's; what is lent is back when the block ends, or `remains` s
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ from trials.faults.injector import Injector
 from trials.faults.machine import Machine
 from trials.faults.network import Network
 from trials.faults.plan import Plan
+from trials.faults.tamper import Tamper
 from trials.sim.world import SimWorld
 
 if TYPE_CHECKING:
@@ -42,14 +43,16 @@ Mark = Callable[[str, str], None]
 class Scene:
     """The server and the clients of one trial; `open` gives the clients. capture: sees the packets, if it is set before."""
 
-    def __init__(self, case: "Case", plan: Plan, world: SimWorld, injector: Injector, mark: Mark) -> None:
+    def __init__(
+        self, case: "Case", plan: Plan, world: SimWorld, injector: Injector, mark: Mark, tampers: Sequence[Tamper] = ()
+    ) -> None:  # fmt: skip
         self.case = case
         self.world = world
         self.injector = injector
         self.limits = Limits(credits=plan.knob("credits", 64))
         slice_length, capacity = plan.knob("slice", 0) or None, plan.knob("capacity", 1 << 18)
         self.network = Network(injector, world.streams, world.trace, slice_length, capacity)
-        self.machine = Machine(world, injector, self.limits, self._reset, mark)
+        self.machine = Machine(world, injector, self.limits, self._reset, mark, tampers)
         self.clients: list[Client] = []
         self._ends: dict[str, list[Callable[[], None]]] = {}
         self.capture: Capture | None = None
@@ -153,4 +156,4 @@ class Scene:
     def remains(self) -> dict[str, int]:
         """Return what should be nothing when the clients have left."""
         server = self.machine.server
-        return {"store leases": self.machine.store.lent, "connections": server.connections, "sessions": len(server.sessions)}
+        return {"store leases": self.machine.store.lent, "connections": server.connections, "sessions": server.sessions.connected}

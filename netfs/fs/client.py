@@ -347,6 +347,8 @@ class Client(WholeFiles):
 
     async def _revalidate(self, inode: Inode, entry: EntryReply, sent: Attr | None, *, write: bool) -> Attr:
         """Believe what is true of a file that is opened. sent: what OPEN was answered, if it has been sent."""
+        # A lease that came with this very open says nothing of what is cached from before.
+        covered = sent is None and self._covered(inode, write=write)
         if inode.mapping.dirty or inode.mapping.unstable:
             # Another descriptor is at work. What is only here has to be safe before the folios may be dropped as outdated.
             sent = None
@@ -354,9 +356,9 @@ class Client(WholeFiles):
                 await fsync(inode)
             except Exception as error:  # noqa: BLE001 (it is the other descriptor's)
                 inode.wb_error.record(error)
-        if self._covered(inode, write=write):
+        if covered and self._covered(inode, write=write):
             await trio.lowlevel.checkpoint()
-            return sent or entry.attr
+            return entry.attr
         modified = inode.modified
         if sent is None and self._leasing:
             sent = await self.leases.open(inode.handle, write=write)

@@ -108,7 +108,10 @@ class FileSpace:
 
         async def copy() -> None:
             nonlocal copied
-            copied = await ours.file_ops.copy_from(theirs.handle, source_pos, pos, length)
+            reply = await ours.file_ops.copy_from(theirs.handle, source_pos, pos, length)
+            copied = reply.count
+            # The answer may be one that is remembered from before a restart: it names the boot that did it.
+            ours.wrote_direct(reply.verifier)
             if copied:
                 ours.sizes.wrote_server(pos + copied)
 

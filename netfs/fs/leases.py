@@ -67,6 +67,7 @@ Forget = Callable[[Handle], Awaitable[None]]
 class _Held:
     kinds: LeaseKind
     epoch: int
+    boot: int
 
 
 class Leases:
@@ -92,13 +93,18 @@ class Leases:
 
     def covers(self, handle: Handle, *, write: bool) -> bool:
         """Tell whether a file may be opened without asking."""
-        held = self._held.get(handle)
+        held = self._believed(handle)
         return held is not None and bool(held.kinds & (LeaseKind.WRITE if write else LeaseKind.READ))
 
     def holding(self, handle: Handle) -> object | None:
         """Return what stands for the read lease on an object, another one when it was lost and given again; None without one."""
-        held = self._held.get(handle)
+        held = self._believed(handle)
         return held if held is not None and held.kinds & LeaseKind.READ else None
+
+    def _believed(self, handle: Handle) -> "_Held | None":
+        """Return what is held of a file, unless it is of a server that has been started again: that one knows nothing of it."""
+        held = self._held.get(handle)
+        return held if held is not None and held.boot == self._transport.boot else None
 
     async def look(self, parent: Handle, name: str) -> EntryReply:
         """Send LOOKUP, and with it ask for leases on the directory and on what the name stands for. Cancellation: no effect."""
@@ -160,9 +166,9 @@ class Leases:
         reply = result_of(results, step, LeaseReply)
         if not self.running or not reply.kinds or self._taken.get(handle, 0) > told:
             return
-        held = self._held.get(handle)
+        held = self._believed(handle)
         if held is None or not held.kinds & LeaseKind.READ:
-            self._held[handle] = _Held(reply.kinds, reply.epoch)
+            self._held[handle] = _Held(reply.kinds, reply.epoch, self._transport.boot)
         else:
             held.kinds, held.epoch = reply.kinds, reply.epoch
 

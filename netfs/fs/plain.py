@@ -134,9 +134,9 @@ class PlainOps(FileOps):
         """Send PUNCH."""
         await ask(self.transport, Punch(self.handle, pos, length), AttrReply)
 
-    async def copy_from(self, source: Handle, source_pos: int, pos: int, length: int) -> int:
+    async def copy_from(self, source: Handle, source_pos: int, pos: int, length: int) -> WriteReply:
         """Send COPY_RANGE."""
-        return (await ask(self.transport, CopyRange(source, source_pos, self.handle, pos, length), WriteReply)).count
+        return await ask(self.transport, CopyRange(source, source_pos, self.handle, pos, length), WriteReply)
 
     async def seek(self, pos: int, whence: Whence, size: int) -> int:
         """Send SEEK."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from netfs.engine.ops import NetfsOps
-from transport.messages import Attr, DirEntry, EntryReply, Handle, RenameFlag, Setattr, Whence, XattrMode
+from transport.messages import Attr, DirEntry, EntryReply, Handle, RenameFlag, Setattr, Whence, WriteReply, XattrMode
 
 if TYPE_CHECKING:
     from netfs.fs.inode import Inode
@@ -79,8 +79,8 @@ class FileOps(NetfsOps):
         """Have the server make a hole. Raises: as `allocate`."""
         raise _unsupported()
 
-    async def copy_from(self, source: Handle, source_pos: int, pos: int, length: int) -> int:
-        """Have the server copy a range from another file. Returns: bytes. Raises: as `allocate`."""
+    async def copy_from(self, source: Handle, source_pos: int, pos: int, length: int) -> WriteReply:
+        """Have the server copy a range from another file. Returns: bytes and the boot that did it. Raises: as `allocate`."""
         raise _unsupported()
 
     async def seek(self, pos: int, whence: Whence, size: int) -> int:

@@ -35,6 +35,14 @@ class Lent:
         view = memoryview(self.memory)
         return [view[start:end] for start, end in self.spans]
 
+    def behind(self, count: int) -> list[memoryview]:
+        """Return the segments without their first `count` bytes."""
+        rest: list[memoryview] = []
+        for view in self.views:
+            rest.append(view[count:])
+            count = max(0, count - len(view))
+        return [view for view in rest if len(view)]
+
     def content(self, count: int) -> bytearray:
         """Return a copy of the first `count` bytes, across the segments."""
         out = bytearray()

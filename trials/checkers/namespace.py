@@ -72,11 +72,12 @@ def _with(there: dict[str, str], name: str, thing: str) -> Names:
     return tuple(sorted({**there, name: thing}.items()))
 
 
-def check_namespace(history: History, budget: int = 100_000) -> Iterator[Failure]:
-    """Yield a failure for each group of names that no order of operations explains; a group beyond the budget is passed over."""
+def check_namespace(history: History, folder: str = "/", budget: int = 100_000) -> Iterator[Failure]:
+    """Yield a failure for each group of a folder's names that no order explains; one beyond the budget is passed over."""
     steps: list[Call[Step]] = []
     for op in history.of(*NAMESPACE):
-        steps.extend(_calls(op, history))
+        if op.file == folder:
+            steps.extend(_calls(op, history))
     for group in _groups(steps):
         verdict = search(group, NOTHING, step, budget)
         if verdict.linearizable is False:

@@ -1,12 +1,13 @@
 """Sans-IO. Exactly once: each record that was appended is in the log once and whole, in the order of its descriptor.
 
-A record is the cells of one append, numbered from cell 0 wherever it lands. One whose append failed may be there or not,
-and only a front part of it may; one that is known to be safe must be. Owns no memory; it looks through what it is lent.
+A record is the cells of one append, numbered from cell 0 wherever it lands. One whose append failed, or that was not yet safe
+when the server crashed, may be there or not, or in part, with holes for the rest; one that is known to be safe must be. Owns no
+memory; it looks through what it is lent.
 """
 
 from collections.abc import Iterator
 
-from trials.cells import CELL, HOLE, fill
+from trials.cells import CELL, HOLE, Run, parse
 from trials.checkers.segments import settled
 from trials.history import Failure, History, Op
 
@@ -17,47 +18,33 @@ def check_log(history: History, file: str, content: bytes | bytearray | memoryvi
     """Yield what is wrong with the content of a log, as it was read in the end."""
     safe = settled(history)
     appends = {op.id: op for op in history.of("append") if op.file == file}
-    found: dict[int, int] = {}
+    found: dict[int, list[Run]] = {}
+    for run in parse(content, 0, appends.__contains__):
+        if run.op == HOLE:
+            continue  # left by an append that failed, or that a crash took; what was safe is looked for below
+        if run.op not in appends:
+            where = f"{file} at byte {run.first * CELL:#x}"
+            yield Failure("U6 no record", f"{where}: {run.count} cells of no record ({run.cause.value}) {run.data.hex()}")
+        else:
+            found.setdefault(run.op, []).append(run)
     last: dict[int, Op] = {}
-    at = 0
-    while at < len(content):
-        op = _starting(appends, content, at)
-        if op is None:
-            yield Failure(
-                "U6 torn record", f"{file} at byte {at:#x}: no record begins here: {bytes(content[at : at + CELL]).hex()}"
-            )
-            return
-        whole = fill(op.id, 0, op.length // CELL)
-        length = _agreeing(content[at : at + op.length], whole)
-        if length < op.length and op.ok:
-            yield Failure("U6 torn record", f"{file} at byte {at:#x}: {length} of {op.length} bytes of {op}")
-            return
-        if op.id in found:
-            yield Failure("U6 record twice", f"{file}: {op} is at bytes {found[op.id]:#x} and {at:#x}")
-            return
-        found[op.id] = at
-        before = last.get(op.fd)
-        if before is not None and before.ok and op.ok and op.ret < before.call:
-            yield Failure("U6 records out of order", f"{file}: {op} comes behind the later {before}")
-        last[op.fd] = op
-        at += length
-    for number, op in appends.items():
-        if number in safe and number not in found:
-            yield Failure("U6 record lost", f"{file}: {op} was safe and is not there")
+    for number, op in sorted(appends.items(), key=lambda item: item[1].call):
+        runs = found.get(number, [])
+        places = sorted({-run.shift for run in runs})
+        if len(places) > 1:
+            yield Failure("U6 record twice", f"{file}: {op} is at bytes {', '.join(f'{place * CELL:#x}' for place in places)}")
+        elif number in safe:
+            cells = sum(run.count for run in runs)
+            if cells * CELL != op.length:
+                what = "is not there" if not cells else f"has {cells * CELL} of its {op.length} bytes left"
+                yield Failure("U6 record lost", f"{file}: {op} was safe and {what}")
+                continue
+            before = last.get(op.fd)
+            if before is not None and before.ret < op.call and places[0] < _place(found[before.id]):
+                yield Failure("U6 records out of order", f"{file}: {op} comes before the earlier {before}")
+            last[op.fd] = op
 
 
-def _starting(appends: dict[int, Op], content: bytes | bytearray | memoryview, at: int) -> Op | None:
-    """Return the append whose first cell is here."""
-    number = int.from_bytes(content[at : at + 6], "little")
-    op = appends.get(number)
-    if number == HOLE or op is None or bytes(content[at : at + CELL]) != bytes(fill(number, 0, 1)):
-        return None
-    return op
-
-
-def _agreeing(have: bytes | bytearray | memoryview, want: bytes | bytearray) -> int:
-    """Return how many bytes at the front, in whole cells, are as wanted."""
-    length = 0
-    while length < min(len(have), len(want)) and have[length : length + CELL] == want[length : length + CELL]:
-        length += CELL
-    return min(length, len(have))
+def _place(runs: list[Run]) -> int:
+    """Return the cell of the log at which a record's first cell is, or would be."""
+    return -runs[0].shift

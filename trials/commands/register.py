@@ -164,6 +164,24 @@ def _campaigns(host: Host, group: App) -> None:
     )  # fmt: skip
     host.command(merge, name="merge", under=group, examples=["netfs trial merge *.jsonl --out all.jsonl"])
 
+    def zoo(
+        *names: str, seeds: int | None = None, runs: int = 150,
+        list_only: Annotated[bool, Parameter(name="--list", negative="")] = False,
+    ) -> int:  # fmt: skip
+        """Let planted bugs loose, one after another, and see that stock scenarios find them; exit code 1 when one gets away.
+
+        Args:
+            names: these bugs; all of them by default.
+            seeds: how many each may take, instead of what it is said to take.
+            runs: how many runs making a failure small may take.
+            list_only: only tell which there are.
+        """
+        from trials.commands.zoo import list_bugs, run_zoo  # noqa: PLC0415
+
+        return list_bugs(host) if list_only else run_zoo(host, names, seeds, runs)
+
+    host.command(zoo, name="zoo", under=group, examples=["netfs trial zoo", "netfs trial zoo lost-retry nonce-reuse"])
+
 
 def register_proxy(host: Host) -> None:
     """Add `netfs proxy`."""

@@ -21,7 +21,7 @@ KNOBS: Final[dict[str, tuple[Value, ...]]] = {
     "rsize": (4096, 16384, 65536),
     "wsize": (4096, 16384, 65536),
     "cache_bytes": (0, 65536, 262144),
-    "credits": (1, 2, 3),
+    "credits": (2, 3, 4),
     "channels": (2, 3),
     "timeout_s": (5.0, 15.0),
     "keepalive_s": (1.0, 3.0),

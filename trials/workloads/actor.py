@@ -63,13 +63,21 @@ class Fd:
         self.actor.history.end(op, done)
 
     async def read(self, pos: int, length: int, rng: random.Random) -> tuple[Op, bytearray | None]:
-        """Read into segments of drawn sizes between red zones. Returns: also a copy of what came, None for an error."""
+        """Read into segments of drawn sizes between red zones. Returns: also a copy of what came, None for an error.
+
+        A short count is followed up: it is the end of the file, or there is an error behind it.
+        """
         op = self._begin("read", pos, length)
         lent = self.actor.zones.lend(f"read #{op.id} of {self.path}", [end - start for start, end in cut(0, length, rng)])
         got: list[bytearray] = []
 
         async def call() -> None:
-            count = await self.file.preadv(lent.views, pos)
+            count = done = await self.file.preadv(lent.views, pos)
+            while done and count < length:
+                # Where a part in the middle has failed, those behind it may have come all the same.
+                self.actor.wrong(lent.returned(length))
+                done = await self.file.preadv(lent.behind(count), pos + count)
+                count += done
             self.actor.wrong(lent.returned(count))
             data = lent.content(count)
             got.append(data)

@@ -92,6 +92,10 @@ class Scenario:
         """Return who looks again in the end: by one of the clients, but under a name of its own."""
         return Actor("audit", clients[index], history, self.zones)
 
+    def plan(self, rng: random.Random, case: "Case") -> Sequence[Operation]:
+        """Draw what is to be done."""
+        raise NotImplementedError
+
     async def prepare(self, clients: Sequence[Client], history: History) -> None:
         """Make nothing."""
 

@@ -179,9 +179,7 @@ class SharedFile:
 
     async def resize(self, fd: Fd, size: int) -> None:
         """Truncate and note it."""
-        await self.change(fd, "truncate", lambda: fd.file.truncate(size), size, 0)
-        # The history has said how it went.
-        if fd.actor.history.ops[-1].ok:
+        if await self.change(fd, "truncate", lambda: fd.file.truncate(size), size, 0):
             self.model.resize(size)
         else:
             self.model.may_have_resized(size)

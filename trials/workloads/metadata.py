@@ -65,4 +65,4 @@ class Metadata(Scenario):
 
     def judge(self, history: History) -> Iterator[Failure]:
         """There is one order that explains every answer."""
-        yield from check_namespace(history)
+        yield from check_namespace(history, FOLDER)

@@ -6,12 +6,14 @@ from typing import Final
 
 from trials.workloads.append_log import AppendLog
 from trials.workloads.base import Workload
+from trials.workloads.blend import Blend
 from trials.workloads.database import Database
 from trials.workloads.fsx import Fsx, OwnFiles
 from trials.workloads.metadata import Metadata
 from trials.workloads.rename_swap import RenameSwap
 from trials.workloads.shared import Racing, Sharing
 from trials.workloads.stream_copy import StreamCopy
+from trials.workloads.tampering import Tampering
 
 __all__ = ["SCENARIOS", "scenario_of"]
 
@@ -20,11 +22,13 @@ SCENARIOS: Final[dict[str, Callable[[], Workload]]] = {
     "database": Database,
     "fsx": Fsx,
     "metadata": Metadata,
+    "mixed": Blend,
     "own-files": OwnFiles,
     "racing": Racing,
     "rename-swap": RenameSwap,
     "sharing": Sharing,
     "stream-copy": StreamCopy,
+    "tamper": Tampering,
 }
 
 

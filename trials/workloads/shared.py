@@ -54,6 +54,8 @@ class _OneFile(Scenario):
 class Racing(_OneFile):
     """See the module."""
 
+    path = "/racing"
+
     def plan(self, rng: random.Random, case: "Case") -> Sequence[Do]:
         """Draw reads and writes of overlapping ranges, many of them of a few popular places."""
         self.case = case

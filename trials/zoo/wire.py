@@ -1,0 +1,121 @@
+"""Trio shell. Bugs of transports: sessions, connections, emulated RDMA. Owns no memory."""
+
+from dataclasses import replace
+from typing import Any
+
+from transport.base import Reply
+from transport.framing import FrameReader
+from transport.messages import BindReply
+from transport.rdma.client import ClientEnd
+from transport.rdma.mr import MR
+from transport.rdma.mr_pool import MrPool
+from transport.rpc import Call, ClientConnection
+from transport.session import ClientSession, ServerSlots, SlotAction, SlotState
+from trials.sim.patches import Patches
+from trials.zoo.bug import bug
+
+__all__: list[str] = []
+
+
+@bug("lost-retry", "transport", "sharing")
+def _lost_retry(patches: Patches) -> None:
+    """A call that was under way when its connection broke is never sent again."""
+
+    def fenced(self: ClientSession, channel: Any) -> None:
+        self._held.pop(channel, None)
+
+    patches.set(ClientSession, "fenced", fenced)
+
+
+@bug("double-execution", "transport", "metadata")
+def _twice(patches: Patches) -> None:
+    """A request that comes again is done again, not answered from memory."""
+    begin = ServerSlots.begin
+
+    def begun(self: ServerSlots[Any], slot: int, seq: int) -> SlotAction:
+        action = begin(self, slot, seq)
+        if action is SlotAction.REPLAY:
+            found = self._slots[slot]
+            found.state, found.answer = SlotState.RUNNING, None
+            return SlotAction.EXECUTE
+        return action
+
+    patches.set(ServerSlots, "begin", begun)
+
+
+@bug("credit-leak", "transport", "metadata", operations=40)
+def _credit_leak(patches: Patches) -> None:
+    """A call that the server refused keeps its credit."""
+    end = ClientConnection._end
+
+    def ended(self: ClientConnection, call: Call, reply: Reply | None) -> None:
+        end(self, call, reply)
+        if reply is not None and reply.status:
+            self._table[call.xid] = call
+
+    patches.set(ClientConnection, "_end", ended)
+
+
+@bug("slots-start-anew", "transport", "metadata")
+def _slots(patches: Patches) -> None:
+    """After each new connection the client takes the session for a new one and counts its slots from the beginning."""
+    bound = ClientSession.bound
+
+    def anew(self: ClientSession, reply: BindReply, *, fresh: bool) -> None:
+        bound(self, reply, fresh=fresh)
+        self._next = [0] * len(self._next)
+
+    patches.set(ClientSession, "bound", anew)
+
+
+@bug("small-replies-land-short", "transport", "fsx", seeds=20)
+def _short_landing(patches: Patches) -> None:
+    """The last byte of a payload that came with its reply in one piece is not copied out."""
+    land = FrameReader.land
+
+    def landed(self: FrameReader, frame: Any, views: "list[memoryview] | None") -> bool:
+        if views and len(views) == 1 and len(views[0]) > 1:
+            last = views[0][-1]
+            done = land(self, frame, views)
+            if done and frame.payload_length == len(views[0]):
+                views[0][-1] = last
+            return done
+        return land(self, frame, views)
+
+    patches.set(FrameReader, "land", landed)
+
+
+@bug("rdma-count-too-high", "transport", "fsx", transport="rdma-memory", seeds=50)
+def _count(patches: Patches) -> None:
+    """A reply that placed less than the memory has room for is said to have filled one byte more."""
+    outcome = ClientEnd._outcome
+
+    def counted(self: ClientEnd, call: Any, message: Any) -> Any:
+        found = outcome(self, call, message)
+        if isinstance(found, Reply) and call.dest is not None and 0 < found.received < call.dest.count:
+            return replace(found, received=found.received + 1)
+        return found
+
+    patches.set(ClientEnd, "_outcome", counted)
+
+
+@bug("mr-leak", "transport", "sharing", transport="rdma-memory", operations=40)
+def _mr_leak(patches: Patches) -> None:
+    """Registered regions are not given back to their pool when a call is over."""
+
+    def kept(self: MrPool, mr: MR) -> None:
+        self.registered -= mr.length
+
+    patches.set(MrPool, "give_back", kept)
+
+
+@bug("stale-rkey", "transport", "sharing", transport="rdma-memory")
+def _stale_rkey(patches: Patches) -> None:
+    """A region that is used again keeps its key, so that the key of an old call opens the memory of a new one."""
+    take = MrPool.take
+
+    def taken(self: MrPool, views: Any) -> tuple[MR, int]:
+        mr, _ = take(self, views)
+        return mr, mr.lkey
+
+    patches.set(MrPool, "take", taken)
