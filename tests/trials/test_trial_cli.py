@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace
 
 from netfs.cli.host import Exit
 from netfs.cli.main import build, run
@@ -80,12 +81,21 @@ def test_hash_is_of_the_trial(capfd: pytest.CaptureFixture[str]) -> None:
     assert any(" wire client0>server" in line for line in lines)
 
 
-def test_replay_tells_what_happened(capfd: pytest.CaptureFixture[str]) -> None:
+def test_replay_tells_what_happened(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, _ = trial(capfd, "replay", encode(CASE))
     assert code == Exit.DONE
     assert "own-files, seed 5, stream, plain, 2 clients, uniform" in out
     assert "T14 nth(send, 9) @client1 side=during" in out and "took effect" in out
     assert out.endswith("no failure\n")
+    code, _, err = trial(
+        capfd, "replay", encode(CASE), "--report", str(tmp_path / "r.pftrace"), "--report", str(tmp_path / "r.pcapng")
+    )
+    assert code == Exit.DONE and err.count("wrote ") == 2
+    trace = Trace.FromString((tmp_path / "r.pftrace").read_bytes())
+    names = {packet.track_event.name for packet in trace.packet if packet.HasField("track_event")}
+    assert {"WRITE", "READ"} & names
+    assert any(name.startswith("T14 nth(send, 9)") for name in names)
+    assert (tmp_path / "r.pcapng").stat().st_size > 10_000
 
 
 @pytest.mark.usefixtures("always_fails")
