@@ -142,8 +142,9 @@ def _forget_cached(inode: NetfsInode, pos: int, length: int) -> None:
 
 async def _write(
     inode: NetfsInode, it: IovIter, pos: int, origin: Origin, user_end: int | None = None,
-    *, changed: Sequence[tuple[int, int]] = (), basis: int = 0,
+    *, changed: Sequence[tuple[int, int]] = (), basis: int = 0, failed: list[Exception] | None = None,
 ) -> int:  # fmt: skip
+    # failed: takes the error of a later part.
     length = it.count
     wreq = IoRequest(origin, inode, pos, length, it, inode.sizes.i_size, write_terminated, sequential=True)
     wreq.changed, wreq.basis = changed, basis
@@ -156,27 +157,41 @@ async def _write(
             inode.wrote_direct(wreq.verifier)
             end = pos + wreq.transferred
             inode.sizes.wrote_server(end if user_end is None else min(end, user_end))
-    if wreq.error is not None and not wreq.transferred:
-        raise wreq.error
+    if wreq.error is not None:
+        if not wreq.transferred:
+            raise wreq.error
+        if failed is not None:
+            failed.append(wreq.error)
     return wreq.transferred
 
 
 async def _write_blocks(inode: NetfsInode, it: IovIter, pos: int, origin: Origin) -> int:
-    for _ in range(MAX_CHANGES):
+    rest, done, changes = it.copy(), 0, 0
+    while True:
+        failed: list[Exception] = []
         try:
-            return await _write_staged(inode, it, pos, origin)
-        except FileChanged:
-            # Another client was faster: what it wrote around our bytes is read, and ours are laid over it.
-            inode.probe.retries += 1
-    return await _write_staged(inode, it, pos, origin)
+            count = await _write_staged(inode, rest, pos + done, origin, failed)
+        except OSError as error:
+            if not isinstance(error, FileChanged) or changes == MAX_CHANGES:
+                if done:
+                    return done
+                raise
+            count, failed = 0, [error]
+        done += count
+        if not failed or not isinstance(failed[0], FileChanged) or changes == MAX_CHANGES:
+            return done
+        # Another client was faster: what it wrote around our bytes is read, and ours are laid over it.
+        rest.advance(count)
+        changes += 1
+        inode.probe.retries += 1
 
 
-async def _write_staged(inode: NetfsInode, it: IovIter, pos: int, origin: Origin) -> int:
+async def _write_staged(inode: NetfsInode, it: IovIter, pos: int, origin: Origin, failed: list[Exception]) -> int:
     block = inode.ops.block_size
     basis = inode.others
     changed = [(pos, pos + it.count)]
     if not (pos % block or it.count % block):
-        return await _write(inode, it, pos, origin, changed=changed, basis=basis)
+        return await _write(inode, it, pos, origin, changed=changed, basis=basis, failed=failed)
     end = pos + it.count
     start = pos - pos % block
     leases: list[Lease] = []
@@ -191,7 +206,9 @@ async def _write_staged(inode: NetfsInode, it: IovIter, pos: int, origin: Origin
         if source.count:
             chain.append(await _stage(inode, end - end % block, leases, source, end - end % block))
         whole = IovIter.bvecq(Direction.SOURCE, chain)
-        done = await _write(inode, whole, start, origin, max(end, inode.sizes.i_size), changed=changed, basis=basis)
+        done = await _write(
+            inode, whole, start, origin, max(end, inode.sizes.i_size), changed=changed, basis=basis, failed=failed
+        )
     finally:
         for lease in leases:
             lease.release()

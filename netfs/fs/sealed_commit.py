@@ -192,7 +192,7 @@ class SealedCommit:
                         await self.end_claims()
 
     async def end_claims(self) -> None:
-        """Give back the claims under which nothing was written. Raises nothing. Cancellation: may have happened."""
+        """Give back the claims under which nothing was written; the caller has the turn. Cancellation: may have happened."""
         sealed = self._sealed
         keys = [claim.key for claim in sealed.claims if sealed.may_drop(claim)]
         if keys and not sealed.file.is_uncommitted:

@@ -18,6 +18,7 @@ from netfs.fs.sealed_commit import SealedCommit
 from netfs.fs.sealed_file import SealedFile
 from netfs.fs.sealed_io import HEAD_MAX, SealedRead, SealedWrite, partial_blocks
 from netfs.fs.sealed_names import attr_of, failed
+from netfs.fs.sealed_turn import Turn
 from netfs.fs.stray import strays
 from netfs.fs.volume import CacheIdentity, Change, FileOps
 from netfs.fs.waiting import finished
@@ -209,4 +210,5 @@ class EncryptedOps(FileOps):
     async def written(self) -> None:
         """Give back claims that nothing was written under."""
         if self._sealed.claims:
-            await self._commits.end_claims()
+            async with Turn(self._sealed):
+                await self._commits.end_claims()
