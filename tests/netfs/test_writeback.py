@@ -65,6 +65,29 @@ async def test_buffered_read_counts_up_to_the_part_that_fails() -> None:
             assert await file.read(-1, 0) == DATA[:20000]
 
 
+@pytest.mark.parametrize("where", ["write", "fsync", "aclose"])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EBADMSG])
+async def test_every_error_is_told_once_at_whatever_comes_first(code: int, where: str) -> None:
+    async with mounted() as (client, transport):
+        first, second = await client.open("/f", "w+"), await client.open("/f", "r+")
+        await first.write(DATA[:3000])
+        transport.refuse = {Write: [code]}
+        with pytest.raises(OSError) as caught:
+            await first.fsync()
+        assert (caught.value.errno, caught.value.filename) == (code, "/f")
+        calls = {"write": lambda: second.write(b"x"), "fsync": second.fsync, "aclose": second.aclose}
+        with pytest.raises(OSError) as caught:
+            await calls[where]()
+        assert (caught.value.errno, caught.value.filename) == (code, "/f")
+        assert second.closed == (where == "aclose")
+        for file in (first, second):  # and to neither of them again
+            if not file.closed:
+                await file.write(b"again")
+                await file.fsync()
+            await file.aclose()
+        await (await client.open("/f", "r+")).aclose()
+
+
 async def test_a_failed_writeback_is_told_once_to_each_descriptor() -> None:
     async with mounted() as (client, transport):
         first = await client.open("/f", "w+")
