@@ -125,8 +125,9 @@ class Client(WholeFiles):
         try:
             opened = self._opened
             entry, sent = await self._walked(found)
-            if opened != self._opened and entry.handle in self._inodes:
-                sent = None  # it may have been changed from here since
+            inode = self._inodes.get(entry.handle)
+            if inode is not None and (inode.opens or opened != self._opened):
+                sent = None  # another descriptor may have changed it since
             inode = self._get_inode(entry.handle, path)
             try:
                 attr = await self._revalidate(inode, entry, sent, write=how.write)
