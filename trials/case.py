@@ -169,7 +169,7 @@ class _Trial:
         self._injector = Injector(self.plan, world.streams, world.trace.record)
         attacks = getattr(self.workload, "attacks", None)
         tampers = attacks(random.Random(stream_seed(self.case.seed, "attack")), self.case) if attacks is not None else ()
-        scene = Scene(self.case, self.plan, world, self._injector, history.mark, tampers)
+        scene = Scene(self.case, self.plan, world, self._injector, history, tampers)
         scene.capture = self._capture
         chosen = list(self.workload.plan(random.Random(stream_seed(self.case.seed, "workload")), self.case))
         if self.case.keep is not None:
@@ -182,7 +182,8 @@ class _Trial:
             return _failure_of(error)
         finally:
             self.virtual_s = trio.current_time() - began
-        return late or self.workload.check(history) or _unbalanced(scene)
+        seen = history.failures[0] if history.failures else None
+        return late or self.workload.check(history) or seen or _unbalanced(scene)
 
     async def _phases(self, scene: Scene, operations: Sequence[Operation], history: History) -> Failure | None:
         """Prepare, work, heal, look again, leave. Returns: what did not end in time."""

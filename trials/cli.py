@@ -1,10 +1,11 @@
-"""Trio shell. The commands of the trials: `netfs demo`, `netfs bench`, `netfs trial` and `netfs proxy`.
+"""Trio shell. The commands of the trials: `netfs demo`, `netfs bench`, `netfs trial`, `netfs proxy` and `netfs faults`.
 
 Owns no memory.
 """
 
 from netfs.cli.dialing import CapturePath, KeyFile, TracePath, open_capture_file, open_trace_file
 from netfs.cli.host import Host
+from trials.commands.faults import register_faults
 from trials.commands.register import register_proxy, register_trial
 
 __all__ = ["register"]
@@ -16,6 +17,7 @@ def register(host: Host) -> None:
     register_bench(host)
     register_trial(host)
     register_proxy(host)
+    register_faults(host)
 
 
 def register_demo(host: Host) -> None:

@@ -8,6 +8,7 @@ import errno
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,14 +23,19 @@ from transport.errors import TransportError
 from transport.rdma.capture import Capture
 from transport.rdma.capture_stream import CapturedStream
 from transport.rdma.endpoint import rdma_memory_connection
+from transport.rdma.profiles import RXE
 from transport.rdma.stream_endpoint import connect_rdma_stream
 from transport.reconnect import Recovery, connect_session
 from transport.stream import connect_stream
+from trials.faults.clocks import Clocks
+from trials.faults.disturb import Disturber
 from trials.faults.injector import Injector
 from trials.faults.machine import Machine
 from trials.faults.network import Network
 from trials.faults.plan import Plan
+from trials.faults.rdma import control_devices
 from trials.faults.tamper import Tamper
+from trials.history import History
 from trials.sim.world import SimWorld
 
 if TYPE_CHECKING:
@@ -37,27 +43,38 @@ if TYPE_CHECKING:
 
 __all__ = ["Scene"]
 
-Mark = Callable[[str, str], None]
-
 
 class Scene:
     """The server and the clients of one trial; `open` gives the clients. capture: sees the packets, if it is set before."""
 
     def __init__(
-        self, case: "Case", plan: Plan, world: SimWorld, injector: Injector, mark: Mark, tampers: Sequence[Tamper] = ()
+        self, case: "Case", plan: Plan, world: SimWorld, injector: Injector, history: History, tampers: Sequence[Tamper] = ()
     ) -> None:  # fmt: skip
         self.case = case
         self.world = world
         self.injector = injector
-        self.limits = Limits(credits=plan.knob("credits", 64))
         slice_length, capacity = plan.knob("slice", 0) or None, plan.knob("capacity", 1 << 18)
         self.network = Network(injector, world.streams, world.trace, slice_length, capacity)
-        self.machine = Machine(world, injector, self.limits, self._reset, mark, tampers)
+        self.machine = Machine(
+            world,
+            injector,
+            Limits(credits=plan.knob("credits", 64)),
+            self._reset,
+            history.mark,
+            case.transport == "rdma-memory",
+            tampers,
+        )
+        self.profile = replace(
+            RXE, max_send_sge=plan.knob("max_sge", RXE.max_send_sge), max_recv_sge=plan.knob("max_sge", RXE.max_recv_sge),
+            max_sge_rd=plan.knob("max_sge", RXE.max_sge_rd), max_rd_atom=plan.knob("rd_atom", RXE.max_rd_atom),
+        )  # fmt: skip
         self.clients: list[Client] = []
         self._ends: dict[str, list[Callable[[], None]]] = {}
         self.capture: Capture | None = None
         self._plan = plan
-        self._mark = mark
+        self._mark = history.mark
+        self._wrong = history.wrong
+        self._clocks = Clocks(injector, bool(plan.knob("offload", 0)))
         self._nursery: trio.Nursery | None = None
 
     @asynccontextmanager
@@ -75,7 +92,7 @@ class Scene:
             stack.callback(self._nursery.cancel_scope.cancel)
             for index in range(self.case.clients):
                 node = f"client{index}"
-                env, probe = self.world.env(node), self.world.probe(node)
+                env, probe = self._clocks.env(node, self.world.env(node)), self.world.probe(node)
                 session = connect_session(partial(self._dial, node, env, probe), env, probe, recovery)
                 transport = await stack.enter_async_context(session)
                 client = open_client(
@@ -100,14 +117,17 @@ class Scene:
         assert self._nursery is not None
         self._nursery.start_soon(self.machine.serve, theirs, rdma)
         connect = connect_rdma_stream if rdma else connect_stream
-        opened: AbstractAsyncContextManager[Transport] = connect(ours, env, probe, self.limits)
+        opened: AbstractAsyncContextManager[Transport] = connect(ours, env, probe, Limits())
         async with opened as made:
             yield made
 
     @asynccontextmanager
     async def _dial_memory(self, node: str, env: Env, probe: Probe) -> AsyncIterator[Transport]:
         """Connect by RDMA inside the process, where there is no link."""
-        if not self.machine.up:
+        refusals = self.injector.due("cm", "connect", node)
+        for one in refusals:
+            self.injector.fired(one)
+        if refusals or not self.machine.up:
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         machine = self.machine
         failing: list[Callable[[], None]] = []
@@ -120,10 +140,13 @@ class Scene:
         mine = self._ends.setdefault(node, [])
         mine.append(drop)
         try:
-            args = (factory, env, probe, machine.env, machine.probe, self.limits)
+            args = (factory, env, probe, machine.env, machine.probe, machine.limits, self.profile)
             connection = rdma_memory_connection(*args, capture=self.capture)
             async with connection as transport:
                 end = transport.end
+                peer = end.peer
+                assert peer is not None and self._nursery is not None
+                control_devices([end.pd.device, peer.pd.device], self.injector, node, self._nursery)
                 failing.append(lambda: end.fail(TransportError(errno.ECONNRESET, "the connection was reset")))
                 yield transport
         finally:
@@ -144,12 +167,18 @@ class Scene:
         self.injector.begin()
         self.network.start(self._nursery)
         self.machine.start(self._nursery)
+        self._clocks.start(self._nursery)
+        Disturber(self.clients, self.injector, self._wrong).start(self._nursery)
+        for one in self.injector.of("world"):
+            if one.fault.id != "E1" or self.case.policy != "fifo":
+                self.injector.fired(one)
 
     async def heal(self) -> None:
         """Let nothing go wrong from now on, and put right what did."""
         self.injector.heal()
         self.network.heal()
         self.machine.heal()
+        self._clocks.heal()
         self._mark("heal", "")
         await trio.lowlevel.checkpoint()
 

@@ -459,9 +459,9 @@ async def open_client(
 
             caching = await stack.enter_async_context(run_caching(cache, server, env, probe))
         volume = volume_of(transport, keys, env, probe, rsize, wsize, block_size, freshness, state)
-        client = Client(
-            transport, volume, env, probe, PageCache(cache_bytes), top, caching, server is not None if leases is None else leases
-        )
+        # Waiting to be told of others takes a credit for as long as the mount lasts; a server that gives one has none to spare.
+        leasing = (server is not None if leases is None else leases) and transport.limits.credits > 1
+        client = Client(transport, volume, env, probe, PageCache(cache_bytes), top, caching, leasing)
         failure: BaseException | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run_timers, client.page_cache.timers, env.now)

@@ -305,7 +305,11 @@ class SealedWrite(SealedCall):
             return
         sealed.writing.append((self.first, self.first + self.count))
         if self._lease is None:
-            self.seal()
+            try:
+                self.seal()
+            except OSError as error:  # no nonces
+                self._end(0, error)
+                return
         sealed.with_tags(self.first, self.count, self._tell_of)
 
     def _tell_of(self, error: Exception | None) -> None:
@@ -324,7 +328,12 @@ class SealedWrite(SealedCall):
             self._write()
             return
         intent = Intent(file.record.generation, tuple(rows))
-        record = seal_intent(sealed.key, file.record.file_id, intent, sealed.env.nonces(XAES_NONCE_SIZE))
+        try:
+            nonce = sealed.env.nonces(XAES_NONCE_SIZE)
+        except OSError as failed:
+            self._end(0, failed)
+            return
+        record = seal_intent(sealed.key, file.record.file_id, intent, nonce)
         pos, length = self.first * file.block_size, self.count * file.block_size
         step = Step(StepKind.INTENT_PUT, sealed.handle, pos, length, record)
 

@@ -256,6 +256,8 @@ class SealedNames:
                     break
             else:
                 raise busy()
+        if len(done.made) != 1:
+            raise OSError(errno.EBADMSG, "the server says that it has made what was asked for, and does not show it")
         (reply,) = done.made
         self._freshness.committed(record.file_id, record.generation, sealed)
         reply.record, reply.generation = sealed, 1

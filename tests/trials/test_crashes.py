@@ -29,7 +29,7 @@ def play(plan: Plan, act: Callable[[Client, Scene], Awaitable[None]], *, encrypt
 
     async def main(world: sim.SimWorld) -> tuple[str, ...]:
         injector = Injector(plan, world.streams, world.trace.record)
-        scene = Scene(Case("own-files", 1, encrypt=encrypt), plan, world, injector, History(trio.current_time).mark)
+        scene = Scene(Case("own-files", 1, encrypt=encrypt), plan, world, injector, History(trio.current_time))
         async with scene.open() as clients:
             await act(clients[0], scene)
             await scene.heal()

@@ -63,4 +63,4 @@ def test_a_swarm_leaves_most_out_and_reaches_all() -> None:
     rng = random.Random(2)
     plans = [draw_plan(rng, transport="stream", encrypt=False, clients=2, reach=60) for _ in range(400)]
     assert {name for plan in plans for name, _ in plan.knobs} == set(KNOBS)
-    assert sum(not plan.faults for plan in plans) > 10
+    assert sum(len(plan) < 3 for plan in plans) > 10

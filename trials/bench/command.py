@@ -26,7 +26,6 @@ from trials.bench import (
     rdma_stream,
     sealing,
     sessions,
-    starting,
     tls,
     tracing,
     verbs,
@@ -38,7 +37,7 @@ __all__ = ["figures", "run_bench"]
 
 ROOMS: Final = (
     wire, files, buffered, tls, rdma, rdma_stream, sessions, verbs, memory, iov, crypto, sealing, freshness, fsspec, mount,
-    tracing, checkers, starting,
+    tracing, checkers,
 )  # fmt: skip
 
 

@@ -11,12 +11,20 @@ from typing import Final
 
 from trials.faults.plan import Fault, Plan, PlanError, Value
 from trials.faults.rows import LAYERS, Row, errnos_of
+from trials.faults.rows_attacks import ATTACKED
+from trials.faults.rows_client import CLIENT
 from trials.faults.rows_network import NETWORK
+from trials.faults.rows_rdma import RDMA
 from trials.faults.rows_storage import STORAGE
 
 __all__ = ["KNOBS", "LAYERS", "ROWS", "allowed_errnos", "check_fault", "check_knob", "draw_plan", "row_of"]
 
-ROWS: Final[dict[str, Row]] = {row.id: row for row in (*NETWORK, *STORAGE)}
+ROWS: Final[dict[str, Row]] = {
+    row.id: row
+    for row in sorted(
+        (*CLIENT, *ATTACKED, *NETWORK, *RDMA, *STORAGE), key=lambda row: ("PNKTRSXE".index(row.id[0]), int(row.id[1:]))
+    )
+}
 KNOBS: Final[dict[str, tuple[Value, ...]]] = {
     "rsize": (4096, 16384, 65536),
     "wsize": (4096, 16384, 65536),
@@ -28,6 +36,9 @@ KNOBS: Final[dict[str, tuple[Value, ...]]] = {
     "leases": (0, 1),
     "slice": (50, 100, 1500),
     "capacity": (4096, 20000),
+    "max_sge": (1, 2, 6),
+    "rd_atom": (1, 2),
+    "offload": (1,),
 }
 """Settings that are unusual on purpose, and the values a seed chooses from."""
 DEFAULT_INTENSITY: Final = 3
@@ -67,7 +78,7 @@ def draw_plan(
     faults: list[Fault] = []
     knobs = {name: rng.choice(values) for name, values in KNOBS.items() if rng.random() < 0.15}
     for letter in LAYERS:
-        rows = [row for row in ROWS.values() if row.id[0] == letter and row.exists and row.when and row.fits(transport, encrypt)]
+        rows = [row for row in ROWS.values() if row.id[0] == letter and row.exists and row.swarm and row.fits(transport, encrypt)]
         wanted = rng.random() < 0.5
         chosen = rng.sample(rows, min(len(rows), rng.randint(1, intensity)))
         if not wanted or letter not in layers:

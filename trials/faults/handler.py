@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from transport.base import Handler, Landing, Reply
-from transport.messages import Compound, Request, Sequenced
+from transport.messages import Await, Compound, Request, Sequenced
 from trials.faults.injector import Armed, Injector
 
 __all__ = ["FaultyHandler", "event_of"]
@@ -34,16 +34,20 @@ def event_of(request: Request) -> str:
 
 
 class FaultyHandler:
-    """A handler to which a plan's faults happen. node: whose connection; reset: breaks it; crash: kills the server."""
+    """A handler to which a plan's faults happen. node: whose connection; reset: breaks it; crash: does what
+    befalls the whole server; service: seconds that a request takes where nothing else does.
+    """
 
     def __init__(
-        self, inner: Handler, injector: Injector, node: str, reset: Callable[[], None], crash: Callable[[Armed], None]
-    ) -> None:
+        self, inner: Handler, injector: Injector, node: str, reset: Callable[[], None], crash: Callable[[Armed], None],
+        service: Callable[[], float] | None = None,
+    ) -> None:  # fmt: skip
         self._inner = inner
         self._injector = injector
         self._node = node
         self._reset = reset
         self._crash = crash
+        self._service = service
 
     def admit(self, request: Request, length: int) -> Landing | int:
         """Let payload in, or refuse it as a plan says."""
@@ -54,17 +58,21 @@ class FaultyHandler:
 
     def handle(self, request: Request, landing: Landing | None) -> Reply | Awaitable[Reply]:
         """Do the request, and what goes wrong with it."""
+        if isinstance(request, Await):
+            return self._told(self._inner.handle(request, landing))
         if not self._injector.active:
             return self._inner.handle(request, landing)
         name = event_of(request)
         due = [*self._injector.due("handler", name, self._node), *self._injector.due("handler", "request", self._node)]
-        for one in self._injector.due("crash", name):
+        for one in (*self._injector.due("crash", name), *self._injector.due("crash", "request")):
+            self._crash(one)
+        for one in self._injector.due("tamper", "request"):
             self._crash(one)
         for one in due:
             answer = self._strike(one, name, request, landing)
             if answer is not None:
                 return answer
-        answer = self._inner.handle(request, landing)
+        answer = self._late(request, landing, self._service()) if self._service else self._inner.handle(request, landing)
         after = self._injector.due("crash", f"{name}.")
         if after and not isinstance(answer, Reply):
             return self._then(answer, after)
@@ -87,7 +95,7 @@ class FaultyHandler:
                     self._injector.fired(one, name)
                     return self._twice(request)
                 return None
-            case "T9":
+            case "T9" | "N7":
                 self._injector.fired(one, name)
                 return self._never(landing, fault.arg("after_s", 0.5))
             case "T11":
@@ -96,6 +104,14 @@ class FaultyHandler:
             case _:
                 self._injector.fired(one, name)
                 return self._late(request, landing, fault.arg("for_s", 0.1))
+
+    async def _told(self, answer: Reply | Awaitable[Reply]) -> Reply:
+        """Tell a client of others, perhaps late."""
+        reply = await _of(answer)
+        for one in self._injector.due("handler", "await", self._node):
+            self._injector.fired(one)
+            await trio.sleep(one.fault.arg("for_s", 0.1))
+        return reply
 
     async def _twice(self, request: Request) -> Reply:
         first = await _of(self._inner.handle(request, None))

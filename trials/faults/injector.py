@@ -68,6 +68,10 @@ class Injector:
                 event = "bytes" if trigger.kind == "after_bytes" else trigger.event
                 self._at.setdefault((site, f"{event}." if trigger.kind == "after" else event), []).append(one)
 
+    def of(self, site: str) -> list[Armed]:
+        """Return the faults of a site."""
+        return [one for one in self.armed if row_of(one.fault.id).site == site]
+
     def timed_of(self, site: str) -> list[Armed]:
         """Return the faults of a site that happen at a moment."""
         return [one for one in self.timed if row_of(one.fault.id).site == site]

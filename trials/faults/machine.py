@@ -7,7 +7,8 @@ the next connections. Ownership: the store is the machine's.
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 import trio
 
@@ -18,6 +19,7 @@ from servers.stores.memory import MemoryStore
 from transport.base import Handler, Limits, Reply
 from transport.link import ByteStream
 from transport.messages import Request
+from trials.faults.catalogue import row_of
 from trials.faults.handler import FaultyHandler
 from trials.faults.injector import Armed, Injector
 from trials.faults.storage import FaultyStore
@@ -26,24 +28,32 @@ from trials.sim.world import SimWorld
 
 __all__ = ["Machine"]
 
-PAGES_TORN: float = 0.5
+PAGES_TORN: Final = 0.5
+SERVICE_S: Final = 300e-6
 
 
 class Machine:
-    """The server's machine. reset: breaks the links of a node, or all. tampers: attacks that its server is to make."""
+    """The server's machine. reset: breaks the links of a node, or all. tampers: attacks of the
+    scenario, beside those of the plan.
+    """
 
     def __init__(
         self, world: SimWorld, injector: Injector, limits: Limits, reset: Callable[[str], None], mark: Callable[[str, str], None],
-        tampers: Sequence[Tamper] = (),
+        linkless: bool, tampers: Sequence[Tamper] = (),
     ) -> None:  # fmt: skip
         self.env, self.probe = world.env("server"), world.probe("server")
         self.store = MemoryStore(self.probe, self.env.wall_ns, crashable=True)
         self.up = True
         self.limits = limits
+        self._world = world
+        self._linkless = linkless
         self._injector = injector
         self._reset = reset
         self._mark = mark
-        self._tampers = tampers
+        self._attacks: dict[Armed | int, Tamper] = dict(enumerate(tampers))
+        self._attacks |= {
+            one: Tamper(*str(one.fault.arg("attack", "A01")).split(":", 1), armed=False) for one in injector.of("tamper")
+        }
         self._notes = Notes()
         self._open: dict[int, tuple[Callable[[], None], trio.Event]] = {}
         self._serial = 0
@@ -57,7 +67,7 @@ class Machine:
         spots = [] if self.faulty is None else self.faulty.spots
         self.faulty = FaultyStore(self.store, self._injector, spots)
         shown: Any = self.faulty
-        for tamper in self._tampers:
+        for tamper in self._attacks.values():
             if not hasattr(tamper, "store"):
                 tamper.around(shown)
             tamper.store.inner = shown
@@ -98,9 +108,29 @@ class Machine:
 
     def around(self, handler: Handler, node: str) -> Handler:
         """Put the plan's faults and attacks around what answers a connection's requests."""
-        for tamper in self._tampers:
+        for tamper in self._attacks.values():
             handler = tamper.handler(handler)
-        return FaultyHandler(handler, self._injector, node, lambda: self._reset(node), self.crash)
+        # A link has delays of its own; RDMA inside a process takes no time at all, in which nothing could happen at a moment.
+        rng = self._world.streams.rng(f"{node}/service")
+        service = (lambda: rng.uniform(0, SERVICE_S)) if self._linkless else None
+        return FaultyHandler(handler, self._injector, node, lambda: self._reset(node), self._strike, service)
+
+    def _strike(self, one: Armed) -> None:
+        """Do a fault of the whole server."""
+        if row_of(one.fault.id).site == "crash":
+            self.crash(one)
+        elif self._nursery is not None:
+            self._nursery.start_soon(self._lie, one)
+
+    async def _lie(self, one: Armed) -> None:
+        """Let an attack lie for a while."""
+        attack = self._attacks[one].attack
+        attack.block = one.rng.randrange(4)
+        attack.armed, struck = True, attack.struck
+        await trio.sleep(one.fault.arg("for_s", 0.01))
+        attack.armed = False
+        if attack.struck > struck:
+            self._injector.fired(one, f"{attack.struck - struck} lies")
 
     def _enter(self, drop: Callable[[], None]) -> tuple[int, trio.Event]:
         self._serial += 1
@@ -120,6 +150,9 @@ class Machine:
             return
         self._injector.fired(one)
         self._busy = True
+        payload = int(one.fault.arg("payload", 0))
+        if payload:
+            self.limits = replace(self.limits, max_payload=payload)
         if one.fault.id == "S28":
             self._nursery.start_soon(self._in_order, one)
             return
@@ -180,7 +213,9 @@ class Machine:
         self._healing.set()
         if self.faulty is not None:
             self.faulty.heal()
-        for tamper in self._tampers:
+        for one, tamper in self._attacks.items():
+            if isinstance(one, Armed) and tamper.attack.armed and tamper.attack.struck:
+                self._injector.fired(one, f"{tamper.attack.struck} lies")
             tamper.attack.armed = False
 
 

@@ -30,7 +30,7 @@ class Row:
     range or list a value is drawn from. allowed: OK, RECONN, STALE, DET, `?` or E(errno). needs: encrypt, plain, rdma, link, or
     the name of a transport; a trial without it never draws the row. side: client, when it may aim at one of them. rare: the
     seed draws it one time in so many. brings: other ids that are drawn with it, without which it would come to nothing; knobs:
-    likewise.
+    likewise. swarm: false for what no seed draws, as its allowed outcome looks to a scenario like a failure.
     """
 
     id: str
@@ -45,6 +45,7 @@ class Row:
     rare: int = 1
     brings: tuple[str, ...] = ()
     knobs: Mapping[str, Value] = field(default_factory=dict)
+    swarm: bool = True
 
     @property
     def layer(self) -> str:

@@ -8,7 +8,7 @@ from trials.faults.rows import NONE_YET, Row
 __all__ = ["NETWORK"]
 
 SENDS: Final = ("nth(send, 1:60)",)
-ANY_TIME: Final = ("nth(send, 1:60)", "at(0.0005:0.05)")
+ANY_TIME: Final = ("nth(send, 1:60)", "at(0.0002:0.012)")
 BORNE: Final = ("OK", "RECONN", "E(ETIMEDOUT)", "?")
 
 NETWORK: Final = (
@@ -42,7 +42,7 @@ NETWORK: Final = (
         "the link ends with ECONNRESET; what is under way is lost", {"side": ["before", "during", "after"]}, needs="link"),
     Row("T15", "FIN in the middle of a frame", "link", SENDS, BORNE, "half of a send leaves, then the direction ends",
         needs="link"),
-    Row("T16", "FIN between frames", "link", ("at(0.0005:0.05)",), BORNE, "a direction ends where nothing is half sent",
+    Row("T16", "FIN between frames", "link", ("at(0.0002:0.012)",), BORNE, "a direction ends where nothing is half sent",
         {"way": ["there", "back", "both"]}, needs="link"),
     Row("T17", "half-open", "link", ANY_TIME, BORNE,
         "what is sent is lost from now on, and nobody is told: keepalive must notice",
@@ -54,13 +54,13 @@ NETWORK: Final = (
     Row("T20", "connect refused or slow", "link", ("nth(connect, 1:2)",), BORNE,
         "for a while each attempt to connect again fails, the first one perhaps late",
         {"for_s": (0.01, 3.0), "slow_s": [0.0, 0.0, 1.0]}, needs="link", brings=("T23",)),
-    Row("T21", "reconnect storm", "link", ("at(0.0005:0.03)",), BORNE, "links are reset again and again",
+    Row("T21", "reconnect storm", "link", ("at(0.0002:0.012)",), BORNE, "links are reset again and again",
         {"times": (2, 6), "pause_s": (0.001, 0.05)}, needs="link"),
     Row("T22", "unread peer", "link", ANY_TIME, BORNE, "one side reads nothing for a while, until the other's window is full",
         {"for_s": (0.05, 5.0), "way": ["there", "back"]}, needs="link"),
-    Row("T23", "one channel of many dies", "link", ("at(0.0005:0.05)",), BORNE, "the newest link is reset, the others live",
+    Row("T23", "one channel of many dies", "link", ("at(0.0002:0.012)",), BORNE, "the newest link is reset, the others live",
         needs="link", knobs={"channels": 2}),
-    Row("T24", "swizzle-clog", "link", ("at(0.0005:0.05)",), BORNE,
+    Row("T24", "swizzle-clog", "link", ("at(0.0002:0.012)",), BORNE,
         "links are clogged one after the other, and let go in another order", {"for_s": (0.1, 3.0)}, needs="link"),
     Row("T25", "no descriptors, no buffers", "link", ("nth(connect, 1:2)",), BORNE,
         "an attempt to connect again fails with EMFILE",

@@ -24,7 +24,7 @@ NAMED: Final = frozenset({
     "lookup", "getattr", "setattr", "create", "open", "truncate", "mkdir", "unlink", "rmdir", "rename", "link", "symlink",
     "allocate", "punch", "seek", "copy_range", "xattr_set", "xattr_get", "apply", "commit", "readdir", "record_get", "blob_get",
 })  # fmt: skip
-ERRORS: Final = frozenset({"S4", "S5", "S6", "S7", "S8", "N3", "N4", "P10"})
+LOST: Final = frozenset({"S14", "X5"})
 
 
 @dataclass(slots=True)
@@ -69,9 +69,6 @@ class FaultyStore:
         def call(*args: Any, **options: Any) -> Any:
             self._check()
             for one in self._injector.due("store", name):
-                if one.fault.id == "S15":
-                    self._injector.fired(one, name)
-                    return None
                 self._fail(one, name)
             return method(*args, **options)
 
@@ -102,6 +99,10 @@ class FaultyStore:
                     if pos >= (step := int(one.fault.arg("by", 4096))) and not aux:
                         self._injector.fired(one, f"{pos} for {pos - step}")
                         return self._seen(self.inner.read_source(handle, pos - step, length, ranges=False), handle, pos, False)
+                case "X7":
+                    if not aux:
+                        self._injector.fired(one, f"{length} at {pos}")
+                        return _lying(self.inner.read_source(handle, pos, length, ranges=False), int(one.fault.arg("by", 1)))
                 case "S18" | "S19":
                     self._injector.fired(one, f"at {pos}")
                     at = pos + one.rng.randrange(max(1, length))
@@ -140,11 +141,11 @@ class FaultyStore:
         for one in self._injector.due("store", "write"):
             if one.fault.id in {"S1", "N2"}:
                 continue
-            if one.fault.id == "S14":
+            if one.fault.id in LOST:
                 self._injector.fired(one, f"{length} at {pos}")
             if landing.release is not None:
                 landing.release()
-            if one.fault.id == "S14":
+            if one.fault.id in LOST:
                 return length
             self._fail(one, "write")
         self.spots = [spot for spot in self.spots if spot.handle != handle or not pos <= spot.start < pos + length]
@@ -159,7 +160,7 @@ class FaultyStore:
         """Write what landed elsewhere."""
         self._check()
         for one in self._injector.due("store", "write"):
-            if one.fault.id not in {"S1", "N2", "S14", "S16"}:
+            if one.fault.id not in {"S1", "N2", "S16", *LOST}:
                 self._fail(one, "write")
         return self.inner.write_from(handle, pos, payload, stable=stable, aux=aux)
 
@@ -177,3 +178,9 @@ class FaultyStore:
                 case _:
                     pass
         return done
+
+
+def _lying(lent: Lent, by: int) -> Lent:
+    """Return more bytes than were asked for."""
+    content = bytearray(content_of(lent)) + bytes(by)
+    return Lent(IovIter.ubuf(Direction.SOURCE, content), len(content), lent.eof)

@@ -13,6 +13,7 @@ import trio
 
 from netfs.fs.client import Client
 from trials.cells import content, parse
+from trials.faults.catalogue import row_of
 from trials.history import Failure, History
 from trials.workloads.actor import Actor, Fd
 from trials.workloads.base import Do, Operation, Scenario
@@ -56,6 +57,8 @@ class SharedFile:
         self.fds: list[Fd | None] = [None] * len(MODES)
         self.actor: Actor | None = None
         self.blind = False
+        self.crashes = 0
+        self.failing = False
 
     async def turn(self, actor: Actor) -> None:
         """Let an actor have its turn: the one before closes its descriptors."""
@@ -102,8 +105,20 @@ class SharedFile:
                 self.compare_size(found)
         return found
 
+    def look(self) -> None:
+        """Notice that the server has crashed: until the next good fsync, what was not safe may not be there.
+
+        Where storage fails, that may be so at any time: a writeback that failed is told by the next fsync or close.
+        """
+        assert self.actor is not None
+        crashes = sum(mark.kind == "crash" for mark in self.actor.history.marks)
+        if crashes != self.crashes or (self.failing and self.model.unsafe):
+            self.crashes = crashes
+            self.model.may_have_lost()
+
     def compare_size(self, fd: Fd) -> None:
         """Compare the size a descriptor tells."""
+        self.look()
         least, most = self.model.sizes
         if not self.blind and not least <= fd.file.size <= most:
             self.wrong(f"opened with {fd.file.size} bytes, not {least}" + (f" to {most}" if most > least else ""))
@@ -115,6 +130,7 @@ class SharedFile:
 
     async def do(self, one: Do) -> None:
         """Do one operation and compare."""
+        self.look()
         fd = await self.fd(one.fd)
         if fd is not None:
             await getattr(self, f"do_{one.kind}")(one, fd)
@@ -127,7 +143,9 @@ class SharedFile:
 
     def differs(self, pos: int, length: int, got: bytearray, what: str) -> None:
         """Complain if a read gave what it must not."""
-        found = self.model.check(pos, length, got)
+        self.look()
+        # A part of a read that fails ends it there; the next read is told why.
+        found = self.model.check(pos, len(got) if self.failing else length, got)
         if isinstance(found, int):
             cell = found // 16 * 16
             here = bytes(got[max(0, cell - pos) :][:16])
@@ -257,7 +275,7 @@ class SharedFile:
         both = BytesModel(bytearray(self.model.data), doubts=[*self.model.doubts, (0, before)], least=len(before))
         both.doubts.append((len(before), bytes(max(0, len(both.data) - len(before)))))
         both.most = self.model.most
-        wrong = both.check(one.pos, one.length, got)
+        wrong = both.check(one.pos, len(got) if self.failing else one.length, got)
         if wrong is not None:
             self.wrong(f"a read beside a write of [{one.pos:#x}, {one.pos + one.length:#x}) found {wrong}, neither old nor new")
 
@@ -307,6 +325,8 @@ class Fsx(Scenario):
             file = self.file(index)
             if file.model.data:
                 continue
+            assert self.case.plan is not None
+            file.failing = any(row_of(fault.id).site in {"store", "tamper", "nonces"} for fault in self.case.plan)
             actor = self.actor(clients, index, history)
             fd = await actor.open(file.path, "w+")
             assert fd is not None
