@@ -376,9 +376,13 @@ def test_a_ledger_of_its_own() -> None:
             aead.encrypt_into(bytes(12), b"efgh", b"", out)
             with pytest.raises(NonceUsedTwice):
                 aead.encrypt_into(bytes(12), b"ijkl", b"", out)
+            long = memoryview(bytearray(16 * CELL + 16))
+            aead.encrypt_into(bytes(11) + b"1", fill(1, 0, 16), b"", long)
+            with pytest.raises(NonceUsedTwice):
+                aead.encrypt_into(bytes(11) + b"1", fill(1, 16, 16), b"", long)
         assert not outside.repeats
         aead.encrypt_into(bytes(12), b"mnop", b"", out)
-    assert len(outside.repeats) == 1 and len(inside.repeats) == 1
+    assert len(outside.repeats) == 1 and len(inside.repeats) == 2
 
 
 def test_plaintext_is_found() -> None:

@@ -6,7 +6,7 @@ from trials.case import Case, run_case
 from trials.zoo.bug import bugs, planted
 from trials.zoo.hunt import as_json, hunt
 
-QUICK = ("stale-after-open", "change-is-not-counted")
+QUICK = ("stale-after-open", "change-is-not-counted", "nonce-reuse")
 
 
 @pytest.mark.parametrize("name", QUICK)

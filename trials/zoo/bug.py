@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from trials.faults.plan import Value
 from trials.pairs import TransportName
 from trials.sim.patches import Patches
 
@@ -21,7 +22,8 @@ Plant = Callable[[Patches], None]
 class Bug:
     """One planted bug. layer: the package it is in. first: the first seed of its window, in which `seeds` are enough.
 
-    operations: of each client. plant: makes the patch.
+    operations: of each client. plant: makes the patch. kinds: ids of faults, of which a few are drawn for each seed; knobs:
+    settings. So a window finds its bug whatever else the catalogue gets.
     """
 
     name: str
@@ -34,7 +36,9 @@ class Bug:
     clients: int = 2
     operations: int = 20
     first: int = 0
-    seeds: int = 200
+    seeds: int = 40
+    kinds: tuple[str, ...] = ()
+    knobs: tuple[tuple[str, Value], ...] = ()
 
 
 BUGS: Final[dict[str, Bug]] = {}
@@ -42,14 +46,17 @@ BUGS: Final[dict[str, Bug]] = {}
 
 def bug(
     name: str, layer: str, scenario: str, *, transport: TransportName = "stream", encrypt: bool = False, clients: int = 2,
-    operations: int = 20, first: int = 0, seeds: int = 200,
+    operations: int = 20, first: int = 0, seeds: int = 40, kinds: tuple[str, ...] = (), **knobs: Value,
 ) -> Callable[[Plant], Plant]:  # fmt: skip
     """Add a bug to the table; the docstring of the patch says what is wrong."""
 
     def added(plant: Plant) -> Plant:
         assert name not in BUGS and plant.__doc__, f"{name} twice, or without a word of explanation"
         text = plant.__doc__.strip()
-        BUGS[name] = Bug(name, text, layer, plant, scenario, transport, encrypt, clients, operations, first, seeds)
+        settings = tuple(sorted(knobs.items()))
+        BUGS[name] = Bug(
+            name, text, layer, plant, scenario, transport, encrypt, clients, operations, first, seeds, kinds, settings
+        )  # fmt: skip
         return plant
 
     return added

@@ -5,7 +5,7 @@ from typing import Any
 from iov.iov_iter import IovIter
 from netfs.cache.folio import Folio
 from netfs.cache.waiters import WakeList
-from netfs.engine import buffered_write, collect, direct, read_collect, write_collect, writeback
+from netfs.engine import buffered_write, collect, direct, read_collect, writeback
 from netfs.engine.inode import ErrorSequence, NetfsInode
 from netfs.engine.request import IoRequest, IoSubrequest
 from netfs.engine.sizes import FileSizes
@@ -21,7 +21,7 @@ __all__: list[str] = []
 Verdict = read_collect.Verdict
 
 
-@bug("short-read-is-the-end", "netfs", "fsx")
+@bug("short-read-is-the-end", "netfs", "fsx", kinds=("S1",))
 def _short_read(patches: Patches) -> None:
     """A read that brings less than asked is taken for the end of the file: the rest is not asked for."""
     judge = read_collect.judge_read
@@ -33,19 +33,7 @@ def _short_read(patches: Patches) -> None:
     patches.set(read_collect, "judge_read", judged)
 
 
-@bug("short-write-is-whole", "netfs", "fsx")
-def _short_write(patches: Patches) -> None:
-    """A write of which the server took a part counts as done."""
-    judge = write_collect.judge_write
-
-    def judged(subreq: IoSubrequest) -> Verdict:
-        verdict = judge(subreq)
-        return Verdict.DONE if verdict is Verdict.RETRY and subreq.error is None else verdict
-
-    patches.set(write_collect, "judge_write", judged)
-
-
-@bug("wrong-prefix", "netfs", "racing")
+@bug("wrong-prefix", "netfs", "racing", kinds=("S6",), rsize=4096)
 def _wrong_prefix(patches: Patches) -> None:
     """A part in the middle that failed is counted as if it had come, so that the count says more than was moved."""
     take = collect._take_front
@@ -59,7 +47,7 @@ def _wrong_prefix(patches: Patches) -> None:
     patches.set(collect, "_take_front", taken)
 
 
-@bug("fsync-forgets-errors", "netfs", "sharing")
+@bug("fsync-forgets-errors", "netfs", "sharing", kinds=("S4", "S6"))
 def _lost_error(patches: Patches) -> None:
     """A failed writeback is not remembered: fsync and close say that all is well."""
 
@@ -69,20 +57,7 @@ def _lost_error(patches: Patches) -> None:
     patches.set(ErrorSequence, "record", record)
 
 
-@bug("error-told-to-one-only", "netfs", "own-files")
-def _told_once(patches: Patches) -> None:
-    """The first descriptor that hears of a failed writeback keeps it to itself: the others, who wrote too, are told nothing."""
-    check = ErrorSequence.check
-
-    def checked(self: ErrorSequence, mark: int) -> tuple[Exception | None, int]:
-        if self.told == self.count:
-            return None, self.count
-        return check(self, mark)
-
-    patches.set(ErrorSequence, "check", checked)
-
-
-@bug("no-write-verifier", "netfs", "sharing")
+@bug("no-write-verifier", "netfs", "sharing", kinds=("S11", "S13", "S20"))
 def _no_verifier(patches: Patches) -> None:
     """A commit is believed whatever boot of the server answers it: what a crash took is not written again."""
     commit = PlainOps.commit
@@ -94,7 +69,7 @@ def _no_verifier(patches: Patches) -> None:
     patches.set(PlainOps, "commit", committed)
 
 
-@bug("fsync-does-not-commit", "netfs", "database")
+@bug("fsync-does-not-commit", "netfs", "database", kinds=("S13", "S20"))
 def _no_commit(patches: Patches) -> None:
     """Fsync sends what is dirty, but does not ask the server to make it durable."""
 
@@ -108,7 +83,7 @@ def _no_commit(patches: Patches) -> None:
     patches.set(writeback, "_commit", commit)
 
 
-@bug("stale-after-open", "netfs", "sharing", seeds=20)
+@bug("stale-after-open", "netfs", "sharing")
 def _stale_open(patches: Patches) -> None:
     """What another client has changed is not noticed at an open: folios stay."""
     opened = Inode.opened
@@ -120,7 +95,7 @@ def _stale_open(patches: Patches) -> None:
     patches.set(Inode, "opened", believed)
 
 
-@bug("truncate-keeps-the-tail", "netfs", "fsx", seeds=50)
+@bug("truncate-keeps-the-tail", "netfs", "fsx")
 def _tail(patches: Patches) -> None:
     """Folios behind a new end stay as they are, and are there again when the file grows."""
 
@@ -130,7 +105,7 @@ def _tail(patches: Patches) -> None:
     patches.set(writeback, "_cut_folios", cut)
 
 
-@bug("direct-read-does-not-flush", "netfs", "fsx", seeds=20)
+@bug("direct-read-does-not-flush", "netfs", "fsx")
 def _no_flush(patches: Patches) -> None:
     """A direct read does not wait for what is dirty in the cache."""
 
@@ -140,7 +115,7 @@ def _no_flush(patches: Patches) -> None:
     patches.set(direct, "flush_range", flush)
 
 
-@bug("direct-write-leaves-the-cache", "netfs", "fsx", seeds=50)
+@bug("direct-write-leaves-the-cache", "netfs", "fsx")
 def _no_drop(patches: Patches) -> None:
     """A direct write leaves older bytes in the cache."""
 
@@ -150,7 +125,7 @@ def _no_drop(patches: Patches) -> None:
     patches.set(direct, "drop_range", drop)
 
 
-@bug("append-at-an-old-end", "netfs", "append-log", seeds=20)
+@bug("append-at-an-old-end", "netfs", "append-log")
 def _append(patches: Patches) -> None:
     """Where an append goes is decided before it has the file for itself."""
     buffered, straight = buffered_write.buffered_write, direct.direct_write
@@ -165,7 +140,7 @@ def _append(patches: Patches) -> None:
     patches.set(files, "direct_write", direct_append)
 
 
-@bug("dirty-folios-are-evicted", "netfs", "fsx", seeds=50)
+@bug("dirty-folios-are-evicted", "netfs", "fsx")
 def _evict(patches: Patches) -> None:
     """A folio with bytes that only the client has may be taken for others."""
 
@@ -175,7 +150,7 @@ def _evict(patches: Patches) -> None:
     patches.set(Folio, "evictable", property(evictable))
 
 
-@bug("zero-point-too-low", "netfs", "fsx", seeds=50)
+@bug("zero-point-too-low", "netfs", "fsx")
 def _zero_point(patches: Patches) -> None:
     """What was written behind the old end of the file counts as a hole, and reads do not ask for it."""
     wrote = FileSizes.wrote_server
@@ -188,7 +163,7 @@ def _zero_point(patches: Patches) -> None:
     patches.set(FileSizes, "wrote_server", noted)
 
 
-@bug("one-waiter-is-woken", "netfs", "own-files", seeds=100)
+@bug("one-waiter-is-woken", "netfs", "append-log")
 def _missed_wake_up(patches: Patches) -> None:
     """Of several who wait for a folio only the first is woken."""
 
@@ -199,22 +174,7 @@ def _missed_wake_up(patches: Patches) -> None:
     patches.set(WakeList, "wake_all", wake_one)
 
 
-@bug("redirtied-while-sent-is-clean", "netfs", "own-files", seeds=100)
-def _redirtied(patches: Patches) -> None:
-    """Who writes to a folio does not wait until it has been sent, and what is written meanwhile counts as sent."""
-    writable = buffered_write.writable_folio
-
-    async def not_waiting(inode: NetfsInode, pos: int, count: int, *, whole: bool = False) -> Folio:
-        folio = inode.mapping.folios.get(pos // inode.mapping.unit)
-        off = pos - folio.pos if folio is not None else 0
-        if folio is not None and folio.writeback and folio.uptodate and not folio.locked and off + count <= folio.size:
-            return folio
-        return await writable(inode, pos, count, whole=whole)
-
-    patches.set(buffered_write, "writable_folio", not_waiting)
-
-
-@bug("closed-without-fsync", "netfs", "sharing", seeds=20)
+@bug("closed-without-fsync", "netfs", "sharing")
 def _close(patches: Patches) -> None:
     """Closing a descriptor does not send what was written through it."""
     close = File.aclose

@@ -3,13 +3,17 @@
 A failure counts only if the same case passes without the bug: what fails anyway is another finding. Owns no memory.
 """
 
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from trials.case import Case, Outcome, drawn, run_case
+from trials.case import Case, Outcome, run_case
+from trials.faults.catalogue import row_of
+from trials.faults.plan import Plan
 from trials.history import Failure
 from trials.shrink import shrink, size
+from trials.sim.rng import stream_seed
 from trials.token import encode
 from trials.zoo.bug import BUGS, Bug, bugs
 
@@ -34,9 +38,11 @@ class Hunt:
 
 def case_of(bug: Bug, seed: int) -> Case:
     """Return the case in which a bug is hunted with a seed."""
-    return drawn(
-        Case(bug.scenario, seed, bug.transport, bug.encrypt, bug.clients, bug.operations, bug=bug.name)
-    )  # fmt: skip
+    rng = random.Random(stream_seed(seed, "hunt"))
+    rows = [row_of(kind) for kind in bug.kinds]
+    faults = [row.draw(rng, bug.clients, bug.operations) for row in rows for _ in range(rng.randint(1, 2))]
+    plan = Plan(tuple(faults), bug.knobs)
+    return Case(bug.scenario, seed, bug.transport, bug.encrypt, bug.clients, bug.operations, plan=plan, bug=bug.name)
 
 
 def hunt(

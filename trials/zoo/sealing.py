@@ -12,7 +12,7 @@ from trials.zoo.bug import bug
 __all__: list[str] = []
 
 
-@bug("nonce-reuse", "crypto", "sharing", encrypt=True, seeds=20)
+@bug("nonce-reuse", "crypto", "sharing", encrypt=True)
 def _nonces(patches: Patches) -> None:
     """All blocks that are sealed in one go get the first one's nonce."""
     seal = ContentCipher.seal
@@ -25,9 +25,9 @@ def _nonces(patches: Patches) -> None:
     patches.set(ContentCipher, "seal", sealed)
 
 
-@bug("tag-is-not-checked", "crypto", "sharing", encrypt=True)
+@bug("zero-as-hole", "crypto", "tamper", encrypt=True)
 def _tags(patches: Patches) -> None:
-    """A block whose tag does not fit is given out all the same."""
+    """A block whose tag does not fit reads as a hole."""
     opened = ContentCipher._open_alike
 
     def believed(self: ContentCipher, *args: Any) -> None:
@@ -37,3 +37,17 @@ def _tags(patches: Patches) -> None:
             return
 
     patches.set(ContentCipher, "_open_alike", believed)
+
+
+@bug("nonces-are-counted", "crypto", "sharing", encrypt=True)
+def _short(patches: Patches) -> None:
+    """Nonces of blocks are counted from the start of each file's key instead of drawn."""
+    seal = ContentCipher.seal
+
+    def sealed(
+        self: ContentCipher, source: IovIter, area: memoryview, first: int, count: int, nonces: bytes, *rest: Any
+    ) -> int:  # fmt: skip
+        counted = b"".join((first + at).to_bytes(NONCE_SIZE, "big") for at in range(count))
+        return seal(self, source, area, first, count, counted, *rest)
+
+    patches.set(ContentCipher, "seal", sealed)

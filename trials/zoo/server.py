@@ -17,19 +17,19 @@ from trials.zoo.bug import bug
 __all__: list[str] = []
 
 
-@bug("commit-lies", "servers", "database")
+@bug("commit-lies", "servers", "database", kinds=("S11", "S20"))
 def _commit(patches: Patches) -> None:
     """COMMIT answers without making anything durable."""
     patches.set(MemoryStore, "commit", lambda self, handle: self._file(handle) and None)
 
 
-@bug("change-is-not-counted", "servers", "sharing", seeds=20)
+@bug("change-is-not-counted", "servers", "sharing")
 def _change(patches: Patches) -> None:
     """A write does not move the change attribute, by which other clients notice it."""
     patches.set(MemoryStore, "_touch", lambda self, inode: None)
 
 
-@bug("reply-memory-lost-at-restart", "servers", "metadata", operations=30)
+@bug("reply-memory-lost-at-restart", "servers", "metadata", operations=30, kinds=("S12", "T14"))
 def _replies(patches: Patches) -> None:
     """The answers that were kept over a restart are not put back, so that a request that comes again is done again."""
 
@@ -39,13 +39,13 @@ def _replies(patches: Patches) -> None:
     patches.set(ServerSlots, "restore", forgotten)
 
 
-@bug("lease-is-not-recalled", "servers", "sharing", operations=30)
+@bug("lease-is-not-recalled", "servers", "sharing", operations=30, leases=1)
 def _recall(patches: Patches) -> None:
     """A client that changes a file does not have the leases of others called back."""
     patches.set(Sharing, "free", lambda self, session, request: True)
 
 
-@bug("rename-leaves-the-old-name", "servers", "metadata", seeds=20)
+@bug("rename-leaves-the-old-name", "servers", "metadata")
 def _rename(patches: Patches) -> None:
     """The old name is still there after a rename."""
     rename = MemoryStore.rename
@@ -60,7 +60,7 @@ def _rename(patches: Patches) -> None:
     patches.set(MemoryStore, "rename", renamed)
 
 
-@bug("listing-stops-short", "servers", "metadata", seeds=50)
+@bug("listing-stops-short", "servers", "metadata")
 def _listing(patches: Patches) -> None:
     """The last of several entries of a directory is not listed."""
     readdir = MemoryStore.readdir
@@ -72,7 +72,7 @@ def _listing(patches: Patches) -> None:
     patches.set(MemoryStore, "readdir", listed)
 
 
-@bug("punch-takes-whole-pages", "servers", "fsx", seeds=50)
+@bug("punch-takes-whole-pages", "servers", "fsx")
 def _punch(patches: Patches) -> None:
     """A hole is rounded up to whole pages, over bytes that were to stay."""
     punch = MemoryStore.punch
@@ -84,7 +84,7 @@ def _punch(patches: Patches) -> None:
     patches.set(MemoryStore, "punch", punched)
 
 
-@bug("old-bytes-behind-the-end", "servers", "fsx", seeds=50)
+@bug("old-bytes-behind-the-end", "servers", "fsx")
 def _scrub(patches: Patches) -> None:
     """A file that is cut keeps the bytes behind its end, and shows them when it grows again."""
 
@@ -94,7 +94,7 @@ def _scrub(patches: Patches) -> None:
     patches.set(Extents, "_scrub", kept)
 
 
-@bug("unstable-writes-outlive-nothing", "servers", "fsx")
+@bug("verifier-outlives-a-crash", "servers", "fsx", kinds=("S11", "S20"))
 def _stable(patches: Patches) -> None:
     """The write verifier stays the same over a crash that lost data, so that no client writes it again."""
     crash = MemoryStore.crash
@@ -107,7 +107,7 @@ def _stable(patches: Patches) -> None:
     patches.set(MemoryStore, "crash", crashed)
 
 
-@bug("records-are-not-compared", "servers", "metadata", encrypt=True)
+@bug("records-are-not-compared", "servers", "sharing", encrypt=True)
 def _records(patches: Patches) -> None:
     """A transaction is done although the record it is based on has moved: of two clients the first loses its change."""
     apply = MemoryStore.apply
@@ -142,7 +142,7 @@ def _misplaced(patches: Patches) -> None:
     patches.set(MemoryStore, "write", written)
 
 
-@bug("unlink-takes-the-neighbour", "servers", "metadata", seeds=20)
+@bug("unlink-takes-the-neighbour", "servers", "metadata")
 def _unlink(patches: Patches) -> None:
     """Where there is another name of the file, removing one removes the other."""
     remove = MemoryStore._remove

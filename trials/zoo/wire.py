@@ -17,7 +17,7 @@ from trials.zoo.bug import bug
 __all__: list[str] = []
 
 
-@bug("lost-retry", "transport", "sharing")
+@bug("lost-retry", "transport", "sharing", kinds=("T14",))
 def _lost_retry(patches: Patches) -> None:
     """A call that was under way when its connection broke is never sent again."""
 
@@ -27,7 +27,7 @@ def _lost_retry(patches: Patches) -> None:
     patches.set(ClientSession, "fenced", fenced)
 
 
-@bug("double-execution", "transport", "metadata")
+@bug("double-execution", "transport", "metadata", kinds=("T10", "T14"))
 def _twice(patches: Patches) -> None:
     """A request that comes again is done again, not answered from memory."""
     begin = ServerSlots.begin
@@ -43,7 +43,7 @@ def _twice(patches: Patches) -> None:
     patches.set(ServerSlots, "begin", begun)
 
 
-@bug("credit-leak", "transport", "metadata", operations=40)
+@bug("credit-leak", "transport", "metadata", operations=40, credits=4)
 def _credit_leak(patches: Patches) -> None:
     """A call that the server refused keeps its credit."""
     end = ClientConnection._end
@@ -56,7 +56,7 @@ def _credit_leak(patches: Patches) -> None:
     patches.set(ClientConnection, "_end", ended)
 
 
-@bug("slots-start-anew", "transport", "metadata")
+@bug("slots-start-anew", "transport", "metadata", kinds=("T14", "T21"))
 def _slots(patches: Patches) -> None:
     """After each new connection the client takes the session for a new one and counts its slots from the beginning."""
     bound = ClientSession.bound
@@ -68,7 +68,7 @@ def _slots(patches: Patches) -> None:
     patches.set(ClientSession, "bound", anew)
 
 
-@bug("small-replies-land-short", "transport", "fsx", seeds=20)
+@bug("small-replies-land-short", "transport", "fsx")
 def _short_landing(patches: Patches) -> None:
     """The last byte of a payload that came with its reply in one piece is not copied out."""
     land = FrameReader.land
@@ -85,7 +85,7 @@ def _short_landing(patches: Patches) -> None:
     patches.set(FrameReader, "land", landed)
 
 
-@bug("rdma-count-too-high", "transport", "fsx", transport="rdma-memory", seeds=50)
+@bug("rdma-count-too-high", "transport", "fsx", transport="rdma-memory")
 def _count(patches: Patches) -> None:
     """A reply that placed less than the memory has room for is said to have filled one byte more."""
     outcome = ClientEnd._outcome
@@ -99,7 +99,7 @@ def _count(patches: Patches) -> None:
     patches.set(ClientEnd, "_outcome", counted)
 
 
-@bug("mr-leak", "transport", "sharing", transport="rdma-memory", operations=40)
+@bug("mr-leak", "transport", "sharing", transport="rdma-memory", operations=40, credits=2, rsize=4096, wsize=4096)
 def _mr_leak(patches: Patches) -> None:
     """Registered regions are not given back to their pool when a call is over."""
 
@@ -107,15 +107,3 @@ def _mr_leak(patches: Patches) -> None:
         self.registered -= mr.length
 
     patches.set(MrPool, "give_back", kept)
-
-
-@bug("stale-rkey", "transport", "sharing", transport="rdma-memory")
-def _stale_rkey(patches: Patches) -> None:
-    """A region that is used again keeps its key, so that the key of an old call opens the memory of a new one."""
-    take = MrPool.take
-
-    def taken(self: MrPool, views: Any) -> tuple[MR, int]:
-        mr, _ = take(self, views)
-        return mr, mr.lkey
-
-    patches.set(MrPool, "take", taken)
