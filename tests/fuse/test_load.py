@@ -1,7 +1,9 @@
 """A mount under load: storms of renames, ten thousand names, fio with verification, other clients, kill -9 of the mount."""
 
 import errno
+import mmap
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -119,3 +121,50 @@ def test_the_death_of_the_mount_is_an_error_and_leaves_what_was_closed(mounted: 
     assert not os.path.ismount(mounted.folder)
     if mounted.kind == "plain":
         assert (mounted.served / "closed").read_bytes() == b"safe" * 1000
+
+
+@EVERY
+def test_random_operations_leave_what_a_file_of_bytes_would(mounted: Mounted) -> None:
+    """As fsx does: reads, writes, truncations, mappings and new opens of one file, each compared with bytes in memory."""
+    seed = random.randrange(1 << 32)
+    chance, path, model = random.Random(seed), mounted.folder / "f", bytearray()
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        for step in range(250):
+            what, pos, length = chance.choice("rrwwwtmo"), chance.randrange(200_000), chance.randrange(1, 60_000)
+            said = f"seed {seed}, step {step}: {what} {pos} {length}"
+            if what == "r":
+                assert os.pread(fd, length, pos) == model[pos : pos + length], said
+            elif what == "w":
+                data = chance.randbytes(length)
+                assert os.pwrite(fd, data, pos) == length, said
+                model.extend(bytes(max(0, pos - len(model))))
+                model[pos : pos + length] = data
+            elif what == "t":
+                os.truncate(fd, pos)
+                model = model[:pos] + bytes(max(0, pos - len(model)))
+            elif what == "m" and model and mounted.kind != "direct":  # past the caches nothing can be shared with a mapping
+                with mmap.mmap(fd, len(model)) as shared:
+                    at = pos % len(model)
+                    shared[at : at + 100] = model[at : at + 100] = chance.randbytes(len(model[at : at + 100]))
+                    assert shared[:] == model, said
+            elif what == "o":
+                os.close(fd)
+                fd = os.open(path, os.O_RDWR)
+            assert os.fstat(fd).st_size == len(model), said
+        assert os.pread(fd, 1 << 20, 0) == model, f"seed {seed}"
+    finally:
+        os.close(fd)
+    assert path.read_bytes() == model, f"seed {seed}"
+
+
+@EVERY
+def test_parallel_dd(mounted: Mounted, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(os.urandom(6 << 20))
+    copies = [
+        subprocess.Popen(["dd", f"if={tmp_path / 'source'}", f"of={mounted.folder / f'c{n}'}", f"bs={size}", "status=none"])
+        for n, size in enumerate(("4k", "64k", "1M", "3M"))
+    ]
+    assert [each.wait(60) for each in copies] == [0] * 4
+    for n in range(4):
+        assert subprocess.run(["cmp", tmp_path / "source", mounted.folder / f"c{n}"], timeout=60, check=False).returncode == 0

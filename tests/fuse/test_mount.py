@@ -191,10 +191,10 @@ def test_git(mounted: Mounted, tmp_path: Path) -> None:
     assert not subprocess.run([*inside, "status", "--porcelain"], check=True, timeout=60, capture_output=True).stdout
 
 
-@pytest.mark.parametrize("journal", ["delete", "truncate"])
+@pytest.mark.parametrize("journal", ["delete", "truncate", "wal"])
 def test_sqlite(mounted: Mounted, journal: str) -> None:
     db = sqlite3.connect(mounted.folder / "db")
-    db.execute(f"pragma journal_mode={journal}")
+    assert db.execute(f"pragma journal_mode={journal}").fetchone() == (journal,)
     db.execute("create table t (n integer primary key, word text)")
     for n in range(30):
         with db:
