@@ -1,6 +1,7 @@
 """What README shows is run as it is printed: the Python example, and the commands of the two terminals."""
 
 import os
+import pty
 import re
 import shlex
 import socket
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from iov.probe import COUNTERS
+from netfs.cli.place import parse_place
+from netfs.cli.profiles import parse_profiles
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -101,6 +104,70 @@ def test_the_two_users(tmp_path: Path) -> None:
         finally:
             server.terminate()
     assert (bob / "photos" / "one.jpg").read_bytes() == b"a picture"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+@pytest.mark.skipif(sys.platform != "linux", reason="a real folder is served on Linux")
+def test_the_volume_with_a_passphrase(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").write_bytes(b"a picture")
+    (session,) = (text.replace("7777", port) for text in blocks("sh") if text.startswith("netfs volume init"))
+    with first_terminal(f"netfs serve ~/shared --listen 127.0.0.1:{port}", tmp_path):
+        shown = typed(session, tmp_path, "a passphrase")
+    assert "photos/" in shown and "no damage" in shown
+    stored = [path for path in (tmp_path / "shared").rglob("*") if path.is_file()]
+    assert stored and not any(b"a picture" in path.read_bytes() for path in stored)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a real folder is served on Linux")
+def test_the_mount(tmp_path: Path) -> None:
+    pytest.importorskip("pyfuse3", reason="not installed: pip install 'netfs[fuse]'")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("no FUSE here")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    (tmp_path / "shared" / "photos").mkdir(parents=True)
+    (tmp_path / "shared" / "photos" / "one.jpg").write_bytes(b"a picture")
+    (tmp_path / "photos").mkdir()
+    (session,) = (text.replace("7777", port) for text in blocks("sh") if text.startswith("netfs mount"))
+    mount, umount = session.splitlines()
+    with first_terminal(f"netfs serve ~/shared --listen 127.0.0.1:{port}", tmp_path):
+        say(mount, tmp_path)
+        assert (tmp_path / "photos" / "one.jpg").read_bytes() == b"a picture"
+        say(umount, tmp_path)
+    assert list((tmp_path / "photos").iterdir()) == []
+
+
+def test_the_profile() -> None:
+    (table,) = blocks("toml")
+    (profile,) = parse_profiles(table).values()
+    assert str(parse_place("work:2026", {"work": profile})) == "netfs://files.example.org/team/2026"
+
+
+def typed(commands: str, home: Path, passphrase: str) -> str:
+    """Run a shell session on a terminal, and type the passphrase whenever it is asked for. Returns: what was shown."""
+    pid, fd = pty.fork()
+    if not pid:
+        os.chdir(home)
+        os.execvpe("sh", ["sh", "-e", "-c", commands], environment(home))
+    shown, answered = b"", 0
+    try:
+        while piece := os.read(fd, 65536):
+            shown += piece
+            while len(re.findall(rb"(?i)(?:passphrase|again)[^\n]*: ", shown)) > answered:
+                answered += 1
+                os.write(fd, passphrase.encode() + b"\n")
+    except OSError:
+        pass  # how Linux says that nobody has the terminal open any more
+    os.close(fd)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, shown.decode()
+    assert answered >= 5  # twice for a new one, once for each command that needs it
+    return shown.decode()
 
 
 def say(commands: str, home: Path) -> str:
