@@ -117,7 +117,7 @@ class _Engine:
         self.source, self.target, self.progress, self.fresh_name, self.how = source, target, progress, fresh_name, how
         self.totals = Totals()
         self.active: dict[_Copy, None] = {}
-        self.surplus: list[tuple[Place, Item]] = []
+        self.surplus: list[tuple[Place, Item, str]] = []
 
     async def walk(self, jobs: Iterable[tuple[Place, Item, Place]], pieces: trio.MemorySendChannel[_Piece]) -> None:
         async with pieces:
@@ -160,7 +160,7 @@ class _Engine:
             for each in found.values():
                 path = f"{job.path}/{each.name}".lstrip("/")
                 if each.name not in names and how.filters.admits(path, is_directory=each.kind is Kind.DIRECTORY):
-                    self.surplus.append((job.target.child(each.name), each))
+                    self.surplus.append((job.target.child(each.name), each, path))
         return [
             _Job(job.origin.child(each.name), each, job.target.child(each.name), path, found.get(each.name))
             for each, path in reversed(inside)
@@ -254,16 +254,31 @@ class _Engine:
 
     async def remove_surplus(self) -> None:
         """Remove what is only in the target, when all else has arrived."""
-        for place, item in self.surplus:
-            if self.how.dry:
-                self.totals.planned.append(f"remove {place}")
-                self.totals.deleted += 1
-                continue
+        for place, item, path in self.surplus:
             try:
-                await self.target.remove(place, item)
-                self.totals.deleted += 1
+                await self.remove(place, item, path)
             except CommandError as error:
                 self.record(error)
+
+    async def remove(self, place: Place, item: Item, path: str) -> bool:
+        """Remove what is only in the target, but nothing that the filters leave out. Returns: whether all of it went."""
+        filters = self.how.filters
+        if item.kind is Kind.DIRECTORY and filters.choosy:
+            left = False
+            for each in await self.target.entries(place):
+                below = f"{path}/{each.name}"
+                if filters.admits(below, is_directory=each.kind is Kind.DIRECTORY):
+                    left = not await self.remove(place.child(each.name), each, below) or left
+                else:
+                    left = True
+            if left:
+                return False
+        if self.how.dry:
+            self.totals.planned.append(f"remove {place}")
+        else:
+            await self.target.remove(place, item)
+        self.totals.deleted += 1
+        return True
 
     async def finish(self, copy: _Copy) -> None:
         try:

@@ -47,6 +47,11 @@ class Filters:
         self.include = tuple(include)
         self.exclude = tuple(exclude)
 
+    @property
+    def choosy(self) -> bool:
+        """Whether anything is left out at all."""
+        return bool(self.include or self.exclude)
+
     def admits(self, path: str, *, is_directory: bool) -> bool:
         """Tell whether what lies at `path` below the top is taken. The top itself is the empty path and always is."""
         if not path:

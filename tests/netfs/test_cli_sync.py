@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -147,6 +148,25 @@ def test_sync_makes_one_folder_like_another(tmp_path: Path, url: str, folder: Pa
     told(netfs("cp", "--bwlimit", "fast", here / "a", f"{url}/x"), 2, "--bwlimit")
     told(netfs("cp", "--jobs", "0", here / "a", f"{url}/x"), 2, "--jobs")
     assert netfs("rm", "-r", f"{url}/there").code == 0
+
+
+def test_what_is_left_out_is_not_removed_with_its_folder(tmp_path: Path, url: str) -> None:
+    make(tmp_path / "here", "a.jpg")
+    make(tmp_path / "there", "a.jpg", "old/b.jpg", "old/keep.txt", "gone/c.jpg", "gone/deep/d.jpg", "e.txt")
+    for options, kept in (
+        (["--include", "*.jpg"], {"a.jpg", "old/keep.txt", "e.txt"}),
+        (["--exclude", "keep.*"], {"a.jpg", "old/keep.txt"}),
+        ([], {"a.jpg"}),
+    ):
+        assert netfs("cp", "-r", tmp_path / "there", f"{url}/t").code == 0
+        planned = netfs("sync", "-n", "--delete", *options, tmp_path / "here", f"{url}/t").out
+        assert "keep.txt" not in planned or not options
+        assert netfs("sync", "--delete", *options, tmp_path / "here", f"{url}/t").code == 0
+        assert netfs("cp", "-r", f"{url}/t", tmp_path / "back").code == 0
+        assert names(tmp_path / "back") == kept
+        assert not (tmp_path / "back" / "gone").exists()
+        shutil.rmtree(tmp_path / "back")
+        assert netfs("rm", "-r", f"{url}/t").code == 0
 
 
 @pytest.mark.slow
