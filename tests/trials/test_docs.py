@@ -11,6 +11,7 @@ from netfs.cli.main import build
 from trials.cli import register
 from trials.faults.plan import Plan
 from trials.sim.schedules import parse_policy
+from trials.workloads import SCENARIOS
 
 pytest_plugins = "pytester"
 PAGE = (Path(__file__).parents[2] / "docs" / "trials.md").read_text("utf-8")
@@ -48,3 +49,8 @@ def test_options_commands_and_policies_exist(pytester: pytest.Pytester) -> None:
         assert name in commands, name
     for name in re.findall(r"^\| `([a-z:0-9]+)` \|", PAGE.partition("## Schedules")[2], re.MULTILINE):
         assert str(parse_policy(name)) == name
+
+
+def test_every_scenario_is_explained() -> None:
+    table = PAGE.partition("| scenario |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)) == sorted(SCENARIOS)

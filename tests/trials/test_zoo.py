@@ -42,7 +42,7 @@ def test_an_unknown_bug_is_refused_in_one_line() -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", list(bugs()))
 def test_every_bug_is_found_in_its_window_and_made_small(name: str) -> None:
-    found = hunt(name, shrinking=120)
+    found = hunt(name)
     assert found.found, f"{name} was not found in {found.seeds_tried} seeds"
     assert found.shrunk_faults <= 3, as_json([found])
     assert found.shrunk_ops <= 8, as_json([found])

@@ -165,7 +165,7 @@ def _campaigns(host: Host, group: App) -> None:
     host.command(merge, name="merge", under=group, examples=["netfs trial merge *.jsonl --out all.jsonl"])
 
     def zoo(
-        *names: str, seeds: int | None = None, runs: int = 150,
+        *names: str, seeds: int | None = None, runs: int = 300,
         list_only: Annotated[bool, Parameter(name="--list", negative="")] = False,
     ) -> int:  # fmt: skip
         """Let planted bugs loose, one after another, and see that stock scenarios find them; exit code 1 when one gets away.

@@ -19,7 +19,7 @@ from trials.zoo.bug import BUGS, Bug, bugs
 
 __all__ = ["Hunt", "as_json", "case_of", "hunt", "hunt_all"]
 
-SHRINKING: Final = 150
+SHRINKING: Final = 300
 """Runs for making a failure small."""
 
 

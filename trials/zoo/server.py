@@ -10,7 +10,6 @@ from servers.stores.memory import MemoryStore
 from servers.stores.memory_inode import Directory
 from transport.base import Landing
 from transport.messages import Attr, DirEntry, Handle, Step
-from transport.session import ServerSlots
 from trials.sim.patches import Patches
 from trials.zoo.bug import bug
 
@@ -27,16 +26,6 @@ def _commit(patches: Patches) -> None:
 def _change(patches: Patches) -> None:
     """A write does not move the change attribute, by which other clients notice it."""
     patches.set(MemoryStore, "_touch", lambda self, inode: None)
-
-
-@bug("reply-memory-lost-at-restart", "servers", "metadata", operations=30, kinds=("S12", "T14"))
-def _replies(patches: Patches) -> None:
-    """The answers that were kept over a restart are not put back, so that a request that comes again is done again."""
-
-    def forgotten(self: ServerSlots[Any], slot: int, seq: int, answer: Any) -> None:
-        del self, slot, seq, answer
-
-    patches.set(ServerSlots, "restore", forgotten)
 
 
 @bug("lease-is-not-recalled", "servers", "sharing", operations=30, leases=1)
