@@ -156,6 +156,22 @@ def test_direct_reads_see_one_order() -> None:
     assert f"write #{one.id}" in told and f"write #{two.id}" in told and "by c" in told
 
 
+def test_a_write_that_is_sent_again_may_undo_another() -> None:
+    for overlapping in (False, True):
+        story = Story()
+        again = story.history.begin("a", "write", "f", length=CELL, direct=True)
+        if not overlapping:
+            story.history.end(again, CELL)
+        story.read("c", 0, fill(again.id, 0, 1), direct=True)
+        other = story.write("b", 0, 1, direct=True)
+        story.read("c", 0, fill(other.id, 0, 1), direct=True)
+        story.read("c", 0, fill(again.id, 0, 1), direct=True)
+        if overlapping:
+            story.history.end(again, CELL)
+        assert len(list(check_atomic(story.history, "f"))) == 1
+        assert len(list(check_atomic(story.history, "f", repeats=True))) == (not overlapping)
+
+
 def test_a_crash_may_take_direct_writes_that_were_not_safe() -> None:
     for synced in (False, True):
         story = Story()

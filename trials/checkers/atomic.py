@@ -1,5 +1,8 @@
 """Sans-IO. Level 1: each cell is an atomic register, for files that are only used directly, by any number of clients at once.
 
+A write whose connection broke is sent again, and may be done again, over what another client wrote meanwhile: where connections
+may break (`repeats`), writes that overlap in time are not held against each other.
+
 A server that crashes may take what was not yet safe with it. What was read of such a write before the crash binds nobody, and the
 write counts from when it was safe; everything else is as without crashes. Owns no memory.
 """
@@ -8,7 +11,7 @@ from collections.abc import Iterator
 
 from trials.cells import HOLE
 from trials.checkers.segments import Segment, damaged, pedigree, segments, settled, settled_by
-from trials.checkers.zones import BACK, EARLY, LOST, NOBODY, Interval, Violation, check_register
+from trials.checkers.zones import BACK, EARLY, INITIAL, LOST, NOBODY, Interval, Violation, check_register
 from trials.history import NEVER, Failure, History
 
 __all__ = ["check_atomic"]
@@ -16,8 +19,15 @@ __all__ = ["check_atomic"]
 KINDS = {BACK: "U1 stale read", LOST: "U1 stale read", EARLY: "U1 read from the future", NOBODY: "U1 unwritten data"}
 
 
-def check_atomic(history: History, file: str) -> Iterator[Failure]:
+def check_atomic(history: History, file: str, *, repeats: bool = False) -> Iterator[Failure]:
     """Yield what is wrong with a file's reads; one failure for a segment at most."""
+
+    def overlap(first: int, second: int) -> bool:
+        if INITIAL in (first, second):
+            return False
+        one, other = history.op(first), history.op(second)
+        return one.call < other.end and other.call < one.end
+
     crashes = [mark.tick for mark in history.marks if mark.kind == "crash"]
     safe = settled(history)
     stands = settled_by(history, safe)
@@ -32,7 +42,7 @@ def check_atomic(history: History, file: str) -> Iterator[Failure]:
         reads: list[Interval] = [
             (seen.write, seen.read.call, seen.read.ret) for seen in segment.reads if seen.read.call > taken.get(seen.write, -1)
         ]  # fmt: skip
-        violation = check_register(writes, reads)
+        violation = check_register(writes, reads, excused=overlap if repeats else None)
         if violation is not None:
             yield Failure(KINDS[violation.kind], f"{segment}: {_told(history, segment, violation)}")
 

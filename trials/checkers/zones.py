@@ -18,7 +18,7 @@ read is left out. Owns no memory.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from trials.history import NEVER
@@ -49,8 +49,13 @@ EARLY = "a read returned a value before its write was called"
 NOBODY = "a read returned a value that nobody wrote"
 
 
-def check_register(writes: Iterable[Interval], reads: Iterable[Interval], initial: bool = True) -> Violation | None:
+def check_register(
+    writes: Iterable[Interval], reads: Iterable[Interval], initial: bool = True, *,
+    excused: Callable[[int, int], bool] | None = None,
+) -> Violation | None:  # fmt: skip
     """Check the operations on one cell. initial: there was a value before, with the id INITIAL.
+
+    excused: says of two writes that they may come in any order, more than once.
 
     Returns: the first reason found why they cannot be put into one order, or None when they can.
     """
@@ -84,12 +89,13 @@ def check_register(writes: Iterable[Interval], reads: Iterable[Interval], initia
     end = -2
     before = INITIAL
     for f, s, number in forward:
-        if f < end:
+        if f < end and (excused is None or not excused(before, number)):
             return Violation(BACK, before, number)
-        end, before = s, number
+        if s > end:
+            end, before = s, number
     starts = [f for f, _, _ in forward]
     for s, f, number in backward:
         at = bisect_left(starts, s) - 1
-        if at >= 0 and f < forward[at][1]:
+        if at >= 0 and f < forward[at][1] and (excused is None or not excused(forward[at][2], number)):
             return Violation(LOST, forward[at][2], number)
     return None
