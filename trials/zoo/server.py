@@ -1,15 +1,13 @@
 """Trio shell. Bugs of the server and its store. Owns no memory."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from iov.iov_iter import IovIter
 from servers.sharing import Sharing
 from servers.stores.extents import Extents
 from servers.stores.memory import MemoryStore
 from servers.stores.memory_inode import Directory
 from transport.base import Landing
-from transport.messages import Attr, DirEntry, Handle, Step
+from transport.messages import Attr, DirEntry, Handle
 from trials.sim.patches import Patches
 from trials.zoo.bug import bug
 
@@ -94,21 +92,6 @@ def _stable(patches: Patches) -> None:
         self.verifier = before
 
     patches.set(MemoryStore, "crash", crashed)
-
-
-@bug("records-are-not-compared", "servers", "sharing", encrypt=True)
-def _records(patches: Patches) -> None:
-    """A transaction is done although the record it is based on has moved: of two clients the first loses its change."""
-    apply = MemoryStore.apply
-
-    def applied(
-        self: MemoryStore, asserts: Sequence[tuple[Handle, int]], verifier: int, steps: Sequence[Step], payload: IovIter | None,
-        session: int,
-    ) -> Any:  # fmt: skip
-        current = [(handle, self._recorded(handle).generation) for handle, _ in asserts]
-        return apply(self, current, verifier, steps, payload, session)
-
-    patches.set(MemoryStore, "apply", applied)
 
 
 @bug("write-lands-a-page-early", "servers", "sharing")

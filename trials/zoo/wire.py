@@ -7,8 +7,6 @@ from transport.base import Reply
 from transport.framing import FrameReader
 from transport.messages import BindReply
 from transport.rdma.client import ClientEnd
-from transport.rdma.mr import MR
-from transport.rdma.mr_pool import MrPool
 from transport.rpc import Call, ClientConnection
 from transport.session import ClientSession, ServerSlots, SlotAction, SlotState
 from trials.sim.patches import Patches
@@ -97,13 +95,3 @@ def _count(patches: Patches) -> None:
         return found
 
     patches.set(ClientEnd, "_outcome", counted)
-
-
-@bug("mr-leak", "transport", "sharing", transport="rdma-memory", operations=40, credits=2, rsize=4096, wsize=4096)
-def _mr_leak(patches: Patches) -> None:
-    """Registered regions are not given back to their pool when a call is over."""
-
-    def kept(self: MrPool, mr: MR) -> None:
-        self.registered -= mr.length
-
-    patches.set(MrPool, "give_back", kept)
