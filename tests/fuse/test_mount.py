@@ -7,11 +7,14 @@ import errno
 import fcntl
 import mmap
 import os
+import shutil
 import signal
 import sqlite3
 import stat
 import subprocess
+import sys
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 
@@ -239,3 +242,56 @@ def test_a_mount_that_cannot_be(tmp_path: Path) -> None:
     ):
         done = subprocess.run(netfs("mount", *arguments), capture_output=True, text=True, timeout=30, check=False)
         assert done.returncode and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("mounted", ["plain"], indirect=True)
+def test_a_mount_in_the_foreground_ends_cleanly(mounted: Mounted, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    second.mkdir()
+    for ending, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (None, 0)):
+        command = netfs("mount", "--foreground", mounted.url, second)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None and "is mounted on" in process.stdout.readline()
+            (second / "f").write_bytes(b"written just before")
+            if ending is None:
+                subprocess.run(["fusermount3", "-u", second], check=True, timeout=30)
+            else:
+                process.send_signal(ending)
+            assert (process.wait(30), process.communicate()[1]) == (code, "")
+        assert not os.path.ismount(second)
+        assert (mounted.served / "f").read_bytes() == b"written just before"
+
+
+@pytest.mark.parametrize("mounted", ["plain"], indirect=True)
+def test_who_is_not_root_may_mount(mounted: Mounted) -> None:
+    if os.getuid():
+        pytest.skip("whoever runs this is not root: every test here shows it")
+    other = Path(tempfile.mkdtemp(prefix="netfs-mount-"))
+    try:
+        os.chown(other, 65534, 65534)
+        drop = f"import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); os.environ['HOME'] = {str(other)!r}; "
+        # What is needed is loaded before, as others may not be allowed to read this installation.
+        load = (
+            "import encodings.idna, pkgutil, importlib, netfs, transport\n"
+            "for package in (netfs, transport):\n"
+            "    for each in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
+            "        if not each.name.endswith('__main__'): importlib.import_module(each.name)\n"
+            "from netfs.cli.main import main\n"
+        )
+        (other / "there").mkdir()
+        os.chown(other / "there", 65534, 65534)
+        command = [sys.executable, "-c", load + drop + "main()"]
+        mount = [*command, "mount", "--foreground", "--own", mounted.url, str(other / "there")]
+        with subprocess.Popen(mount, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/") as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert "is mounted on" in line, process.communicate(timeout=30)
+            folder, file = str(other / "there"), str(other / "there" / "f")
+            look = f"{drop}print(open({file!r}, 'w').write('mine'), os.stat({folder!r}).st_uid)"
+            seen = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=30, cwd="/", check=True)
+            assert seen.stdout.split() == ["4", "65534"]
+            process.terminate()
+            assert process.wait(30) == 143
+        assert (mounted.served / "f").read_text() == "mine"
+    finally:
+        shutil.rmtree(other)
