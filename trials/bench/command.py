@@ -26,6 +26,7 @@ from trials.bench import (
     rdma_stream,
     sealing,
     sessions,
+    simulated,
     tls,
     tracing,
     verbs,
@@ -37,7 +38,7 @@ __all__ = ["figures", "run_bench"]
 
 ROOMS: Final = (
     wire, files, buffered, tls, rdma, rdma_stream, sessions, verbs, memory, iov, crypto, sealing, freshness, fsspec, mount,
-    tracing, checkers,
+    tracing, checkers, simulated,
 )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ KNOBS: Final[dict[str, tuple[Value, ...]]] = {
     "timeout_s": (5.0, 15.0),
     "keepalive_s": (1.0, 3.0),
     "leases": (0, 1),
-    "slice": (50, 100, 1500),
+    "slice": (200, 600, 1500),
     "capacity": (4096, 20000),
     "max_sge": (1, 2, 6),
     "rd_atom": (1, 2),

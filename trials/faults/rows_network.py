@@ -17,7 +17,7 @@ NETWORK: Final = (
     Row("T2", "short receive", "link", ("nth(recv, 1:60)", "p(recv, 0.02:0.2)"), ("OK",), "a receipt gives only so many bytes",
         {"length": (1, 40)}, needs="link"),
     Row("T3", "slicing", "link", ANY_TIME, ("OK",), "for a while each call moves only so many bytes",
-        {"length": (1, 60), "for_s": (0.001, 0.05), "way": ["there", "back", "both"]}, needs="link"),
+        {"length": (1, 60), "for_s": (0.0005, 0.005), "way": ["there", "back", "both"]}, needs="link"),
     Row("T4", "delay", "link", ANY_TIME, BORNE, "bytes take longer, for a while",
         {"delay_s": (0.001, 2.0), "for_s": (0.01, 1.0), "way": ["there", "back", "both"]}, needs="link"),
     Row("T5", "jitter", "link", ANY_TIME, BORNE, "each piece takes a time of its own, in order",
