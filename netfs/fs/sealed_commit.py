@@ -47,6 +47,7 @@ MAX_COMMIT_PAGES: Final = 256
 LEAST_PAGES: Final = 8
 """Pages there must be room for beside the blocks of a transaction: a leaf and all above it."""
 FAR: Final = 1 << 62
+MOST_DELAY_S: Final = 0.5
 CONFLICTS: Final = 32
 """How often a commit is tried while other clients commit to the same file."""
 
@@ -74,7 +75,9 @@ class SealedCommit:
         """Store tags and record, and with them make the data durable."""
         if verifier < 0:
             return await self._boot()  # of two boots, so one at least is over
-        for _ in range(CONFLICTS):
+        for conflicts in range(CONFLICTS):
+            if conflicts > CONFLICTS // 4:
+                await trio.sleep(self._env.rng.uniform(0, MOST_DELAY_S))  # so that somebody comes first
             known = self._sealed.generation
             async with self._quiet_turn():
                 if not self._sealed.file.needs_commit(self._inode.sizes.i_size):
@@ -220,14 +223,17 @@ class SealedCommit:
             sealed.carried = [(block, block + 1) for block, _ in carried]
             if file.cuts(plain_size):
                 sealed.carried.append((nr_blocks(plain_size, file.record.log2bs), FAR))
-            if file.must_spill(plain_size):
-                sealed.carried.append((0, 1))
-                await finished(lambda then: self._sealed.with_tags(0, 1, then, tries=0))
-                carried.append((0, self._seal_block(0, file.head or b"")))
-            while carried and len(carried) * file.block_size + LEAST_PAGES * PAGE_SIZE > limit:
-                await self._write_block(*carried[0])
-                carried.pop(0)[1].release()
             while carried or file.needs_commit(plain_size):
+                if file.must_spill(plain_size):
+                    # Perhaps only now, as the file has grown since; what is on its way to the block is waited for then.
+                    if sealed.is_written(0, 1):
+                        return False
+                    sealed.carried.append((0, 1))
+                    await finished(lambda then: self._sealed.with_tags(0, 1, then, tries=0))
+                    carried.append((0, self._seal_block(0, file.head or b"")))
+                while carried and len(carried) * file.block_size + LEAST_PAGES * PAGE_SIZE > limit:
+                    await self._write_block(*carried[0])
+                    carried.pop(0)[1].release()
                 most = min(MAX_COMMIT_PAGES, (limit - len(carried) * file.block_size) // PAGE_SIZE)
                 drops = self._drops(keep_claims=keep_claims) if file.tree.dirty_count <= most else []
                 plan = file.begin_commit(plain_size, self._env.nonces(XAES_NONCE_SIZE), most, **self._values())
@@ -243,6 +249,8 @@ class SealedCommit:
                     sealed.own_end = 0
                 while carried:
                     carried.pop()[1].release()
+                sealed.carried = []
+                sealed.go_on()
             return True
         finally:
             for _, lease in carried:

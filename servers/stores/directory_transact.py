@@ -197,9 +197,10 @@ class DirectoryTransact(DirectorySpace):
     def _plan_intents(self, planned: Planned, made: Sequence[Handle]) -> list[Entry]:
         """Return entries for the intents that are to outlast a crash, of the files where those change."""
         entries = []
-        for file, intents in planned.files.items():
+        changed = [*(file for file, _ in planned.new), *(file for file, _ in planned.dropped)]
+        for file in dict.fromkeys(changed):
             handle = made[file] if isinstance(file, int) else file
-            lasting = self.intents.lasting(intents)
+            lasting = self.intents.lasting(self.intents.after(planned, file))
             if lasting != self._sidecar.blob(handle, INTENTS):
                 entries.append(Entry(StepKind.BLOB_PUT, handle, INTENTS, [], lasting))
         return entries

@@ -42,16 +42,42 @@ class Intent:
         return pos < self.pos + self.length and self.pos < pos + length
 
 
+@dataclass(slots=True)
+class _OnFile:
+    """The intents on one file, by key in the order they were put, and how many of each session there are."""
+
+    by_key: dict[int, Intent] = field(default_factory=dict)
+    sessions: dict[int, int] = field(default_factory=dict)
+
+    def put(self, intent: Intent) -> None:
+        """Add one."""
+        self.by_key[intent.key] = intent
+        self.sessions[intent.session] = self.sessions.get(intent.session, 0) + 1
+
+    def drop(self, key: int) -> bool:
+        """Take one away. Returns: true when none is left."""
+        intent = self.by_key.pop(key, None)
+        if intent is not None:
+            self.sessions[intent.session] -= 1
+            if not self.sessions[intent.session]:
+                del self.sessions[intent.session]
+        return not self.by_key
+
+    def keeps_out(self, session: int, pos: int, length: int) -> bool:
+        """Say whether another session has an intent there; most often there is no other."""
+        if len(self.sessions) == (session in self.sessions):
+            return False
+        return any(intent.session != session and intent.overlaps(pos, length) for intent in list(self.by_key.values()))
+
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """What a transaction makes of the intents. keys: of those it takes.
 
-    files: all intents on each file it changes those of; a number stands for the file that so many CREATEs before it have made.
-    new, dropped: the changes.
+    new, dropped: the changes, by file; a number stands for the file that so many CREATEs before it have made.
     """
 
     keys: list[int] = field(default_factory=list)
-    files: dict[Handle | int, tuple[Intent, ...]] = field(default_factory=dict)
     new: list[tuple[Handle | int, Intent]] = field(default_factory=list)
     dropped: list[tuple[Handle | int, int]] = field(default_factory=list)
 
@@ -62,7 +88,7 @@ class Intents:
     def __init__(self, boot: int, lock: AbstractContextManager[object] | None = None) -> None:
         """boot: makes keys of earlier starts of the server unknown ones."""
         self._lock = lock or nullcontext()
-        self._files: dict[Handle, tuple[Intent, ...]] = {}
+        self._files: dict[Handle, _OnFile] = {}
         self._last_key = boot % KEYS_OF_BOOTS << 40
         self._last_session = 0
 
@@ -75,15 +101,14 @@ class Intents:
     def end_session(self, session: int) -> None:
         """End a session: what it left word of stays, what it did not ends."""
         with self._lock:
-            for handle, intents in list(self._files.items()):
-                if any(intent.session == session for intent in intents):
-                    self._set(handle, tuple(_left(intents, session)))
+            for handle, found in list(self._files.items()):
+                if session in found.sessions:
+                    self._set(handle, _left(found.by_key.values(), session))
 
     def may_write(self, handle: Handle, pos: int, length: int, session: int) -> bool:
         """Say whether a session may write to a range of a file's data."""
-        return all(
-            intent.session == session or not intent.overlaps(pos, length) for intent in self._files.get(handle, ())
-        )  # fmt: skip
+        found = self._files.get(handle)
+        return found is None or not found.keeps_out(session, pos, length)
 
     def rows(self, handle: Handle, session: int) -> list[IntentRow]:
         """Return the intents on a file, as the session is told of them."""
@@ -91,7 +116,7 @@ class Intents:
             IntentRow(
                 intent.key, intent.pos, intent.length, intent.session != NOBODY, intent.session == session, intent.record
             )
-            for intent in self._files.get(handle, ())
+            for intent in self._on(handle)
         ]  # fmt: skip
 
     def plan(self, steps: Sequence[Step], session: int) -> Planned:
@@ -101,45 +126,53 @@ class Intents:
         another session's, ENOLCK for too many.
         """
         planned = Planned()
-        files = planned.files
+        dropped: dict[tuple[Handle | int, int], None] = {}
         made = -1
         with self._lock:
             for step in steps:
                 file = step.handle or made
-                now = files.get(file, self._files.get(step.handle, ()))
+                found = self._files.get(step.handle)
                 if step.kind is StepKind.CREATE:
                     made += 1
                 elif step.kind in {StepKind.WRITE, StepKind.TRUNCATE}:
                     length = max(1, step.length) if step.kind is StepKind.WRITE else FAR
-                    if any(intent.session != session and intent.overlaps(step.pos, length) for intent in now):
+                    if found is not None and found.keeps_out(session, step.pos, length):
                         raise OSError(errno.EAGAIN, "another session is writing there")
                 elif step.kind is StepKind.INTENT_PUT:
-                    if any(intent.session != session and intent.overlaps(step.pos, step.length) for intent in now):
+                    if found is not None and found.keeps_out(session, step.pos, step.length):
                         raise OSError(errno.EAGAIN, "another session is writing there")
-                    if len(now) >= INTENTS_MAX:
+                    if (0 if found is None else len(found.by_key)) + len(planned.new) - len(dropped) >= INTENTS_MAX:
                         raise OSError(errno.ENOLCK, "too many write intents on a file")
                     self._last_key += 1
                     intent = Intent(self._last_key, step.pos, step.length, session, step.record)
                     planned.keys.append(intent.key)
                     planned.new.append((file, intent))
-                    files[file] = (*now, intent)
                 elif step.kind is StepKind.INTENT_DROP:
-                    kept = tuple(intent for intent in now if intent.key != step.pos or intent.session not in {session, NOBODY})
-                    if len(kept) == len(now):
+                    known = None if found is None else found.by_key.get(step.pos)
+                    if known is None or known.session not in {session, NOBODY} or (file, step.pos) in dropped:
                         raise OSError(errno.EINVAL, "no such write intent")
-                    planned.dropped.append((file, step.pos))
-                    files[file] = kept
+                    dropped[file, step.pos] = None
+        planned.dropped.extend(dropped)
         return planned
+
+    def after(self, planned: Planned, file: Handle | int) -> list[Intent]:
+        """Return all intents on a file as a transaction will leave them."""
+        gone = {key for other, key in planned.dropped if other == file}
+        with self._lock:
+            kept = [] if isinstance(file, int) else [intent for intent in self._on(file) if intent.key not in gone]
+        return [*kept, *(intent for other, intent in planned.new if other == file)]
 
     def done(self, planned: Planned, made: Sequence[Handle]) -> None:
         """The transaction was done, and has made these."""
         with self._lock:
             for file, intent in planned.new:
                 handle = made[file] if isinstance(file, int) else file
-                self._files[handle] = (*self._files.get(handle, ()), intent)
+                self._files.setdefault(handle, _OnFile()).put(intent)
             for file, key in planned.dropped:
                 handle = made[file] if isinstance(file, int) else file
-                self._set(handle, tuple(intent for intent in self._files.get(handle, ()) if intent.key != key))
+                found = self._files.get(handle)
+                if found is not None and found.drop(key):
+                    del self._files[handle]
 
     def forget(self, handle: Handle) -> None:
         """A file is gone."""
@@ -170,18 +203,25 @@ class Intents:
                 self._last_key += 1
                 left.append(Intent(self._last_key, pos, length, NOBODY, record))
         with self._lock:
-            self._set(handle, tuple(left))
+            self._set(handle, left)
 
     def restarted(self, boot: int) -> "Intents":
         """Return what a server that starts again finds: what was left word of, left behind."""
         made = Intents(boot, self._lock)
-        for handle, intents in self._files.items():
-            made.restore(handle, self.lasting(intents))
+        for handle, found in self._files.items():
+            made.restore(handle, self.lasting(found.by_key.values()))
         return made
 
-    def _set(self, handle: Handle, intents: tuple[Intent, ...]) -> None:
-        if intents:
-            self._files[handle] = intents
+    def _on(self, handle: Handle) -> list[Intent]:
+        found = self._files.get(handle)
+        return [] if found is None else list(found.by_key.values())
+
+    def _set(self, handle: Handle, intents: Iterable[Intent]) -> None:
+        found = _OnFile()
+        for intent in intents:
+            found.put(intent)
+        if found.by_key:
+            self._files[handle] = found
         else:
             self._files.pop(handle, None)
 
