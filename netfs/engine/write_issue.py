@@ -23,7 +23,7 @@ from netfs.engine.write_collect import write_terminated
 
 __all__ = ["MAX_CHANGES", "copy_to_cache", "send_dirty"]
 
-MAX_CHANGES: Final = 8
+MAX_CHANGES: Final = 64
 """How often a folio is read again and sent once more because another client was faster."""
 
 

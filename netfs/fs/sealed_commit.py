@@ -153,7 +153,9 @@ class SealedCommit:
         if size > MAX_PLAIN_SIZE:
             raise OSError(errno.EFBIG, "larger than an encrypted file can be")
         sealed = self._sealed
-        for _ in range(CONFLICTS):
+        for conflicts in range(CONFLICTS):
+            if conflicts > CONFLICTS // 4:
+                await trio.sleep(self._env.rng.uniform(0, MOST_DELAY_S))
             bad: IntegrityError | None = None
             known = sealed.generation
             async with self._quiet_turn():
@@ -174,10 +176,10 @@ class SealedCommit:
             await self.catch_up(known)
             if sealed.generation != known:
                 continue
-            first, last = size // self._block_size, FAR // self._block_size
-            if not sealed.has_claim(first, last):
+            last = FAR // self._block_size
+            if not sealed.has_claim(0, last):
                 # Another client is writing there, or has gone while it was: it ends first, or what it left is settled.
-                await self.claim(first, last - first)
+                await self.claim(0, last)
             elif bad is not None:
                 raise bad
         raise OSError(errno.EAGAIN, "other clients are faster at changing the file")

@@ -291,8 +291,11 @@ class SealedWrite(SealedCall):
             sealed.block(self.start)
             return
         file = sealed.file
-        if file.block_size <= HEAD_MAX and file.takes_head(self.first, self.count) and not sealed.writing:
-            sealed.with_tags(0, 1, self._into_head)
+        if file.block_size <= HEAD_MAX and file.takes_head(self.first, self.count):
+            if sealed.writing:
+                sealed.block(self.start)  # the file may be larger then
+            else:
+                sealed.with_tags(0, 1, self._into_head)
             return
         self._send()
 
