@@ -24,6 +24,7 @@ INTENTS_MAX: Final = 1024
 NOBODY: Final = 0
 FAR: Final = 1 << 64
 KEYS_OF_BOOTS: Final = 1 << 22
+_ASKING: Final = frozenset({StepKind.WRITE, StepKind.TRUNCATE, StepKind.INTENT_PUT})
 _ROW: Final = struct.Struct("<QQI")
 
 
@@ -63,11 +64,14 @@ class _OnFile:
                 del self.sessions[intent.session]
         return not self.by_key
 
-    def keeps_out(self, session: int, pos: int, length: int) -> bool:
-        """Say whether another session has an intent there; most often there is no other."""
+    def keeps_out(self, session: int, pos: int, length: int, gone: Sequence[int] = ()) -> bool:
+        """Say whether another session has an intent there that is not one of `gone`; most often there is no other."""
         if len(self.sessions) == (session in self.sessions):
             return False
-        return any(intent.session != session and intent.overlaps(pos, length) for intent in list(self.by_key.values()))
+        return any(
+            intent.session != session and intent.overlaps(pos, length) and intent.key not in gone
+            for intent in list(self.by_key.values())
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +136,15 @@ class Intents:
             for step in steps:
                 file = step.handle or made
                 found = self._files.get(step.handle)
+                gone = [key for other, key in dropped if other == file] if step.kind in _ASKING else []
                 if step.kind is StepKind.CREATE:
                     made += 1
                 elif step.kind in {StepKind.WRITE, StepKind.TRUNCATE}:
                     length = max(1, step.length) if step.kind is StepKind.WRITE else FAR
-                    if found is not None and found.keeps_out(session, step.pos, length):
+                    if found is not None and found.keeps_out(session, step.pos, length, gone):
                         raise OSError(errno.EAGAIN, "another session is writing there")
                 elif step.kind is StepKind.INTENT_PUT:
-                    if found is not None and found.keeps_out(session, step.pos, step.length):
+                    if found is not None and found.keeps_out(session, step.pos, step.length, gone):
                         raise OSError(errno.EAGAIN, "another session is writing there")
                     if (0 if found is None else len(found.by_key)) + len(planned.new) - len(dropped) >= INTENTS_MAX:
                         raise OSError(errno.ENOLCK, "too many write intents on a file")
