@@ -100,7 +100,7 @@ class Scene:
                     rsize=plan.knob("rsize", 1 << 20), wsize=plan.knob("wsize", 1 << 20),
                     cache_bytes=plan.knob("cache_bytes", 1 << 20), leases=bool(plan.knob("leases", 0)),
                 )  # fmt: skip
-                self.clients.append(await stack.enter_async_context(client))
+                self.clients.append(await stack.enter_async_context(_heard(client, self._mark, node)))
             yield self.clients
 
     @asynccontextmanager
@@ -186,3 +186,17 @@ class Scene:
         """Return what should be nothing when the clients have left."""
         server = self.machine.server
         return {"store leases": self.machine.store.lent, "connections": server.connections, "sessions": server.sessions.connected}
+
+
+@asynccontextmanager
+async def _heard(
+    opening: AbstractAsyncContextManager[Client], mark: Callable[[str, str], None], node: str
+) -> AsyncIterator[Client]:
+    """Open a client; that some of its data was lost, which it says when it is closed, is an answer like others."""
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(opening)
+        yield client
+        try:
+            await client.aclose()
+        except OSError as error:
+            mark("told at the end", f"{node}: {error.strerror}")

@@ -74,3 +74,24 @@ def test_bytes_that_may_be_there() -> None:
     model.may_have_put(18, b"c")
     assert model.check(0, 20, b"aaaaabbbbbbbbbb\0\0\0c") is None
     assert not model.sure
+
+
+FOUND = (
+    # A folio whose unstable bytes were dropped while a commit was under way: the server's restart was told to nobody.
+    Case("append-log", 1006, "rdma-memory", operations=14, plan=Plan.from_json(
+        '[[["S9","nth(commit, 3)","",{"restart_s":1.8577,"unsynced":"none"}],["S9","nth(commit, 9)","",{"restart_s":1.3747}]],'
+        '{"rsize":16384,"timeout_s":5.0}]'
+    )),
+    # A lease that came with an open vouched for what had been cached before it, and one of an earlier boot for everything.
+    Case("sharing", 1, "stream", clients=3, operations=14, plan=Plan.from_json(
+        '[[["S22","at(0.0195)","",{"restart_s":0.9475,"unsynced":"all"}],["S26","p(await, 0.9287)","",{"for_s":0.1856}],'
+        '["S13","after(write, 3)","",{"restart_s":0.1269,"unsynced":"prefix"}],'
+        '["S13","after(write, 10)","",{"restart_s":1.2976,"unsynced":"prefix"}]],{"channels":3,"leases":1,"timeout_s":15.0}]'
+    )),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOUND, ids=lambda case: f"{case.scenario}-{case.seed}")
+def test_what_trials_have_found(case: Case) -> None:
+    outcome = run_case(case)
+    assert outcome.failure is None, outcome.failure
