@@ -16,6 +16,7 @@ import trio
 from crypto.keys import VolumeKey
 from netfs.fs.client import Client
 from netfs.fs.file import File
+from tests.ledger import world as ledger_of
 from trials import sim
 from trials.pairs import TransportName, pair
 
@@ -137,7 +138,8 @@ def run(seed: int, *, keep: bool = False) -> sim.Outcome[None]:
     async def main(world: sim.SimWorld) -> None:
         await play(race, world)
 
-    return sim.run(seed, main, keep=keep)
+    with ledger_of(f"race {seed}"):
+        return sim.run(seed, main, keep=keep)
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ FOUND = {
     "the same, in one of several blocks": 2,
     "the record is put, with the first block inline, over another client's claim": 19,
     "a cut that is refused takes along what was written before it": 14,
+    "a first block is sealed for the commit only after it has begun, as the file has grown": 1151,
     "a block is overwritten anew after each reading of the record": 40,
     "the same, in the first block of two": 6,
     "the same, with three writers": 184,
