@@ -46,11 +46,14 @@ class Side:
             return self.fault(request) if self.fault is not None else None
 
         cache = LocalCache(self.path, NO_LIMITS, server="store", disk=self.disk) if cached else None
-        async with open_client(
-            LoopTransport(self.store, fault=fault), keys=self.key, env=inline_env(), cache=cache, cache_bytes=cache_bytes,
-            freshness="session",
-        ) as client:  # fmt: skip
-            yield client
+        transport = LoopTransport(self.store, fault=fault)
+        try:
+            async with open_client(
+                transport, keys=self.key, env=inline_env(), cache=cache, cache_bytes=cache_bytes, freshness="session"
+            ) as client:
+                yield client
+        finally:
+            transport.handler.closed()  # as a connection's end does: what the client had claimed is free
 
     async def get(self, path: str = "/f", *, cached: bool = True) -> bytes:
         """Read a whole file through a client of its own."""
