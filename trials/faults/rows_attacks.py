@@ -47,7 +47,7 @@ ATTACKED: Final = (
         needs="encrypt"),
     _attack("X6", "answer to another question", ["A34:crossed", "A34:older", "A34:record"], "of the same connection"),
     Row("X7", "lengths that lie", "store", ("p(read, 0.1:0.6)",), (*DET, "RECONN"), "more bytes than were asked for, or fewer",
-        {"by": (1, 5000)}, needs="encrypt"),
+        {"by": (1, 5000)}, needs="encrypt stream"),
     Row("X8", "RDMA outside of what was offered", "device", ("nth(write, 1:6)", "nth(read, 1:6)"),
         ("RECONN", "E(EIO)", "E(ETIMEDOUT)", "?"), "the address of a request is moved", needs="rdma-memory"),
     Row("X9", "slow loris", "handler", ("p(request, 0.05:0.3)",), ("OK", "RECONN", "E(ETIMEDOUT)"), "answers come after seconds",
