@@ -200,7 +200,7 @@ async def _commit(inode: NetfsInode) -> bool:
             inode.uncommitted = True
             inode.direct_verifier = inode.direct_verifier or direct
             raise
-        if not direct and inode.direct_verifier not in (0, verifier):
+        if not direct and verifier and inode.direct_verifier not in (0, verifier):
             # Unstable folios were dropped while the commit was under way: what it was to make safe is no longer kept either.
             direct, inode.direct_verifier = inode.direct_verifier, 0
         if direct and direct != verifier:
