@@ -236,6 +236,22 @@ def state() -> tuple[object, ...]:
     return _run._r, _run.Deadlines.add, trio.Event.__init__, _run.CancelStatus.__init__, gc.isenabled(), *fenced
 
 
+@pytest.mark.filterwarnings("ignore")  # a run that is broken off cannot close what it has open
+def test_everything_is_put_back_when_a_program_will_not_leave() -> None:
+    async def main(_: sim.SimWorld) -> None:
+        while True:
+            try:
+                await trio.sleep(0.001)
+            except trio.Cancelled:
+                continue  # which no program may do
+
+    before = state()
+    with pytest.raises(sim.Endless):
+        sim.run(1, main, most_steps=300)
+    assert state() == before
+    gc.collect()
+
+
 def test_everything_is_put_back_also_after_an_error() -> None:
     before, flag = state(), _run._ALLOW_DETERMINISTIC_SCHEDULING
 

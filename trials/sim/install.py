@@ -99,11 +99,12 @@ def run(
     trace = trace or Trace(keep=keep)
     scopes: list[trio.CancelScope] = []
     stuck: list[Deadlock] = []
+    fences = Patches()
 
     async def whole() -> T:
-        with trio.CancelScope() as scope, Patches() as patches:
+        with trio.CancelScope() as scope, fences:
             scopes.append(scope)
-            raise_fences(patches)
+            raise_fences(fences)
             return await main(SimWorld(seed, trace))
         raise AssertionError("only a deadlock cancels the whole program")
 
@@ -124,7 +125,7 @@ def run(
         if trace.steps > most_steps * (1 + len(stuck) / 10) and scopes:
             end(Endless(f"more than {most_steps:,} steps, and no end, at {trio.current_time():.6f} s of virtual time"))
 
-    with install(seed, policy) as deciding:
+    with install(seed, policy) as deciding, fences:  # also of a program that was broken off, which never leaves its own block
         clock = virtual_clock(idle)
         deciding.look = look
         try:

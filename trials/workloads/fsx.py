@@ -272,7 +272,9 @@ class SharedFile:
         got = found[0]
         if got is None or self.blind:
             return
-        both = BytesModel(bytearray(self.model.data), doubts=[*self.model.doubts, (0, before)], least=len(before))
+        self.look()  # the server may have crashed meanwhile
+        least = min(len(before), self.model.least)
+        both = BytesModel(bytearray(self.model.data), doubts=[*self.model.doubts, (0, before)], least=least)
         both.doubts.append((len(before), bytes(max(0, len(both.data) - len(before)))))
         both.most = self.model.most
         wrong = both.check(one.pos, len(got) if self.failing else one.length, got)
