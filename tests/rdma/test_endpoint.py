@@ -1,6 +1,7 @@
 """The RDMA transport: ownership, fencing, invalidation, cancellation and back-pressure, under three device profiles."""
 
 import errno
+import math
 from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -422,3 +423,15 @@ async def test_file_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_w
                     reply = await transport.call(Read(HANDLE, pos, length), None, dest(back))
                     assert reply.received == min(length, len(content) - pos)
                     assert back[: reply.received] == content[pos : pos + length]
+
+
+async def test_a_timer_that_rounding_puts_off_is_waited_for(autojump_clock: MockClock) -> None:
+    """A deadline a rounding away from now is waited for; `now + deadline - now` would be now, again and again."""
+    async with connect(Bytes()) as transport:
+        autojump_clock.jump(1.9705879746126813 - trio.current_time())
+        end, now = transport.end, trio.current_time()
+        end.fabric.set_timer(math.nextafter(now, math.inf), end.qp.requester, False)
+        end.qp.requester.wake_at = math.nextafter(now, math.inf)
+        with trio.move_on_after(1):
+            assert (await transport.call(Ping())).status == 0
+        assert trio.current_time() < now + 0.5

@@ -25,6 +25,7 @@ from transport.rdma.cq import CQ
 from transport.rdma.device import AsyncEvent, Context, Device
 from transport.rdma.enums import SendFlag
 from transport.rdma.errors import VerbsError
+from transport.rdma.memory_fabric import TICK_S
 from transport.rdma.pump import Wake
 from transport.rdma.qp import QP
 from transport.rdma.wr import WC, RecvWR, SendWR
@@ -173,7 +174,7 @@ class Verbs:
             if deadline is None:
                 await self.wake.wait()
                 continue
-            with trio.move_on_at(trio.current_time() + deadline - self.env.now()):
+            with trio.move_on_after(max(TICK_S, deadline - self.env.now())):
                 await self.wake.wait()
 
 

@@ -7,7 +7,7 @@ transfer is one copy from view to view.
 
 import heapq
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from transport.rdma.ah import AddressVector
 from transport.rdma.device import Device
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from transport.rdma.requester import Requester
     from transport.rdma.wr import SendWR
 
-__all__ = ["MemoryFabric", "connect_pair"]
+__all__ = ["TICK_S", "MemoryFabric", "connect_pair"]
+
+TICK_S: Final = 1e-6
+"""The shortest wait for `next_deadline`: one that ends a rounding early finds nothing due, and is the same again for ever."""
 
 
 class Timed(Protocol):

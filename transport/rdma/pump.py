@@ -27,6 +27,7 @@ from transport.errors import ProtocolError, TransportError
 from transport.rdma.cq import CQ
 from transport.rdma.device import Context, Device
 from transport.rdma.enums import STATUS_TEXT, Opcode, SendFlag, WcOpcode
+from transport.rdma.memory_fabric import TICK_S
 from transport.rdma.mr_pool import MrPool
 from transport.rdma.qp import QPCap, QPInit
 from transport.rdma.rw import dma_sges, iter_sges
@@ -272,7 +273,7 @@ class End(ABC):
     async def _sleep(self) -> None:
         own, keep = self.deadline(), self.negotiate_by if self.smbd is None else self.smbd.due
         times = [time for time in (own, keep, self.fabric.next_deadline()) if time is not None]
-        with trio.move_on_at(trio.current_time() + min(times) - self.env.now()):
+        with trio.move_on_after(max(TICK_S, min(times) - self.env.now())):
             await self.wake.wait()
         now = self.env.now()
         if own is not None and own <= now and self.deadline() == own:
