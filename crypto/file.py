@@ -438,11 +438,15 @@ class EncryptedFile:
         self.cipher.key.close()
 
     def _size_with(self, plain_size: int) -> int:
-        """Return the size to commit: as it was, or where the user's bytes end in the last block if that was written here."""
+        """Return the size to commit: as it was, or where the user's bytes end in the last block if that was written here.
+
+        A write that nobody has been told of yet may go beyond `plain_size`; what of it is in the head is not cut off.
+        """
         if not self._wrote_last:
             return self.size
         end = self.tree.blocks << self.record.log2bs
-        return max(self.size, min(max(plain_size, end - self.block_size + 1), end))
+        least = max(end - self.block_size + 1, len(self.head or b""))
+        return max(self.size, min(max(plain_size, least), end))
 
 
 def runs_of(pages: Iterable[PageId]) -> list[Fetch]:

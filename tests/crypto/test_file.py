@@ -185,6 +185,20 @@ def test_a_conflict_is_settled_by_laying_over() -> None:
     assert one.read(0, 1 << 20) == two.read(0, 1 << 20) == expected == read_by_hand(store)
 
 
+def test_a_head_that_goes_beyond_the_size_its_writer_tells_of() -> None:
+    """A direct append is in the head before its writer knows; another descriptor's commit neither cuts it nor puts too much."""
+    store = new_store()
+    file = Client(store).file
+    file.wrote_head(b"r" * 100, [(0, 100)])
+    assert not file.must_spill(0)
+    assert store.transact(1, file.begin_commit(0, os.urandom(24), 100))
+    file.end_commit(stored=True)
+    again = EncryptedFile(KEY, store.record)
+    assert (again.size, again.head) == (100, b"r" * 100)
+    file.wrote_head(b"r" * B, [(100, B)])
+    assert file.must_spill(100)
+
+
 def test_a_foreign_cut_and_a_foreign_growth() -> None:
     store, one, two = two_writers()
     one.write(0, b"x")
