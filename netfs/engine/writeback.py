@@ -91,6 +91,8 @@ async def fsync(inode: NetfsInode) -> None:
     """
     for _ in range(COMMIT_TRIES):
         await flush_range(inode, 0, END_OF_TIME)
+        while inode.wb_lock and not inode.uncommitted:
+            await park(inode.wb_waiters)  # somebody else's commit may be under way, and may fail
         if not inode.uncommitted or await _commit(inode):
             return
     inode.wb_error.record(OSError(errno.EIO, "the server restarts faster than it takes the data"))

@@ -3,9 +3,12 @@
 import errno
 
 import pytest
+import trio
+import trio.testing
 
 from netfs.engine.writeback import flush_range
 from netfs.errors import NotReachable
+from netfs.fs.file import File
 from tests.netfs.mount import DATA, get, mounted, put
 from transport.base import Reply
 from transport.messages import (
@@ -184,6 +187,37 @@ async def test_a_failed_commit_is_tried_again_by_the_next_fsync() -> None:
             sent = len(transport.log)
             await file.fsync()
             assert len(transport.log) == sent, "nothing to commit"
+
+
+async def test_an_fsync_waits_for_a_commit_that_is_under_way_and_does_it_again_if_it_fails() -> None:
+    async with mounted() as (client, transport):
+        first, second = await client.open("/f", "w+"), await client.open("/f", "r+")
+        await first.write(DATA[:3000])
+        transport.hold = lambda request: isinstance(request, (Write, Commit))
+        transport.refuse = {Commit: [errno.EIO]}
+        told: list[int] = []
+
+        async def sync(file: File) -> None:
+            try:
+                await file.fsync()
+            except OSError as error:
+                told.append(error.errno or 0)
+            else:
+                told.append(0)
+                assert transport.committed[file._inode.handle] == DATA[:3000]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sync, first)
+            nursery.start_soon(sync, second)
+            await trio.testing.wait_all_tasks_blocked()  # both wait for the bytes to arrive
+            transport.hold = lambda request: isinstance(request, Commit)
+            transport.serve_one()
+            await trio.testing.wait_all_tasks_blocked()
+            assert not told
+            transport.let_go()
+        assert sorted(told) == [0, errno.EIO]
+        await first.aclose()
+        await second.aclose()
 
 
 async def test_a_server_that_always_restarts_ends_in_an_error() -> None:
