@@ -17,7 +17,7 @@ from crypto.aead import Suite
 from crypto.content import HOLE, ContentCipher
 from crypto.errors import IntegrityError, Rollback
 from crypto.keys import FileKey, VolumeKey
-from crypto.layout import ENTRY_SIZE, PAGE_SIZE, PageId, aux_size, nr_blocks, padded_size, page_pos
+from crypto.layout import ENTRY_SIZE, FAN_OUT, PAGE_SIZE, PageId, aux_size, nr_blocks, padded_size, page_pos
 from crypto.record import INLINE_MAX, MAX_PLAIN_SIZE, MAX_REKEY, NO_HASH, Record, open_record, seal_record
 from crypto.tagtree import TagTree
 
@@ -211,7 +211,12 @@ class EncryptedFile:
     @property
     def is_uncommitted(self) -> bool:
         """Say whether something was written here that no record tells of."""
-        return self.tree.is_dirty or self._head_is_new or bool(self._redo)
+        return self.tree.is_dirty or self._head_is_new or self.has_redo
+
+    @property
+    def has_redo(self) -> bool:
+        """Say whether `redo()` is still to come, so that a commit now would not tell of all that was written here."""
+        return bool(self._redo)
 
     @property
     def has_new_head(self) -> bool:
@@ -289,6 +294,7 @@ class EncryptedFile:
             self.tree.is_dirty
             or self._cut
             or self._head_is_new
+            or self.has_redo
             or bool(self._attrs)
             or self._size_with(plain_size) != self.record.size
         )
@@ -390,16 +396,22 @@ class EncryptedFile:
             if self._wrote_last and not blocks:
                 self.tree.resize(1)
             self.changes += 1
+        return self.missing_for_redo()
+
+    def missing_for_redo(self) -> list[Fetch]:
+        """Return what to supply before `redo()`: that of a record adopted before, if supplying it failed."""
         missing: dict[PageId, None] = {}
         for first, entries in self._redo:
             missing.update(dict.fromkeys(self.tree.missing_pages(first, len(entries) // ENTRY_SIZE)))
+        self.tree.reserve(len(missing) * FAN_OUT)
         return runs_of(missing)
 
     def redo(self) -> None:
-        """Lay what was written here over the adopted record."""
-        redo, self._redo = self._redo, []
-        for first, entries in redo:
-            self.wrote(first, entries)
+        """Lay what was written here over the adopted record, and what was written since then over that."""
+        if self._redo:
+            redo, self._redo = [*self._redo, *self.tree.written_entries()], []
+            for first, entries in redo:
+                self.wrote(first, entries)
 
     def renewed(self, file_key: bytes, nonce: bytes, **values: Any) -> bytes:
         """Return a record with another file key, for what is written from now on; nothing else may wait for a commit.

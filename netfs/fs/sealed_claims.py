@@ -80,7 +80,7 @@ class SealedClaims:
         """Find out why a claim was refused. Returns: true when the reason is gone, false when another client is at work."""
         sealed = self._sealed
         reply = await ask(sealed.transport, RecordGet(sealed.handle), RecordReply)
-        if reply.generation != sealed.generation:
+        if reply.generation != sealed.generation or sealed.file.has_redo:
             await self._commits.catch_up()
             return True
         left = [row for row in reply.intents if not row.live]

@@ -220,7 +220,7 @@ class SealedCommit:
         limit = self._transport.limits.max_payload
         carried = blocks or []
         try:
-            if file.wants_merge:
+            if file.wants_merge or file.has_redo:
                 return False
             sealed.carried = [(block, block + 1) for block, _ in carried]
             if file.cuts(plain_size):

@@ -288,7 +288,7 @@ class SealedFile:
                     self.loaded, self.generation = True, generation
                     missing: list[Fetch] = []
                 elif record == self.file.sealed or open_record(self.key, record).generation <= self.file.record.generation:
-                    missing = []
+                    missing = self.file.missing_for_redo()
                 else:
                     missing = self.file.adopt(record)
                     self.generation = generation
@@ -379,7 +379,7 @@ class SealedFile:
         if self.loaded and reply.record == self.file.sealed:
             self.generation = reply.generation
             self._note_intents(reply.intents)
-            return []
+            return self.file.missing_for_redo()
         record = open_record(self.key, reply.record)
         if not self.freshness.observe(record.file_id, record.generation, reply.record, asked):
             return None

@@ -87,13 +87,17 @@ class Client:
         first, end = pos // B, nr_blocks(pos + len(data), LOG2BS)
         plain = bytearray(self.read(first * B, (end - first) * B).ljust((end - first) * B, b"\0"))
         plain[pos - first * B : pos - first * B + len(data)] = data
-        area, entries = memoryview(bytearray(len(plain) + 16)), bytearray(32 * (end - first))
-        nonces = os.urandom(12 * (end - first))
-        self.file.cipher.seal(IovIter.ubuf(Direction.SOURCE, plain), area, first, end - first, nonces, entries)
-        self.store.put(self.store.data, first * B, area[:-16])
-        self.load(self.file.fetches(first, end - first))
-        self.file.wrote(first, entries)
+        self.write_blocks(first, plain)
         self.size = max(self.size, pos + len(data))
+
+    def write_blocks(self, first: int, plain: bytes | bytearray) -> None:
+        count = len(plain) // B
+        area, entries = memoryview(bytearray(len(plain) + 16)), bytearray(32 * count)
+        nonces = os.urandom(12 * count)
+        self.file.cipher.seal(IovIter.ubuf(Direction.SOURCE, plain), area, first, count, nonces, entries)
+        self.store.put(self.store.data, first * B, area[:-16])
+        self.load(self.file.fetches(first, count))
+        self.file.wrote(first, entries)
 
     def truncate(self, size: int) -> None:
         self.load(self.file.fetches(max(0, size - 1) // B, 2))
@@ -197,6 +201,32 @@ def test_a_head_that_goes_beyond_the_size_its_writer_tells_of() -> None:
     assert (again.size, again.head) == (100, b"r" * 100)
     file.wrote_head(b"r" * B, [(100, B)])
     assert file.must_spill(100)
+
+
+def test_what_a_conflict_needs_is_asked_for_again() -> None:
+    """The pages for the redo did not come: they are still missing, and what was written meanwhile is the newer."""
+    store = new_store()
+    first = Client(store)
+    first.write(0, b"a" * (2 * B))
+    first.write(300 * B, b"a" * B)
+    assert first.commit()
+    second = Client(store)
+    second.write(300 * B, b"x" * B)
+    second.write(B, b"x" * B)
+    first.write(150 * B, b"b" * B)
+    assert first.commit()
+    assert second.file.adopt(store.record)
+    second.generation = store.generation
+    assert second.file.needs_commit(second.size)
+    assert second.file.has_redo
+    second.write_blocks(1, b"y" * B)
+    second.load(second.file.missing_for_redo())
+    second.file.redo()
+    assert not second.file.has_redo
+    assert second.commit()
+    assert Client(store).read(B, B) == b"y" * B
+    assert Client(store).read(300 * B, B) == b"x" * B
+    assert Client(store).read(150 * B, B) == b"b" * B
 
 
 def test_a_foreign_cut_and_a_foreign_growth() -> None:
