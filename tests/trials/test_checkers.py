@@ -111,8 +111,8 @@ class Story:
         self.history = History()
         self.fds: dict[str, int] = {}
 
-    def open(self, client: str) -> None:
-        op = self.history.begin(client, "open", "f", fd=self.history.new_fd())
+    def open(self, client: str, mode: str = "r+") -> None:
+        op = self.history.begin(client, "open", "f", fd=self.history.new_fd(), args=(mode,))
         self.fds[client] = op.fd
         self.history.end(op)
 
@@ -221,6 +221,21 @@ def test_an_error_leaves_open_what_became_of_the_data() -> None:
     story.open("audit")
     story.read("audit", 0, fill(one.id, 0, 1))
     assert story.found() == ["U7 lost without an error"]
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_the_close_of_a_descriptor_that_only_reads_makes_nothing_safe(mode: str) -> None:
+    story = Story()
+    story.open("a")
+    one = story.write("a", 0, 1)
+    story.done("a", "fsync")
+    story.write("a", 0, 1)
+    story.open("a", mode)
+    story.done("a", "close")
+    story.history.mark("crash", "server")
+    story.open("b")
+    story.read("b", 0, fill(one.id, 0, 1))
+    assert story.found() == ([] if mode == "r" else ["U1 lost after crash"])
 
 
 def test_own_writes_are_seen() -> None:

@@ -111,7 +111,9 @@ def settled(history: History) -> dict[int, int]:
 
     That is the first fsync or close of the file by the same client that was called after the write had returned and succeeded,
     unless an error was told between: then nobody knows. A write through a descriptor open for sync is safe when it returns.
+    The close of a descriptor that only reads makes nothing safe.
     """
+    reading = {op.fd for op in history.of("open") if op.args == ("r",)}
     found: dict[int, int] = {}
     waiting: dict[tuple[str, str], list[Op]] = {}
     events = sorted(
@@ -123,7 +125,7 @@ def settled(history: History) -> dict[int, int]:
         if not op.ok:
             # What an error was about cannot be told: it takes all that was not yet safe.
             waiting.pop(key, None)
-        elif op.kind in {"fsync", "close"}:
+        elif op.kind == "fsync" or (op.kind == "close" and op.fd not in reading):
             rest = []
             for write in waiting.pop(key, []):
                 if write.ret < op.call:
