@@ -9,7 +9,7 @@ import trio.testing
 from netfs.engine.writeback import flush_range
 from tests.netfs.sealed_world import BLOCK, CONTENT, EKEYREJECTED, World, fails, get, in_world, put, put_back
 from transport.base import Outcome, Reply
-from transport.messages import RecordGet, Request, Transact
+from transport.messages import AuxRead, RecordGet, Request, Transact
 
 # ---- a server that does not keep what it was given
 
@@ -236,6 +236,38 @@ def test_a_commit_that_nobody_answers_is_done_again() -> None:
             await file.write(CONTENT)
         assert not lost
         assert await get(world.client(), "/file") == CONTENT
+
+    in_world(test)
+
+
+def test_tags_that_do_not_come_after_a_conflict_are_asked_for_again() -> None:
+    """An fsync fails as they do; the next one may succeed only with what was written in the file."""
+
+    async def test(world: World) -> None:
+        failing: list[int] = []
+
+        def fault(request: Request) -> Outcome | None:
+            return Reply(failing.pop()) if failing and isinstance(request, AuxRead) else None
+
+        old = b"o" * (300 * BLOCK)
+        await put(world.client(), "/file", old)
+        one, two = world.client(), world.client(fault=fault)
+        async with await two.open("/file", "r+") as ours, await one.open("/file", "r+", direct=True) as theirs:
+            await ours.write(b"m" * BLOCK, 299 * BLOCK)
+            await flush_range(ours._inode, 0, 1 << 40)  # on the server, and not committed
+            await theirs.write(b"t" * BLOCK, 5 * BLOCK)
+            await theirs.fsync()
+            failing.append(errno.EIO)
+            with fails(errno.EIO):
+                await ours.fsync()
+            assert not failing
+            handle = await world.handle("file")
+            before = world.store.record_get(handle)
+            await ours.fsync()
+            assert world.store.record_get(handle) != before, "committed"
+            assert await get(world.client(), "/file") == (
+                old[: 5 * BLOCK] + b"t" * BLOCK + old[6 * BLOCK : 299 * BLOCK] + b"m" * BLOCK
+            )
 
     in_world(test)
 
