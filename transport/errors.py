@@ -5,7 +5,7 @@ The public edge (`netfs/errors.py`) turns them into `OSError` with the path. Own
 
 import errno
 
-__all__ = ["HelloMismatch", "NotTrusted", "ProtocolError", "TransportError"]
+__all__ = ["HelloMismatch", "NotTrusted", "ProtocolError", "SmallerLimits", "TransportError"]
 
 
 class TransportError(Exception):
@@ -25,6 +25,13 @@ class ProtocolError(TransportError):
 
     def __init__(self, text: str) -> None:
         super().__init__(errno.EPROTO, text)
+
+
+class SmallerLimits(TransportError):
+    """A call that was never sent: it was made for larger limits than those of the connection there is now. Cut it anew."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(errno.EMSGSIZE, f"the server takes less at once now: {text}", retryable=True)
 
 
 class HelloMismatch(TransportError):

@@ -26,7 +26,7 @@ from typing import Final, Generic, TypeVar, get_args
 
 from iov.iov_iter import IovIter
 from transport.base import Done, Transport
-from transport.errors import ProtocolError, TransportError
+from transport.errors import ProtocolError, SmallerLimits, TransportError
 from transport.messages import (
     IDEMPOTENT,
     Allocate,
@@ -99,7 +99,14 @@ class ClientSession:
         if channel is not None and type(request) in _REPEATABLE:
             call.state = _SENT
             call.channel = channel
-            inner = channel.submit(request, call, source, dest)
+            try:
+                inner = channel.submit(request, call, source, dest)
+            except ValueError as error:
+                if source is None or source.count <= channel.limits.max_payload:
+                    raise
+                call.step(CallEvent.LOSE)
+                self._give_up(call, SmallerLimits(str(error)))
+                return call
             if call.state is _SENT:
                 call.inner = inner
         elif self.error is not None:
@@ -136,7 +143,7 @@ class ClientSession:
                 call.send(channel, request)
             except ValueError as error:  # its limits are smaller than those the call was made for
                 call.step(CallEvent.LOSE)
-                self._give_up(call, TransportError(errno.EMSGSIZE, f"the server takes less at once now: {error}", retryable=True))
+                self._give_up(call, SmallerLimits(str(error)))
 
     def answered(self, call: SessionCall) -> None:
         """Take back the slot of a call that is over."""

@@ -14,8 +14,8 @@ from netfs.fs.calls import ask, body_of
 from netfs.fs.inode import Inode
 from netfs.fs.path import is_name
 from netfs.fs.volume import CacheIdentity, Change, FileOps, Volume
-from transport.base import Outcome, Reply, Transport
-from transport.errors import ProtocolError
+from transport.base import Limits, Outcome, Reply, Transport
+from transport.errors import ProtocolError, SmallerLimits
 from transport.messages import (
     Ack,
     Allocate,
@@ -70,13 +70,31 @@ class PlainOps(FileOps):
     """The operations table of a plain file."""
 
     def __init__(self, transport: Transport, handle: Handle, rsize: int, wsize: int) -> None:
-        limits = transport.limits
         self.transport = transport
         self.handle = handle
-        self.rsize = min(rsize, limits.max_payload)
-        self.wsize = min(wsize, limits.max_payload)
+        self._wanted = rsize, wsize
+        self._go_by(transport.limits)
+
+    def _go_by(self, limits: Limits) -> None:
+        """Take the sizes from what the connection allows; with the next connection it may be something else."""
+        self._limits = limits
+        self.rsize, self.wsize = (min(size, limits.max_payload) for size in self._wanted)
         self.max_segs = limits.max_segs
         self.max_in_flight = min(MAX_IN_FLIGHT, limits.credits)
+
+    def prepare_read(self, subreq: IoSubrequest) -> None:
+        """See `NetfsOps`."""
+        if self.transport.limits is not self._limits:
+            self._go_by(self.transport.limits)
+        if subreq.max_len > self.rsize:
+            subreq.max_len = self.rsize
+
+    def prepare_write(self, subreq: IoSubrequest) -> None:
+        """See `NetfsOps`."""
+        if self.transport.limits is not self._limits:
+            self._go_by(self.transport.limits)
+        if subreq.max_len > self.wsize:
+            subreq.max_len = self.wsize
 
     def issue_read(self, subreq: IoSubrequest) -> None:
         """Send READ; the payload lands in the subrequest's memory."""
@@ -102,7 +120,7 @@ class PlainOps(FileOps):
         def done(outcome: Outcome) -> None:
             body = body_of(outcome, WriteReply)
             if isinstance(body, Exception):
-                subreq.terminated(0, body)
+                subreq.terminated(0, body, retry=isinstance(body, SmallerLimits))
             else:
                 subreq.verifier = body.verifier
                 subreq.terminated(body.count)

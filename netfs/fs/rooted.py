@@ -77,7 +77,16 @@ class RootedTransport(Transport):
         self._top: Handle | None = None
         self._ids: dict[Handle, bytes] = {}
         self._lock = trio.Lock()
-        self.limits: Limits = replace(inner.limits, max_payload=inner.limits.max_payload - ROOM)
+        self._inner_limits: Limits | None = None
+
+    @property
+    def limits(self) -> Limits:  # type: ignore[override]  # they change with the connection
+        """Those of the connection, less room for what goes along."""
+        inner = self._inner.limits
+        if inner is not self._inner_limits:
+            self._inner_limits = inner
+            self._limits = replace(inner, max_payload=inner.max_payload - ROOM)
+        return self._limits
 
     async def begin(self, top: Handle) -> None:
         """Find the root of the volume whose top directory this is, and verify it; in an empty volume it is made.

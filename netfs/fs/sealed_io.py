@@ -28,6 +28,7 @@ from netfs.engine.request import FileChanged, IoRequest, IoSubrequest, Origin, S
 from netfs.fs.calls import body_of
 from netfs.fs.sealed_file import SealedFile
 from transport.base import Abandonable, Outcome, Reply
+from transport.errors import SmallerLimits
 from transport.messages import Read, ReadReply, Step, StepKind, Transact, TransactReply, Write, WriteReply
 
 __all__ = ["SealedRead", "SealedWrite"]
@@ -108,7 +109,7 @@ class SealedCall:
 
     def _finish(self, blocks: int, error: Exception | None = None) -> None:
         self._give_back()
-        self._subreq.terminated(blocks * self._sealed.file.block_size, error)
+        self._subreq.terminated(blocks * self._sealed.file.block_size, error, retry=isinstance(error, SmallerLimits))
 
 
 class SealedRead(SealedCall):

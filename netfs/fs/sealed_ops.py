@@ -65,6 +65,12 @@ class EncryptedOps(FileOps):
         if size > most:
             raise Malformed(f"blocks of {size} bytes do not fit into the {most} bytes the server takes at a time")
         self.block_size = size
+        self._go_by_limits()
+
+    def _go_by_limits(self) -> None:
+        """Take the sizes from what the connection allows; with the next connection it may be something else."""
+        self._limits = self._transport.limits
+        size, most = self.block_size, self._limits.max_payload
         self.rsize = max(size, min(self._volume.rsize, most) // size * size)
         self.wsize = max(size, min(self._volume.wsize, most, INTENT_BLOCKS_MAX // 2 * size) // size * size)
 
@@ -112,6 +118,8 @@ class EncryptedOps(FileOps):
 
     def prepare_read(self, subreq: IoSubrequest) -> None:
         """Keep holes and data apart, so that for holes nothing is asked."""
+        if self._transport.limits is not self._limits:
+            self._go_by_limits()
         size = self.block_size
         length = min(subreq.max_len, self.rsize)
         first, count = (subreq.start + subreq.transferred) // size, length // size
@@ -120,6 +128,12 @@ class EncryptedOps(FileOps):
             _, alike = first_of_other_kind(file.entries(first, count))
             length = min(length, alike * size)
         subreq.max_len = length
+
+    def prepare_write(self, subreq: IoSubrequest) -> None:
+        """See `NetfsOps`."""
+        if self._transport.limits is not self._limits:
+            self._go_by_limits()
+        super().prepare_write(subreq)
 
     def issue_read(self, subreq: IoSubrequest) -> None:
         """Send READ for the blocks; they are decrypted into the subrequest's memory when they are there."""

@@ -8,7 +8,7 @@ import pytest
 
 from iov.iov_iter import Direction, IovIter
 from transport.base import Done, Limits, Outcome, Reply, Transport
-from transport.errors import ProtocolError, TransportError
+from transport.errors import ProtocolError, SmallerLimits, TransportError
 from transport.messages import Ack, BindReply, Getattr, Handle, Ping, Request, Sequenced, SequencedReply, Unlink, Write
 from transport.pause import STORM, Pause
 from transport.session import SLOT_STATES, ClientSession, ServerSlots, SlotAction, SlotEvent, SlotState
@@ -306,7 +306,16 @@ def test_smaller_limits_after_a_reconnect() -> None:
     smaller = Wire(Limits(max_payload=10))
     world.session.attach(smaller, wire)
     (outcome,) = world.outcomes
-    assert isinstance(outcome, TransportError) and outcome.errno == errno.EMSGSIZE and outcome.retryable
+    assert isinstance(outcome, SmallerLimits) and outcome.errno == errno.EMSGSIZE and outcome.retryable
+
+
+def test_a_call_that_was_made_for_larger_limits_than_there_are_by_now() -> None:
+    world = World()
+    world.session.attach(Wire(Limits(max_payload=10)))
+    memory = IovIter.ubuf(Direction.SOURCE, memoryview(bytearray(100)))
+    world.session.submit(Write(H, 0), world.outcomes.append, memory, None)
+    (outcome,) = world.outcomes
+    assert isinstance(outcome, SmallerLimits) and outcome.retryable
 
 
 def test_closing_ends_everything() -> None:
