@@ -76,6 +76,7 @@ class Scene:
         self._wrong = history.wrong
         self._clocks = Clocks(injector, bool(plan.knob("offload", 0)))
         self._nursery: trio.Nursery | None = None
+        self._disturber: Disturber | None = None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[list[Client]]:
@@ -102,6 +103,8 @@ class Scene:
                 )  # fmt: skip
                 self.clients.append(await stack.enter_async_context(_heard(client, self._mark, node)))
             yield self.clients
+            if self._disturber is not None and self._disturber.busy:
+                await self._disturber.end()
 
     @asynccontextmanager
     async def _dial(self, node: str, env: Env, probe: Probe) -> AsyncIterator[Transport]:
@@ -168,7 +171,8 @@ class Scene:
         self.network.start(self._nursery)
         self.machine.start(self._nursery)
         self._clocks.start(self._nursery)
-        Disturber(self.clients, self.injector, self._wrong).start(self._nursery)
+        self._disturber = Disturber(self.clients, self.injector, self._wrong)
+        self._disturber.start(self._nursery)
         for one in self.injector.of("world"):
             if one.fault.id != "E1" or self.case.policy != "fifo":
                 self.injector.fired(one)

@@ -372,6 +372,20 @@ def test_records_are_there_once_and_in_order() -> None:
     assert log((7, 4), (2, 4), ok=(False, True)) == ["U6 no record"]
 
 
+@pytest.mark.parametrize("safe", [False, True])
+@pytest.mark.parametrize("cut", [1, 12])
+def test_only_a_record_that_was_not_safe_may_end_within_a_cell(cut: int, safe: bool) -> None:
+    history = History()
+    op = history.begin("a", "append", "log", fd=1, length=4 * CELL)
+    history.end(op, op.length)
+    if safe:
+        history.end(history.begin("a", "fsync", "log", fd=1))
+    data = bytes(CELL + cut) + fill(op.id, 0, 4)[CELL + cut :]
+    assert [failure.kind for failure in check_log(history, "log", data)] == (["U6 no record", "U6 record lost"] if safe else [])
+    other = bytes(cut) + b"x" * (CELL - cut)
+    assert [failure.kind for failure in check_log(history, "log", other)][:1] == ["U6 no record"]
+
+
 # ---- memory
 
 

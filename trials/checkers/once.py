@@ -7,7 +7,7 @@ memory; it looks through what it is lent.
 
 from collections.abc import Iterator
 
-from trials.cells import CELL, HOLE, Run, parse
+from trials.cells import CELL, HOLE, Run, fill, parse
 from trials.checkers.segments import settled
 from trials.history import Failure, History, Op
 
@@ -18,11 +18,14 @@ def check_log(history: History, file: str, content: bytes | bytearray | memoryvi
     """Yield what is wrong with the content of a log, as it was read in the end."""
     safe = settled(history)
     appends = {op.id: op for op in history.of("append") if op.file == file}
+    unsafe = [op for op in appends.values() if op.id not in safe]
     found: dict[int, list[Run]] = {}
     for run in parse(content, 0, appends.__contains__):
         if run.op == HOLE:
             continue  # left by an append that failed, or that a crash took; what was safe is looked for below
         if run.op not in appends:
+            if run.data and all(_is_edge(run.data[at : at + CELL], unsafe) for at in range(0, len(run.data), CELL)):
+                continue  # what such an append put there in parts need not end with a cell
             where = f"{file} at byte {run.first * CELL:#x}"
             yield Failure("U6 no record", f"{where}: {run.count} cells of no record ({run.cause.value}) {run.data.hex()}")
         else:
@@ -48,3 +51,14 @@ def check_log(history: History, file: str, content: bytes | bytearray | memoryvi
 def _place(runs: list[Run]) -> int:
     """Return the cell of the log at which a record's first cell is, or would be."""
     return -runs[0].shift
+
+
+def _is_edge(cell: bytes, unsafe: list[Op]) -> bool:
+    """Tell whether a cell is of an append that was not safe on one side of a byte, and a hole on the other."""
+    for op in unsafe:
+        record = fill(op.id, 0, op.end_cell)
+        for at in range(0, len(record), CELL):
+            own = record[at : at + CELL]
+            if any(cell in (own[:cut] + bytes(CELL - cut), bytes(cut) + own[cut:]) for cut in range(1, CELL)):
+                return True
+    return False

@@ -34,11 +34,35 @@ class Disturber:
         self._injector = injector
         self._wrong = wrong
         self._serial = 0
+        self._running: trio.CancelScope | None = None
+        self._over = trio.Event()
+
+    @property
+    def busy(self) -> bool:
+        """Something has begun, and is not over."""
+        return self._running is not None and not self._over.is_set()
 
     def start(self, nursery: trio.Nursery) -> None:
         """Begin what happens at moments."""
-        for one in self._injector.timed_of("client"):
-            nursery.start_soon(self._happen, one)
+        timed = list(self._injector.timed_of("client"))
+        if timed:
+            self._running = trio.CancelScope()
+            nursery.start_soon(self._all, timed, self._running)
+
+    async def end(self) -> None:
+        """Break off what is still under way: the clients are about to leave."""
+        if self._running is not None:
+            self._running.cancel()
+            await self._over.wait()
+
+    async def _all(self, timed: list[Armed], scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    for one in timed:
+                        nursery.start_soon(self._happen, one)
+        finally:
+            self._over.set()
 
     async def _happen(self, one: Armed) -> None:
         await trio.sleep(one.fault.trigger.value)
