@@ -267,12 +267,12 @@ class TamperStore:
             return None
 
     def stream(self, handle: Handle, *, aux: bool = False) -> bytes:
-        """Return all of a stream as the inner store has it."""
+        """Return all of a stream as the inner store has it, but not much more than `KEEP_BYTES`: a hole may be very long."""
         out = bytearray()
         while True:
             lent = self.inner.read_source(handle, len(out), 1 << 20, aux=aux)
             out += content_of(lent)
-            if lent.eof or not lent.length:
+            if lent.eof or not lent.length or len(out) > KEEP_BYTES:
                 return bytes(out)
 
     # ---- answers
