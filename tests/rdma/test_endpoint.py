@@ -435,3 +435,11 @@ async def test_a_timer_that_rounding_puts_off_is_waited_for(autojump_clock: Mock
         with trio.move_on_after(1):
             assert (await transport.call(Ping())).status == 0
         assert trio.current_time() < now + 0.5
+
+
+async def test_a_connection_ends_while_completions_are_held() -> None:
+    async with connect(Bytes()) as transport:
+        hold_completions(transport.end.send_cq)
+        transport.end.fail(TransportError(errno.ECONNRESET, "cut"))
+        assert not transport.end.pd.device.mrs
+        release_completions(transport.end.send_cq)
