@@ -23,6 +23,7 @@ OPEN: Final = (
     ("own-files", "U0 AssertionError in pump.py:fail"),  # over rdma-memory: a queue pair's drain markers do not come last
     ("database", "U0 AssertionError in pump.py:fail"),
     ("fsx", "U2 endless"),  # over rdma-memory, seed 33
+    ("append-log", "U2 endless"),
     ("mixed", "U2 endless"),
     ("", "U0 AssertionError in tagtree.py:_dirty_path"),  # a page of the tag tree that is missing after a lost write
 )
