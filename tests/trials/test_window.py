@@ -19,8 +19,9 @@ SOAK_SEEDS: Final = int(os.environ.get("SOAK_TRIALS", "20000"))
 KINDS: Final = [(scenario, transport) for scenario in SCENARIOS for transport in IN_PROCESS]
 OPEN: Final = (
     # Scenario, "" for any; beginning of the class.
-    ("mixed", "U0 AssertionError in file.py:begin_commit"),  # inline content that has grown over its limit
-    ("append-log", "U0 AssertionError in file.py:begin_commit"),
+    ("", "U0 AssertionError in file.py:begin_commit"),  # a small file that outgrows its record during a commit
+    ("own-files", "U1 wrong bytes"),  # encrypted over rdma-memory, seed 47: not looked into
+    ("rename-swap", "U5 beyond the count"),  # a direct read that fails has written behind what it returns
     ("own-files", "U0 AssertionError in pump.py:fail"),  # over rdma-memory: a queue pair's drain markers do not come last
     ("database", "U0 AssertionError in pump.py:fail"),
     ("fsx", "U2 endless"),  # over rdma-memory, seed 33

@@ -11,9 +11,12 @@ DET: Final = ("DET", "E(EBADMSG)", "E(ESTALE)", "E(EIO)", "E(ENOENT)", "E(EAGAIN
 FOR: Final = {"for_s": (0.001, 0.02)}
 
 
-def _attack(name: str, text: str, attacks: list[str], how: str, *, stale: bool = False) -> Row:
-    """Return the row of an attack. stale: who has not seen what is newer may be shown the old, a limit that is documented."""
-    allowed = (*DET, "STALE") if stale else DET
+def _attack(name: str, text: str, attacks: list[str], how: str, *, stale: bool = False, more: tuple[str, ...] = ()) -> Row:
+    """Return the row of an attack. stale: who has not seen what is newer may be shown the old, a limit that is documented.
+
+    more: outcomes that only this one may have.
+    """
+    allowed = (*DET, "STALE", *more) if stale else (*DET, *more)
     return Row(
         name, text, "tamper", WHEN, allowed, how, FOR | {"attack": attacks}, needs="encrypt", side="server", swarm=not stale
     )  # fmt: skip
@@ -54,7 +57,7 @@ ATTACKED: Final = (
         {"for_s": (0.5, 5.0)}),
     Row("X10", "downgrade", NONE_YET, (), ("DET",), "see A26 and A46 in tests/attacks: volumes are opened before a trial begins"),
     _attack("X11", "ciphertext of another volume", ["A44:data", "A44:tags", "A44:record"],
-        "something else in the place of a file"),
+        "something else in the place of a file", more=("E(EPROTO)",)),
     Row("X12", "completions reordered to show bytes early", "handler", ("p(read, 0.1:0.5)", "p(write, 0.1:0.5)"), ("OK",),
         "reads and writes are done in another order than they came", {"for_s": (0.0002, 0.01)}),
 )  # fmt: skip
