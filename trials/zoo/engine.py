@@ -57,7 +57,7 @@ def _lost_error(patches: Patches) -> None:
     patches.set(ErrorSequence, "record", record)
 
 
-@bug("no-write-verifier", "netfs", "sharing", kinds=("S11", "S13", "S20"))
+@bug("no-write-verifier", "netfs", "sharing", first=12, kinds=("S11", "S13", "S20"))
 def _no_verifier(patches: Patches) -> None:
     """A commit is believed whatever boot of the server answers it: what a crash took is not written again."""
     commit = PlainOps.commit
