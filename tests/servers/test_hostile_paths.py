@@ -27,7 +27,7 @@ from transport.messages import FileType, Setattr, XattrMode
 
 SECRET = b"SECRET"
 SECONDS = 2.0
-EXPECTED = frozenset({
+EXPECTED = frozenset({errno.EXDEV,
     errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EINVAL,
     errno.EAGAIN, errno.EOPNOTSUPP, errno.EPERM, errno.ENODATA,
 })  # fmt: skip
