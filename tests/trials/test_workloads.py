@@ -1,7 +1,7 @@
 """The workloads: their oracles hold without faults and under them, and notice what is wrong."""
 
 import errno
-from collections.abc import Iterator
+from typing import Final
 
 import pytest
 
@@ -28,28 +28,21 @@ def check_seeds(scenario: str, encrypt: bool, seeds: range, operations: int) -> 
         assert outcome.failure is None, f"{outcome.case}: {outcome.failure}"
 
 
-RACES_IN_A_BLOCK = pytest.mark.xfail(
-    strict=False,
-    reason="known defect: writes that race in one block of an encrypted file can lose bytes or leave the block EBADMSG",
-)
-"""Seen best by `append-log` (one client, a buffered and a direct descriptor) and `racing` (several clients)."""
+COMBINATIONS: Final = [
+    pytest.param(scenario, encrypt, id=f"{scenario}-{'encrypted' if encrypt else 'plain'}")
+    for scenario in SCENARIOS
+    for encrypt in (False, True)
+]
 
 
-def combinations() -> Iterator[object]:
-    for scenario in SCENARIOS:
-        for encrypt in (False, True):
-            marks = [RACES_IN_A_BLOCK] if encrypt and scenario in {"append-log", "racing"} else []
-            yield pytest.param(scenario, encrypt, marks=marks, id=f"{scenario}-{'encrypted' if encrypt else 'plain'}")
-
-
-@pytest.mark.parametrize("scenario, encrypt", list(combinations()))
+@pytest.mark.parametrize("scenario, encrypt", COMBINATIONS)
 def test_trials_under_faults(scenario: str, encrypt: bool) -> None:
     check_seeds(scenario, encrypt, range(100, 103), operations=8)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("scenario, encrypt", list(combinations()))
+@pytest.mark.parametrize("scenario, encrypt", COMBINATIONS)
 def test_more_trials_under_faults(scenario: str, encrypt: bool) -> None:
     check_seeds(scenario, encrypt, range(200, 230), operations=15)
 
