@@ -216,6 +216,8 @@ class SessionTransport(Transport):
                     lost = self._dead.pop(dead, None)
                     if lost is not None:
                         session.fenced(lost)
+                if self._over[channel].is_set():  # lost behind the reply: what is attached now would never be detached
+                    raise self._last_error or TransportError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
                 session.attach(channel)
         if scope.cancelled_caught:
             raise TransportError(errno.ETIMEDOUT, "the server did not answer in time")

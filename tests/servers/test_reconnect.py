@@ -27,6 +27,7 @@ from transport.messages import (
     Readdir,
     ReaddirReply,
     Rename,
+    Request,
     Unlink,
     Write,
 )
@@ -186,6 +187,33 @@ async def test_a_link_that_swallows_everything_is_noticed(autojump_clock: trio.t
         assert (await transport.call(Getattr(root))).status == 0
         assert 10 <= trio.current_time() - began <= 25
         assert transport.connects == 2
+
+
+async def test_a_connection_that_ends_right_behind_its_first_answer(autojump_clock: trio.testing.MockClock) -> None:
+    """The end may be noticed before the task that joins the session runs again: such a channel must not be used."""
+    async with session() as (transport, net, root):
+        dial = net.dial
+
+        @asynccontextmanager
+        async def short() -> AsyncIterator[Transport]:
+            transport._dial = dial
+            async with dial() as channel:
+                call = channel.call
+
+                async def answered(request: Request) -> Reply:
+                    reply = await call(request)
+                    await channel.aclose()
+                    return reply
+
+                channel.call = answered  # type: ignore[assignment, method-assign]
+                yield channel
+
+        transport._dial = short
+        net.cut()
+        with trio.fail_after(60):
+            for _ in range(8):
+                assert (await transport.call(Getattr(root))).status == 0
+        assert transport.connects == 3
 
 
 async def test_soft_gives_up_in_time_and_hard_does_not(autojump_clock: trio.testing.MockClock) -> None:

@@ -85,6 +85,10 @@ FOUND = (
     Case("append-log", 38, "stream", operations=5),
     # A crash beside a write takes a truncation that was not safe: a direct read ends earlier, which is nobody's fault.
     Case("own-files", 44, "rdma-stream", operations=5),
+    # A connection that ended right behind the answer to its BIND was used, and the calls on it waited for ever.
+    Case("stream-copy", 210, "stream", operations=15),
+    # Two writes that overlap in time and land piece by piece leave a cell of both.
+    Case("racing", 204, "stream", operations=15),
 )  # fmt: skip
 
 

@@ -65,7 +65,8 @@ def segments(history: History, file: str) -> Iterator[Segment]:
 def damaged(history: History, file: str, stands: dict[int, int]) -> Iterator[Failure]:
     """Tell of reads that found what no order of operations explains. stands: as of `settled_by`.
 
-    A read beside a write may find the two sides of a byte's edge: that is torn, but it is nobody's fault.
+    A read beside a write may find the two sides of a byte's edge, and two writes that overlap in time may leave one, as their
+    payloads land piece by piece: that is torn, but it is nobody's fault.
     """
     opened = {op.fd: op.call for op in history.of("open")}
     for op in history.of("read"):
@@ -92,7 +93,10 @@ def _damage(history: History, read: Op, run: Run, since: int, stands: dict[int, 
     near = [op for op in history.of("write", "append") if op.file == read.file and _covers(op, run.first, run.end)]
     cause, why, whose = explain(run.data, run.first, [HOLE, *(op.id for op in near)])
     if cause is Cause.TORN:
-        if any(op.call < read.ret and stands.get(op.id, NEVER) > since for op in near if op.id in whose):
+        torn = [op for op in near if op.id in whose and op.call < read.ret]
+        if any(stands.get(op.id, NEVER) > since for op in torn):
+            return None
+        if len(torn) == 2 and max(op.call for op in torn) < min(stands.get(op.id, NEVER) for op in torn):
             return None
         return Failure("U1 torn data", f"{what}: {why}")
     return Failure("U1 rotten data", f"{what}: {why}")
