@@ -22,11 +22,6 @@ OPEN: Final = (
     ("", "U0 AssertionError in file.py:begin_commit"),  # a small file that outgrows its record during a commit
     ("own-files", "U1 wrong bytes"),  # encrypted over rdma-memory, seed 47: not looked into
     ("rename-swap", "U5 beyond the count"),  # a direct read that fails has written behind what it returns
-    ("own-files", "U0 AssertionError in pump.py:fail"),  # over rdma-memory: a queue pair's drain markers do not come last
-    ("database", "U0 AssertionError in pump.py:fail"),
-    ("fsx", "U2 endless"),  # over rdma-memory, seed 33
-    ("append-log", "U2 endless"),
-    ("mixed", "U2 endless"),
     ("", "U0 AssertionError in tagtree.py:_dirty_path"),  # a page of the tag tree that is missing after a lost write
 )
 

@@ -26,7 +26,7 @@ from transport.messages import Attr, DirEntry, EntryReply, Handle, Request, Seta
 __all__ = ["ATTACKS", "Attack", "Kept", "Tamper", "attack", "attack_of", "load_attacks", "tampering"]
 
 ATTACKS: Final[dict[str, type["Attack"]]] = {}
-KEEP_BYTES: Final = 64 << 20
+KEEP_BYTES: Final = 4 << 20
 """Versions of larger files are not remembered."""
 KEEP_VERSIONS: Final = 64
 PAGE: Final = 1 << 12
