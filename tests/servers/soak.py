@@ -15,11 +15,13 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 import trio
 
 import netfs
+from iov.probe import Field, Probe
 from netfs import Client
 from tests.servers.test_kill import Served, files_of
 
@@ -76,16 +78,32 @@ class Relay:
 
 
 @dataclass
+class Connections:
+    """What became of one client's connections; the sink of its probe. told: when, and what."""
+
+    told: list[tuple[float, str]] = field(default_factory=list)
+
+    def __call__(self, name: str, fields: tuple[Field, ...]) -> None:
+        if name == "connection" and fields[1] == "session":
+            self.told.append((trio.current_time(), str(fields[0])))
+
+    def between(self, began: float, ended: float) -> dict[str, int]:
+        """Count what happened in a time."""
+        return dict(sorted(Counter(what for when, what in self.told if began <= when <= ended).items()))
+
+
+@dataclass
 class Worker:
     """One client's work. files: what must be there, by path."""
 
     client: Client
+    connections: Connections
     folder: str
     rng: random.Random
     files: dict[str, bytearray] = field(default_factory=dict)
     done: Counter[str] = field(default_factory=Counter)
-    times: list[tuple[float, float, str]] = field(default_factory=list)
-    """Of the slowest operations: how long, since when, what."""
+    times: list[tuple[float, float, str, dict[str, int]]] = field(default_factory=list)
+    """Of the slowest operations: how long, since when, what, and what became of the connections meanwhile."""
     number: int = 0
 
     async def work(self, until: float) -> None:
@@ -99,7 +117,11 @@ class Worker:
             else:
                 await getattr(self, name)(self.rng.choice(list(self.files)))
             self.done[name] += 1
-            self.times = sorted([*self.times, (trio.current_time() - began, began, name)])[-SLOWEST:]
+            ended = trio.current_time()
+            if len(self.times) < SLOWEST or ended - began > self.times[0][0]:
+                meanwhile = self.connections.between(began, ended)
+                self.times = sorted([*self.times, (ended - began, began, name, meanwhile)], key=itemgetter(0))[-SLOWEST:]
+            self.connections.told.clear()
 
     def data(self) -> bytes:
         return self.rng.randbytes(int(2 ** self.rng.uniform(0, 19)))
@@ -197,19 +219,23 @@ async def soak(folder: Path, seconds: float, clients: int, seed: int) -> dict[st
     }  # fmt: skip
 
 
-def _slowest(times: list[tuple[float, float, str]], restarts: list[tuple[float, float]]) -> dict[str, object]:
+def _slowest(times: list[tuple[float, float, str, dict[str, int]]], restarts: list[tuple[float, float]]) -> dict[str, object]:
     """Tell of the slowest operations, of those apart that no restart of the server came into."""
     alone = [time for time in times if not any(away < time[1] + time[0] and time[1] < ended for away, ended in restarts)]
     return {
-        name: [{"seconds": round(took, 2), "operation": what} for took, _, what in sorted(found, reverse=True)[:SLOWEST]]
+        name: [
+            {"seconds": round(took, 2), "operation": what, "connections": meanwhile}
+            for took, _, what, meanwhile in sorted(found, key=itemgetter(0), reverse=True)[:SLOWEST]
+        ]
         for name, found in (("slowest", times), ("slowest_without_a_restart", alone))
     }
 
 
 async def _one(folder: Path, place: str, seed: float, until: float, workers: list[Worker], index: int) -> None:
     url = f"netfs+unix://{folder}/relay:/"
-    async with netfs.open_client(url, hard=True, channels=1 + index % 2) as client:
-        worker = Worker(client, place, random.Random(seed))
+    connections = Connections()
+    async with netfs.open_client(url, hard=True, channels=1 + index % 2, probe=Probe(connections)) as client:
+        worker = Worker(client, connections, place, random.Random(seed))
         workers.append(worker)
         await worker.work(until)
 

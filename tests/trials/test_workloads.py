@@ -69,6 +69,18 @@ def test_bytes_that_may_be_there() -> None:
     assert not model.sure
 
 
+def test_sizes_that_a_crash_may_leave() -> None:
+    model = BytesModel()
+    model.put(0, b"a" * 10)
+    model.made_safe()
+    model.put(10, b"b" * 20)
+    model.resize(4)
+    model.put(0, b"c" * 8)
+    assert model.sizes == (8, 8)
+    model.may_have_lost()
+    assert model.sizes == (4, 30), "what made it longer was kept and what cut it lost, or the other way round"
+
+
 FOUND = (
     # A folio whose unstable bytes were dropped while a commit was under way: the server's restart was told to nobody.
     Case("append-log", 1006, "rdma-memory", operations=14, plan=Plan.from_json(

@@ -14,7 +14,8 @@ __all__ = ["BytesModel"]
 class BytesModel:
     """What a file holds. safe: what it held when it was last made durable; unsafe: what was put into it since then.
 
-    doubts: (start, content). least, most: bounds of the size beside that of `data`, from calls that failed.
+    doubts: (start, content). least, most: bounds of the size beside that of `data`, from calls that failed. low, high: of the
+    sizes there were since it was last made durable; a crash may keep one change of the size and lose the next.
     """
 
     data: bytearray = field(default_factory=bytearray)
@@ -23,6 +24,8 @@ class BytesModel:
     doubts: list[tuple[int, bytes]] = field(default_factory=list)
     least: int = 1 << 62
     most: int = 0
+    low: int = 1 << 62
+    high: int = 0
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -40,6 +43,10 @@ class BytesModel:
         self.data.extend(bytes(max(0, pos - len(self.data))))
         self.data[pos : pos + len(content)] = content
         self.unsafe.append((pos, content))
+        self._sized()
+
+    def _sized(self) -> None:
+        self.low, self.high = min(self.low, len(self.data)), max(self.high, len(self.data))
 
     def resize(self, size: int) -> None:
         """Note a truncation."""
@@ -48,11 +55,13 @@ class BytesModel:
             self.unsafe.append((size, bytes(len(gone))))
         del self.data[size:]
         self.data.extend(bytes(size - len(self.data)))
+        self._sized()
 
     def made_safe(self) -> None:
         """Note that all so far is durable."""
         self.safe = bytearray(self.data)
         self.unsafe.clear()
+        self.low = self.high = len(self.data)
 
     def may_have_put(self, pos: int, content: bytes) -> None:
         """Note that bytes may have been put somewhere, or may yet be."""
@@ -72,8 +81,8 @@ class BytesModel:
             self.doubts.append((pos, content))
             old = bytes(self.safe[pos : pos + len(content)])
             self.doubts.append((pos, old.ljust(len(content), b"\0")))
-        self.least = min(self.least, len(self.safe))
-        self.most = max(self.most, len(self.safe))
+        self.least = min(self.least, len(self.safe), self.low)
+        self.most = max(self.most, len(self.safe), self.high)
         if len(self.data) > len(self.safe):
             self.doubts.append((len(self.safe), bytes(len(self.data) - len(self.safe))))
 
