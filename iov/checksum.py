@@ -5,7 +5,9 @@ tests and small headers only. The Internet checksum adds pieces of odd length wi
 give the sum of the whole. Owns no memory. Follows csum_and_copy_to_iter and hash_and_copy_to_iter of Linux, RFC 1071.
 """
 
+import functools
 import importlib
+import importlib.util
 from collections.abc import Callable
 from typing import cast
 
@@ -19,6 +21,7 @@ CASTAGNOLI = 0x82F63B78
 Crc = Callable[[memoryview, int], int]
 
 
+@functools.cache
 def _crc_table() -> list[int]:
     table = []
     for value in range(256):
@@ -28,37 +31,34 @@ def _crc_table() -> list[int]:
     return table
 
 
-_TABLE = _crc_table()
-
-
 def _slow_crc(view: memoryview, crc: int) -> int:
+    table = _crc_table()
     crc ^= 0xFFFFFFFF
     for byte in view:
-        crc = _TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
     return crc ^ 0xFFFFFFFF
 
 
-def _find_crc() -> tuple[Crc, bool]:
-    try:
-        return cast("Crc", importlib.import_module("crc32c").crc32c), True
-    except ImportError:
-        return _slow_crc, False
+HAVE_FAST_CRC = importlib.util.find_spec("crc32c") is not None
 
 
-_crc, HAVE_FAST_CRC = _find_crc()
+@functools.cache
+def _crc() -> Crc:
+    """Return what computes it. The package takes longer to import than all of this one, and most programs sum nothing."""
+    return cast("Crc", importlib.import_module("crc32c").crc32c) if HAVE_FAST_CRC else _slow_crc
 
 
 def crc32c(data: Buffer, crc: int = 0) -> int:
     """Return the CRC32C of `data`, continued from `crc`."""
-    return _crc(byte_view(data), crc)
+    return _crc()(byte_view(data), crc)
 
 
 def crc32c_iter(length: int, it: IovIter, crc: int = 0) -> int:
     """Return the CRC32C of the next `length` bytes, continued from `crc`, and move past what could be read."""
-    box = [crc]
+    box, compute = [crc], _crc()
 
     def step(view: memoryview, progress: int) -> int:
-        box[0] = _crc(view, box[0])
+        box[0] = compute(view, box[0])
         return 0
 
     iterate_and_advance(it, length, step)

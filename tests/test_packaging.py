@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -45,6 +46,59 @@ def test_installed_packages_import_away_from_the_source(wheel: Path, tmp_path: P
     program = f"import {', '.join(PACKAGES)}; print(*[p.__file__ for p in ({', '.join(PACKAGES)},)], sep='\\n')"
     found = run("-c", program, cwd=tmp_path, PYTHONPATH=str(site)).split()
     assert found == [str(site / package / "__init__.py") for package in PACKAGES]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_fresh_environment_runs_what_was_installed(wheel: Path, tmp_path: Path) -> None:
+    """As a user has it: an environment of its own, the wheel and its dependencies from the index, every command there."""
+    run("-m", "venv", str(tmp_path / "venv"), cwd=tmp_path)
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "-q", "install"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NETFS_", "PYTHON", "XDG_"))}
+    done = subprocess.run([*pip, f"{wheel}[fsspec,trace]"], env=kept, capture_output=True, text=True, check=False)
+    if done.returncode and "Could not find a version" in done.stderr:
+        pytest.skip("no package index to install the dependencies from")
+    assert done.returncode == 0, done.stderr
+    netfs = tmp_path / "venv" / "bin" / "netfs"
+    for arguments in (["--help"], ["--version"], ["doctor"], ["cp", "--help"], ["trace", "wireshark", "--folder", "plugins"]):
+        told = subprocess.run([netfs, *arguments], env=kept, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert told.returncode == 0 and not told.stderr, (arguments, told)
+    program = (
+        "import fsspec, importlib.metadata as m\n"
+        f"owned = {{file.parts[0] for file in m.files('netfs')}}\nassert {set(PACKAGES)!r} <= owned, owned\n"
+        "for name in {'iov', 'transport', 'crypto', 'servers', 'netfs', 'trials'}:\n"
+        "    assert m.packages_distributions()[name] == ['netfs'], name\n"
+        "assert fsspec.get_filesystem_class('netfs').__module__.startswith('netfs.')\n"
+        "from netfs.tracing.perfetto import PerfettoTrace\n"
+    )
+    subprocess.run([python, "-c", program], env=kept, cwd=tmp_path, check=True)
+
+
+@pytest.mark.slow
+def test_the_source_archive_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    run("-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path / "sdist"), cwd=ROOT)
+    (archive,) = (tmp_path / "sdist").glob("*.tar.gz")
+    with tarfile.open(archive) as source:
+        names = source.getnames()
+        source.extractall(tmp_path, filter="data")
+    top = names[0].split("/")[0]
+    assert {f"{top}/{name}" for name in ("README.md", "LICENSE", "pyproject.toml", "docs/index.md", "tests/test_tidy.py")} <= set(
+        names
+    )
+    run("-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "again"), cwd=tmp_path / top)
+    (again,) = (tmp_path / "again").glob("*.whl")
+    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(again) as other:
+        assert sorted(one.namelist()) == sorted(other.namelist())
+
+
+def test_every_extra_is_one_that_doctor_knows() -> None:
+    from netfs.cli.doctor import EXTRAS
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(EXTRAS) <= set(extras)
+    for extra, requirements in extras.items():
+        assert all("@" not in each for each in requirements), extra
 
 
 def test_every_listed_package_is_typed() -> None:

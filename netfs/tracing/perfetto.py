@@ -1,6 +1,6 @@
 """Sans-IO. Events as a Perfetto trace (TrackEvent protobuf), to be opened in ui.perfetto.dev.
 
-    client0                                             one process per actor
+    client0                                             one group per actor
       requests       |------------ DIO-READ -------------|           tracks in this order; of each kind as many
       subrequests      |- DOWN 0 -|  |- DOWN 1 -|                    as there are slices at a time
       calls             |- READ -|
@@ -107,19 +107,18 @@ class PerfettoTrace:
         near.flows.append(self._flows)
         far.flows.append(self._flows)
 
-    def new_track(self, name: str, rank: int, parent: int = 0, pid: int = 0) -> int:
+    def new_track(self, name: str, rank: int, parent: int = 0) -> int:
         """Describe a track. Returns: its uuid."""
         self._uuids += 1
         packet = self._packet()
         track: TrackDescriptor = packet.track_descriptor
         track.uuid = self._uuids
         track.name = name
+        track.sibling_order_rank = rank
         if parent:
             track.parent_uuid = parent
-            track.sibling_order_rank = rank
         else:
-            track.process.pid = pid
-            track.process.process_name = name
+            # Not a process: what is below one the UI orders by name.
             track.child_ordering = TrackDescriptor.EXPLICIT
         self._builder.write_packet(packet)
         return self._uuids
@@ -157,9 +156,9 @@ class PerfettoTrace:
 class _Actor:
     """One probe's part of the trace. open: slices that have not ended, by what they are about."""
 
-    def __init__(self, trace: PerfettoTrace, name: str, pid: int) -> None:
+    def __init__(self, trace: PerfettoTrace, name: str, number: int) -> None:
         self._trace = trace
-        self._uuid = trace.new_track(name, 0, pid=pid)
+        self._uuid = trace.new_track(name, number)
         self._lanes: dict[str, list[bool]] = {}
         self._tracks: dict[tuple[str, int], int] = {}
         self._open: dict[Key, deque[Slice]] = {}

@@ -22,7 +22,6 @@ from fsspec.tests.abstract import (
 )
 from upath import UPath
 
-import servers
 from crypto.errors import ENOKEY
 from crypto.keys import format_key_file
 from crypto.slots import RawKey
@@ -30,27 +29,9 @@ from crypto.volume import new_volume
 from netfs.fs.client import open_client
 from netfs.fs.volumes import create_header
 from netfs.fsspec import NetFileSystem, NetPath
-from netfs.fsspec.portal import Held, Portal
-from netfs.fsspec.portal import portal as process_portal
+from netfs.fsspec.portal import Portal
 
 KEY = RawKey(b"k" * 32)
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """A server with a store in memory, in a thread of its own."""
-    portal = Portal()
-
-    async def start() -> tuple[Held, str]:
-        held = Held(portal)
-        server = await held.open(servers.serve(servers.MemoryStore()))
-        return held, server.url.removesuffix("/")
-
-    held, address = portal.call(start)
-    yield address
-    process_portal().close()  # other tests have the process to themselves
-    portal.call(held.aclose)
-    portal.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """pandas, pyarrow, zarr and dask over netfs, as people use them: by URL, with nothing set up."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +12,9 @@ from crypto.slots import RawKey
 from crypto.volume import new_volume
 from netfs.fs.client import open_client
 from netfs.fs.volumes import create_header
-from netfs.fsspec.portal import Held, Portal
-from netfs.fsspec.portal import portal as process_portal
 from tests.test_readme import blocks
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    import servers
-
-    portal = Portal()
-
-    async def start() -> tuple[Held, str]:
-        held = Held(portal)
-        server = await held.open(servers.serve(servers.MemoryStore()))
-        return held, server.url.removesuffix("/")
-
-    held, address = portal.call(start)
-    yield address
-    process_portal().close()  # other tests have the process to themselves
-    portal.call(held.aclose)
-    portal.close()
 
 
 def test_pandas_and_dask_share_a_table(url: str) -> None:

@@ -27,6 +27,7 @@ from trials.bench import (
     sealing,
     sessions,
     simulated,
+    starting,
     tls,
     tracing,
     verbs,
@@ -38,7 +39,7 @@ __all__ = ["figures", "run_bench"]
 
 ROOMS: Final = (
     wire, files, buffered, tls, rdma, rdma_stream, sessions, verbs, memory, iov, crypto, sealing, freshness, fsspec, mount,
-    tracing, checkers, simulated,
+    tracing, checkers, simulated, starting,
 )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def _parts(run: Timeline, scale: Scale, tops: Mapping[str, float], height: float
     for message in run.messages:
         if message.near in tops and message.far in tops:
             yield _arrow(run, scale, tops, message)
-    for span in run.spans:
+    for span in sorted(run.spans, key=lambda span: span.guilty):
         yield _bar(span, scale, tops[span.node] + min(span.row, ROWS - 1) * ROW, run)
     for instant in run.instants:
         x, y = scale(instant.time_s), tops[instant.node] + ROW / 2
@@ -119,7 +119,7 @@ def _ground(run: Timeline, scale: Scale, tops: Mapping[str, float], height: floa
 def _bar(span: Span, scale: Scale, y: float, run: Timeline) -> str:
     x = scale(span.start_s)
     end = scale(run.end_s if span.end_s is None else span.end_s)
-    width = max(2.0, end - x)
+    width = max(7.0 if span.guilty else 2.0, end - x)  # a buffered write takes no time, and must be seen all the same
     kind = "span" + (" guilty" if span.guilty else " failed" if span.failed else "") + ("" if span.number else " inner")
     room = int((width - 4) / LETTER)
     label = span.label if len(span.label) <= room else span.label[: max(0, room - 1)] + "…" if room > 3 else ""
