@@ -202,12 +202,6 @@ class EncryptedFile:
         self.tree.set_entries(block, entry)
         self.changes += 1
 
-    def unwrote(self, block: int, entry: bytes | bytearray) -> None:
-        """Take back what `wrote` said of a block inside the file, of which `entry` was known before."""
-        if block < self.tree.blocks and not self.tree.missing_pages(block, 1):
-            self.tree.unset_entry(block, entry)
-            self.changes += 1
-
     @property
     def is_uncommitted(self) -> bool:
         """Say whether something was written here that no record tells of."""

@@ -18,7 +18,6 @@ from crypto.intent import open_intent
 from netfs.fs.calls import ask
 from netfs.fs.sealed_commit import SealedCommit
 from netfs.fs.sealed_file import Claim, SealedFile
-from netfs.fs.sealed_turn import Turn
 from netfs.fs.waiting import finished
 from transport.messages import IntentRow, RecordGet, RecordReply, Step, StepKind, Transact, TransactReply
 
@@ -90,31 +89,34 @@ class SealedClaims:
         return in_the_way
 
     async def _recover(self, left: list[IntentRow]) -> None:
-        """Settle what a client that is gone has left behind: of each block the entry that fits counts."""
-        sealed = self._sealed
-        undo: list[tuple[int, bytes]] = []
-        async with Turn(sealed):
-            file = sealed.file
-            for row in left:
-                try:
-                    intent = open_intent(sealed.key, file.record.file_id, row.record)
-                except CryptoError:
-                    continue  # whoever put that was no client of the volume
-                for block, now, to_be in intent.rows:
-                    await finished(lambda then, block=block: sealed.with_tags(block, 1, then, tries=0))  # type: ignore[misc]
-                    if block < file.tree.blocks and file.entries(block, 1) == now and not await self._fits(block):
-                        undo.append((block, now))
-                        file.wrote(block, to_be)
-                        if not await self._fits(block):
-                            file.wrote(block, now)  # neither: damaged, and told so when it is read
-            if not await self._commits.store_recovered([row.key for row in left]):
-                # Another client was first, and may have written there since.
-                for block, entry in reversed(undo):
-                    file.unwrote(block, entry)
+        """Settle what a client that is gone has left behind: of each block the entry that fits counts.
 
-    async def _fits(self, block: int) -> bool:
-        try:
-            await self._commits.check_block(block)
-        except IntegrityError:
-            return False
-        return True
+        It is a commit of its own, of the file as the server has it: what was written here and not committed has no part in it,
+        and is laid over the new record as over any other client's.
+        """
+        mine = self._sealed
+        sealed = SealedFile(mine.transport, mine.handle, mine.key, mine.env, mine.pool, mine.freshness)
+        await finished(sealed.refresh)
+        commits, file = self._commits.beside(sealed), sealed.file
+        for row in left:
+            try:
+                intent = open_intent(sealed.key, file.record.file_id, row.record)
+            except CryptoError:
+                continue  # whoever put that was no client of the volume
+            for block, now, to_be in intent.rows:
+                await finished(lambda then, block=block: sealed.with_tags(block, 1, then, tries=0))  # type: ignore[misc]
+                if block < file.tree.blocks and file.entries(block, 1) == now and not await fits(commits, block):
+                    file.wrote(block, to_be)
+                    if not await fits(commits, block):
+                        file.wrote(block, now)  # neither: damaged, and told so when it is read
+        await commits.store_recovered([row.key for row in left])  # else another client was first
+        await finished(mine.refresh)
+
+
+async def fits(commits: SealedCommit, block: int) -> bool:
+    """Say whether a block on the server is under its entry."""
+    try:
+        await commits.check_block(block)
+    except IntegrityError:
+        return False
+    return True

@@ -292,8 +292,12 @@ class SealedCommit:
         sealed.claims = [claim for claim in sealed.claims if claim.key not in gone]
         sealed.intents = {key: is_noted for key, is_noted in sealed.intents.items() if key not in gone}
 
+    def beside(self, sealed: SealedFile) -> "SealedCommit":
+        """Return the same of the file without what was written here, so that what others left behind can be settled."""
+        return SealedCommit(sealed, self._inode, self._writer)
+
     async def store_recovered(self, keys: list[int]) -> bool:
-        """Commit what was settled of others' intents, which end with it; the caller has the turn. Returns: false if too late."""
+        """Commit what was settled of others' intents, which end with it. Returns: false if too late."""
         file = self._sealed.file
         plan = file.begin_commit(file.size, self._env.nonces(XAES_NONCE_SIZE), MAX_COMMIT_PAGES, **self._values())
         stored = False

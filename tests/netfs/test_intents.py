@@ -66,6 +66,28 @@ def test_every_subset_of_the_writes_survives(kept: tuple[bool, ...]) -> None:
     in_world(test)
 
 
+def test_what_was_left_behind_is_settled_beside_a_small_file_that_grows() -> None:
+    """Settling is a commit, but not of the first block as it was changed here, which no longer fits into the record."""
+
+    async def test(world: World) -> None:
+        gone, writer = world.client(), world.client()
+        await put(gone, "/file", b"o" * 100)
+        file = await writer.open("/file", "r+", direct=True)
+        await file.write(b"n" * 3000, 0)
+        left = await gone.open("/file", "r+", direct=True)
+        for content in NEW[:BLOCK], NEW[BLOCK : 2 * BLOCK]:
+            await left.write(content, BLOCK)  # the second in place, so that it leaves an intent
+        leave(world, gone)
+        await file.write(b"!", BLOCK + 5)
+        assert (await file.read(9000, 0))[:3000] == b"n" * 3000
+        await file.aclose()
+        expected = (b"n" * 3000).ljust(BLOCK + 5, b"\0") + b"!"
+        assert await get(world.client(), "/file") == expected
+        assert world.store.intents.rows(find(world.store, "/file"), 0) == []
+
+    in_world(test)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_two_writers_of_parts_of_the_same_blocks(seed: int) -> None:
     """Each byte is written by one of two clients only; both commit often; nothing is lost, nothing is torn."""

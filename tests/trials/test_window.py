@@ -19,8 +19,6 @@ SOAK_SEEDS: Final = int(os.environ.get("SOAK_TRIALS", "20000"))
 KINDS: Final = [(scenario, transport) for scenario in SCENARIOS for transport in IN_PROCESS]
 OPEN: Final = (
     # Scenario, "" for any; beginning of the class.
-    ("", "U0 AssertionError in file.py:begin_commit"),  # a small file that outgrows its record during a commit
-    ("own-files", "U1 wrong bytes"),  # encrypted over rdma-memory, seed 47: not looked into
     ("rename-swap", "U5 beyond the count"),  # a direct read that fails has written behind what it returns
     ("", "U0 AssertionError in tagtree.py:_dirty_path"),  # a page of the tag tree that is missing after a lost write
 )

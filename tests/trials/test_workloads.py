@@ -101,6 +101,14 @@ FOUND = (
     Case("stream-copy", 210, "stream", operations=15),
     # Two writes that overlap in time and land piece by piece leave a cell of both.
     Case("racing", 204, "stream", operations=15),
+    # What an earlier start of the server left behind was settled together with a small file's first block, which had grown.
+    Case("stream-copy", 36, "rdma-memory", encrypt=True, operations=2, plan=Plan.from_json(
+        '[[["S11","after(write, 3)","",{"restart_s":0.55,"unsynced":"any"}]],{}]'
+    )),
+    # A server that forgets a commit is noticed by the client that made it, not by one that comes new.
+    Case("own-files", 47, "rdma-memory", encrypt=True, operations=1, plan=Plan.from_json(
+        '[[["S15","nth(request, 1)","",{"attack":"A35:tags-only","for_s":0.0051}]],{}]'
+    )),
 )  # fmt: skip
 
 

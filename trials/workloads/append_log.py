@@ -25,8 +25,6 @@ __all__ = ["AppendLog"]
 
 LENGTHS: Final = (CELL, 5 * CELL, 1024, 5000 // CELL * CELL, 16384)
 LONGEST: Final = 1 << 24
-LIES: Final = frozenset({"S15"})
-"""Faults with which a commit that is said to be done was not: a rollback that somebody who comes new cannot see."""
 
 
 class AppendLog(Scenario):
@@ -97,7 +95,5 @@ class AppendLog(Scenario):
 
     def judge(self, history: History) -> Iterator[Failure]:
         """Each record is there once. A server that says it committed and did not is noticed by who knows the newer state."""
-        assert self.case.plan is not None
-        honest = all(fault.id not in LIES for fault in self.case.plan)
         for path, content in self.logs.items():
-            yield from check_log(history, path, content, honest=honest)
+            yield from check_log(history, path, content, honest=self.is_honest)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from trials.case import Case
 
 __all__ = ["Do", "Operation", "Scenario", "Workload"]
+
+
+LIES: Final = frozenset({"S15"})
+"""Faults with which a commit that is said to be done was not: a rollback, which only who knows the newer state can see."""
 
 
 class Operation(Protocol):
@@ -81,6 +85,12 @@ class Scenario:
         self.zones = RedZones()
         self.case: Case
         self._actors: dict[int, Actor] = {}
+
+    @property
+    def is_honest(self) -> bool:
+        """Say whether the server has done what it said was done; else only who wrote something can say that it is gone."""
+        assert self.case.plan is not None
+        return all(fault.id not in LIES for fault in self.case.plan)
 
     def actor(self, clients: Sequence[Client], index: int, history: History) -> Actor:
         """Return the actor of a client."""

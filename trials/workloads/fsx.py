@@ -59,11 +59,13 @@ class SharedFile:
         self.blind = False
         self.crashes = 0
         self.failing = False
+        self.honest = True
 
     async def turn(self, actor: Actor) -> None:
         """Let an actor have its turn: the one before closes its descriptors."""
         if self.actor is not None and self.actor is not actor:
             await self.leave()
+            self.blind = self.blind or not self.honest
         self.actor = actor
 
     async def leave(self) -> None:
@@ -328,6 +330,7 @@ class Fsx(Scenario):
             if file.model.data:
                 continue
             assert self.case.plan is not None
+            file.honest = self.is_honest
             file.failing = any(row_of(fault.id).site in {"store", "tamper", "nonces"} for fault in self.case.plan)
             actor = self.actor(clients, index, history)
             fd = await actor.open(file.path, "w+")
@@ -346,9 +349,10 @@ class Fsx(Scenario):
         await file.leave()
 
     async def verify(self, clients: Sequence[Client], history: History) -> None:
-        """Compare the files through two clients."""
+        """Compare the files through two clients; where the server lies, through the one that wrote."""
         for file in self.files.values():
-            await file.audit([self.auditor(clients, history, -1), self.auditor(clients, history, 0)])
+            writer = [client for client, actor in self._actors.items() if actor is file.actor]
+            await file.audit([self.auditor(clients, history, index) for index in ([-1, 0] if self.is_honest else writer)])
 
     def check(self, history: History) -> Failure | None:
         """Judge; reads were compared on the spot."""

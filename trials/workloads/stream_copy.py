@@ -114,10 +114,10 @@ class StreamCopy(Scenario):
         return True
 
     async def verify(self, clients: Sequence[Client], history: History) -> None:
-        """Read each copy by another client than the one that made it."""
+        """Read each copy by another client than the one that made it; where the server lies, by that one."""
         for path in self.copies:
             index = int(path.split("-")[1].removeprefix("client"))
-            auditor = self.auditor(clients, history, index - 1)
+            auditor = self.auditor(clients, history, index - self.is_honest)
             auditor.is_of[path] = history.is_of(self.source)
             fd = await auditor.open(path, "r")
             if fd is not None:
