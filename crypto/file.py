@@ -194,7 +194,8 @@ class EncryptedFile:
     def stage(self, block: int, entry: bytes | bytearray) -> None:
         """A block inside the file was sealed with this entry and goes to the server in the transaction that is planned next.
 
-        The first block takes the place of the head. If the transaction is not done, all is as it was.
+        The first block takes the place of the head. If the transaction is not done, all is as it was; if it was not even
+        begun, `unstage` sees to that.
         """
         self._staged.append((block, self.tree.entries(block, 1), self.head))
         if not block:
@@ -222,7 +223,8 @@ class EncryptedFile:
         inline = self.head is not None and self._size_with(plain_size) <= INLINE_MAX
         return self._cut or (inline and (self.record.root != NO_HASH or self.tree.is_dirty))
 
-    def _unstage(self) -> None:
+    def unstage(self) -> None:
+        """Forget the blocks that were sealed for a transaction that does not come."""
         for block, entry, head in reversed(self._staged):
             if block < self.tree.blocks:
                 self.tree.unset_entry(block, entry)
@@ -277,6 +279,7 @@ class EncryptedFile:
         self.head = record.inline or None
         self._head_is_new = self.wants_merge = self._cut = self._wrote_last = False
         self._head_parts, self._redo = [], []
+        self._staged.clear()
         self.tree = TagTree(record.file_id, nr_blocks(record.size, record.log2bs), record.root, keep=self.tree.keep)
         self.changes += 1
 
@@ -342,7 +345,7 @@ class EncryptedFile:
         self._pending = None
         self.tree.end_commit(stored=stored)
         if not stored:
-            self._unstage()
+            self.unstage()
             self._head_parts = joined([*self._committing_parts, *self._head_parts]) if self._head_is_new else []
         else:
             self._staged.clear()

@@ -255,6 +255,7 @@ class SealedCommit:
                 sealed.go_on()
             return True
         finally:
+            file.unstage()
             for _, lease in carried:
                 lease.release()
             if sealed.carried:

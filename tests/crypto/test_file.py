@@ -229,6 +229,21 @@ def test_what_a_conflict_needs_is_asked_for_again() -> None:
     assert Client(store).read(150 * B, B) == b"b" * B
 
 
+def test_a_block_that_was_sealed_for_a_transaction_that_does_not_come() -> None:
+    store = new_store()
+    client = Client(store)
+    client.write(0, b"x" * (2 * B))
+    client.commit()
+    client = Client(store)
+    file = client.file
+    client.load(file.fetches(1, 1))
+    file.stage(1, b"e" * 32)
+    file.revert()
+    file.set_attributes(mtime_ns=5)
+    file.begin_commit(2 * B, os.urandom(24), 100)
+    file.end_commit(stored=False)
+
+
 def test_a_foreign_cut_and_a_foreign_growth() -> None:
     store, one, two = two_writers()
     one.write(0, b"x")

@@ -58,11 +58,16 @@ class World:
     nonces: set[bytes] = field(default_factory=set)
     clients: list[Client] = field(default_factory=list)
     probe: Probe = field(default_factory=Probe)
+    until_none: int = 1 << 30
+    """Nonces are asked for so often before the system has none, once."""
 
     def env(self) -> Env:
         env = system_env()
 
         def fresh(n: int) -> bytes:
+            self.until_none -= 1
+            if not self.until_none:
+                raise OSError(errno.EIO, "no nonces")
             drawn = env.nonces(n)
             for at in range(0, n - n % 12, 12):
                 assert drawn[at : at + 12] not in self.nonces, "a nonce twice"

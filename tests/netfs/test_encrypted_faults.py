@@ -336,3 +336,38 @@ def test_direct_writes_lost_in_a_restart_are_told() -> None:
         assert await get(world.client(), "/file") == CONTENT
 
     in_world(test)
+
+
+# ---- a system that has no random numbers
+
+
+@pytest.mark.parametrize("asked", range(1, 5))
+@pytest.mark.parametrize("what", ["cut", "grown"])
+def test_a_nonce_that_is_not_to_be_had(what: str, asked: int) -> None:
+    """Whatever a truncation, or the commit of a small file that outgrows its record, has sealed for nothing is forgotten."""
+
+    async def test(world: World) -> None:
+        client = world.client()
+        old = CONTENT if what == "cut" else b"o" * 100
+        new = CONTENT[: BLOCK + 100] if what == "cut" else b"n" * 3000
+        await put(client, "/file", old)
+        async with await client.open("/file", "r+", direct=True) as file:
+            failed = False
+            world.until_none = asked
+            try:
+                if what == "cut":
+                    await file.truncate(len(new))
+                else:
+                    await file.write(new, 0)
+                    await file.fsync()
+            except OSError as error:
+                failed = error.errno == errno.EIO
+            assert failed == (asked <= 2)
+            world.until_none = 0
+            assert await file.read(1 << 20, 0) == (old if failed and what == "cut" else new)
+            await file.fsync()
+            assert await get(world.client(), "/file") == (old if failed and what == "cut" else new)
+            await file.truncate(5)
+        assert await get(world.client(), "/file") == new[:5]
+
+    in_world(test)

@@ -20,7 +20,6 @@ KINDS: Final = [(scenario, transport) for scenario in SCENARIOS for transport in
 OPEN: Final = (
     # Scenario, "" for any; beginning of the class.
     ("rename-swap", "U5 beyond the count"),  # a direct read that fails has written behind what it returns
-    ("", "U0 AssertionError in tagtree.py:_dirty_path"),  # a page of the tag tree that is missing after a lost write
 )
 
 
