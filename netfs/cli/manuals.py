@@ -115,6 +115,11 @@ def _page(name: str, app: App, below: list[tuple[str, App]]) -> str:
         lines.append(".SH OPTIONS")
         for argument in shown:
             lines += _option(argument)
+        prefix = name.upper().replace("-", "_")
+        lines += [
+            ".SH ENVIRONMENT",
+            _plain(f"Each option is a variable too: {prefix}_NAME for --name, with _ for - inside the name."),
+        ]
     if below:
         lines.append(".SH COMMANDS")
         for inner, command in below:

@@ -138,6 +138,23 @@ def test_every_command_shows_examples(name: str, capfd: pytest.CaptureFixture[st
     assert "--json" in shown
 
 
+def test_options_are_environment_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app, host = build(entry_points(group="netfs.commands"), ["cp"])
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv("NETFS_CP_JOBS", "many")
+    words = ["cp", str(tmp_path / "here"), "netfs+tcp://127.0.0.1:1/"]
+    assert run(app, host, words) == Exit.USAGE
+    assert "NETFS_CP_JOBS" in capfd.readouterr().err
+    assert run(app, host, [*words, "--jobs", "2"]) == Exit.REMOTE  # what is said goes before; nobody listens there
+    capfd.readouterr()
+    monkeypatch.setenv("NETFS_CP_JOBS", "2")
+    monkeypatch.setenv("NETFS_CP_TIMEOUT", "soon")
+    assert run(app, host, words) == Exit.USAGE
+    assert "NETFS_CP_TIMEOUT" in capfd.readouterr().err
+
+
 def test_a_command_loads_no_other() -> None:
     check = "import sys; from importlib.metadata import entry_points; from netfs.cli.main import build;"
     check += "build(entry_points(group='netfs.commands'), ['--json', 'ls', 'demo']);"
