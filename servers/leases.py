@@ -5,12 +5,14 @@
 
 A read lease goes with other read leases; a write lease is alone. What reads asks write leases of others down to read, what
 changes a file asks all of others away; a handle lease is in nobody's way. A lease is never asked away for a lease: who comes
-second is given less. A lease on a directory is on its names. Time is the caller's. Owns no memory. After NFSv4.1 delegations
-(RFC 8881, 10.4) and SMB leases.
+second is given less. A lease on a directory is on its names. What is given anew has an epoch that nothing had before: an answer
+to a recall takes only what the recall was about. Time is the caller's. Owns no memory. After NFSv4.1 delegations (RFC 8881, 10.4)
+and SMB leases.
 """
 
 import errno
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
 from servers.stores.base import fail
@@ -40,9 +42,10 @@ class _Held:
 
 
 class LeaseTable:
-    """The leases on the files of one export, by session number."""
+    """The leases on the files of one export, by session number. first: the epoch of the first one that is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 1) -> None:
+        self._epochs = count(first)
         self._files: dict[Handle, dict[int, _Held]] = {}
         self._counts: dict[int, int] = {}
 
@@ -73,19 +76,18 @@ class LeaseTable:
             if self._counts.get(session, 0) >= MAX_LEASES:
                 raise fail(errno.ENOLCK)
             self._counts[session] = self._counts.get(session, 0) + 1
-            mine = self._files.setdefault(handle, {})[session] = _Held(kinds, 1)
+            mine = self._files.setdefault(handle, {})[session] = _Held(kinds, next(self._epochs))
         elif kinds & ~mine.kinds:
             mine.kinds |= kinds
-            mine.epoch += 1
+            mine.epoch = next(self._epochs)
         return mine.kinds, mine.epoch
 
     def give_back(self, session: int, handle: Handle, kinds: LeaseKind, epoch: int) -> None:
-        """Keep no more than `kinds`; one of an earlier epoch, whose answer the client had not seen, is of no effect."""
+        """Keep no more than `kinds`; of another epoch, as when the client has not seen yet what it was given, no effect."""
         mine = self._files.get(handle, {}).get(session)
-        if mine is None or epoch < mine.epoch:
+        if mine is None or epoch != mine.epoch:
             return
         mine.kinds &= kinds
-        mine.epoch += 1
         if mine.left is not None and not mine.kinds & ~mine.left:
             mine.left = None
         if not mine.kinds:

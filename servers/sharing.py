@@ -96,14 +96,14 @@ class _Queue:
 class Sharing:
     """Leases, locks and events of the clients of one export, by session number.
 
-    boot: the server's start; events are numbered on from it, so that who has seen others is known to be of another.
+    boot: the server's start; events and leases are numbered on from it, so that who has seen others is known to be of another.
     grace_s: for how long yet nothing is given but what clients held before a restart.
     """
 
     def __init__(self, env: Env, boot: int = 1, grace_s: Callable[[], float] = lambda: 0.0) -> None:
         self._first = (boot % _BOOTS << _EVENT_BITS) + 1
         self._grace_s = grace_s
-        self.leases = LeaseTable()
+        self.leases = LeaseTable(self._first)
         self.locks = LockTable()
         self._env = env
         self._queues: dict[int, _Queue] = {}

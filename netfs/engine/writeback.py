@@ -24,7 +24,7 @@ from netfs.engine.request import Origin
 from netfs.engine.write_issue import send_dirty
 
 __all__ = [
-    "END_OF_TIME", "SETTLE_TIMEOUT_S", "balance_dirty", "drop_range", "flush_range", "fsync", "make_room", "resize",
+    "END_OF_TIME", "SETTLE_TIMEOUT_S", "balance_dirty", "drop_idle", "drop_range", "flush_range", "fsync", "make_room", "resize",
     "start_writeback", "writeback_held",
 ]  # fmt: skip
 
@@ -80,6 +80,13 @@ async def drop_range(inode: NetfsInode, start: int, end: int) -> None:
             if folio.unstable:
                 # No longer kept, so a restart of the server is an error from now on, as it is for a direct write.
                 inode.wrote_direct(folio.verifier)
+            inode.cache.drop(folio)
+
+
+def drop_idle(inode: NetfsInode) -> None:
+    """Forget the folios that nobody uses and that are as the server has them safe."""
+    for folio in inode.mapping.range(0, END_OF_TIME):
+        if not (folio.dropped or folio.dirty or folio.unstable or folio.locked or folio.writeback):
             inode.cache.drop(folio)
 
 

@@ -17,7 +17,7 @@ from iov.probe import Probe
 from netfs.cache.pagecache import PageCache
 from netfs.engine.background import run_background, run_timers
 from netfs.engine.park import acquire_exclusive
-from netfs.engine.writeback import END_OF_TIME, drop_range, fsync, resize
+from netfs.engine.writeback import END_OF_TIME, drop_idle, drop_range, fsync, resize
 from netfs.errors import translate
 from netfs.fs.connect import Credentials, connect, recovery_of
 from netfs.fs.dentry import DentryCache
@@ -370,13 +370,17 @@ class Client(WholeFiles):
             await self._caching.opened(inode, attr, size, modified)
         return attr
 
-    async def _forget(self, handle: Handle) -> None:
-        """Send what is dirty of a file and forget what is cached: somebody else is at it."""
+    async def _forget(self, handle: Handle, wait: bool = True) -> None:
+        """Send what is dirty of a file and forget what is cached: somebody else is at it. wait: also for what is in use."""
         inode = self._inodes.get(handle)
         if inode is None:
             return
         if self.on_recall is not None:
             await self.on_recall(handle)
+        if not wait:
+            drop_idle(inode)
+            inode.outdated()
+            return
         if inode.mapping.dirty or inode.uncommitted:
             await fsync(inode)
         await drop_range(inode, 0, END_OF_TIME)

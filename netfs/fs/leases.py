@@ -60,7 +60,7 @@ AGAIN_S: Final = 1.0
 POLL_S: Final = 5.0
 """Who waits for a lock asks again after so long, also when it was not called."""
 
-Forget = Callable[[Handle], Awaitable[None]]
+Forget = Callable[[Handle, bool], Awaitable[None]]
 
 
 @dataclass(slots=True, eq=False)
@@ -71,7 +71,8 @@ class _Held:
 
 
 class Leases:
-    """What one client holds. forget: sends what is dirty of a file and forgets what is cached of it.
+    """What one client holds. forget: sends what is dirty of a file and forgets what is cached of it, and waits for what is in
+    use if it is to.
 
     same: tells whether what is known of a file is still so, by the change attribute that the server has of it.
     possible: the connection can have a call that waits for the server's callbacks, and others beside it.
@@ -88,6 +89,7 @@ class Leases:
         self._free: dict[tuple[Handle, int], trio.Event] = {}
         self._wanted = trio.Event()
         self._locks: list[Lock] = []
+        self._sending: dict[Handle, int] = {}
         self.running = False
         self.recalls = 0
 
@@ -289,21 +291,35 @@ class Leases:
                 del self._taken[next(iter(self._taken))]
 
     async def _give_back(self, recall: Recall) -> None:
-        """Do what a recall asks for."""
+        """Do what a recall asks for; only with a write lease it waits for what is dirty.
+
+        What is dirty beside read leases of others may be waiting on the server until those are given back, as this one is to be.
+        """
         handle = recall.handle
         held = self._held.get(handle)
+        wait = handle in self._sending or (held is not None and bool(held.kinds & LeaseKind.WRITE))
         if held is not None:
             held.kinds &= recall.kinds
             if not held.kinds:
                 del self._held[handle]
-        await self._forgotten(handle)
+        if wait:
+            self._sending[handle] = self._sending.get(handle, 0) + 1
+        try:
+            await self._forgotten(handle, wait)
+        finally:
+            if wait:
+                self._sending[handle] -= 1
+                if not self._sending[handle]:
+                    del self._sending[handle]
         with suppress(OSError, TransportError):
             await ask(self._transport, LeaseReturn(handle, recall.kinds, recall.epoch), Ack)
+        if not wait:
+            await self._forgotten(handle)
 
-    async def _forgotten(self, handle: Handle) -> None:
+    async def _forgotten(self, handle: Handle, wait: bool = True) -> None:
         # What could not be sent is kept, and told to who has the file open.
         with suppress(OSError, TransportError):
-            await self._forget(handle)
+            await self._forget(handle, wait)
 
 
 def _within(lock: Lock, given_up: Unlock) -> bool:

@@ -305,10 +305,11 @@ class SealedNames:
                 replaced = await self._maybe(new_parent, new_name)
                 if replaced is not None and not replace:
                     raise failed(errno.EEXIST)
-                if replaced is not None and replaced.reply.handle == moved.reply.handle:
+                if (parent, name) == (new_parent, new_name):
                     return None
-                done = await self._move(source, moved, target, new_name, replaced)
-                if done:
+                # One object under two names: no file has two, so another client renamed it between the two questions.
+                twice = replaced is not None and replaced.reply.handle == moved.reply.handle
+                if not twice and await self._move(source, moved, target, new_name, replaced):
                     if replaced is None:
                         return None
                     self._folders.pop(replaced.reply.handle, None)

@@ -4,6 +4,7 @@ import errno
 import random
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -15,10 +16,10 @@ from crypto.record import INLINE_MAX, RECORD_SHORT
 from netfs.fs.client import open_client
 from servers.stores.memory import MemoryStore
 from tests.netfs.loop import LoopTransport
-from tests.netfs.sealed_world import BLOCK, EKEYREJECTED, World, fails, get, in_world, put
+from tests.netfs.sealed_world import BLOCK, CONTENT, EKEYREJECTED, World, fails, get, in_world, put
 from tests.netfs.test_fsx import Model
 from transport.base import Limits
-from transport.messages import AuxRead, Read, Transact
+from transport.messages import AuxRead, Handle, Read, Transact
 from trials.pairs import TRANSPORTS, TransportName, pair
 
 # ---- what a user sees
@@ -99,6 +100,28 @@ def test_appending_descriptors_and_sizes_in_between() -> None:
             await file.truncate(9000)
             assert await file.read() == b"a" * 4000 + bytes(5000)
         assert await get(world.client(), "/log") == b"a" * 4000 + bytes(5000)
+
+    in_world(test)
+
+
+def test_a_name_that_another_client_moved_between_the_two_questions() -> None:
+    async def test(world: World) -> None:
+        one, two = world.client(), world.client()
+        await put(one, "/old", CONTENT)
+        assert await get(two, "/old") == CONTENT
+        names = two._volume.names  # type: ignore[attr-defined]
+        second = names._maybe
+
+        async def moved(parent: Handle, name: str) -> Any:
+            names._maybe = second
+            await one.rename("/old", "/new")
+            return await second(parent, name)
+
+        names._maybe = moved
+        with fails(errno.ENOENT):
+            await two.rename("/old", "/new")
+        assert await get(two, "/new") == CONTENT
+        await two.rename("/new", "/new")
 
     in_world(test)
 

@@ -120,7 +120,7 @@ def test_as_many_as_it_is_told() -> None:
 async def test_a_lease_that_was_asked_back_before_the_reply_that_gave_it_came_is_not_held() -> None:
     await trio.lowlevel.checkpoint()
 
-    async def forget(_: Handle) -> None:
+    async def forget(_: Handle, wait: bool) -> None:
         await trio.lowlevel.checkpoint()
 
     leases = Leases(Restarted({}), forget)
@@ -183,7 +183,7 @@ async def test_a_server_that_was_started_again_is_asked_for_the_leases_there_wer
     transport = Restarted({F: 5, D: None, G: 6, **dict.fromkeys(many, 5)})
     forgotten: list[Handle] = []
 
-    async def forget(handle: Handle) -> None:
+    async def forget(handle: Handle, wait: bool) -> None:
         await trio.lowlevel.checkpoint()
         forgotten.append(handle)
 

@@ -2,18 +2,22 @@
 
 import errno
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 
 import netfs
 from iov.probe import Probe
 from netfs.fs.client import Client
-from servers.server import serve
+from servers.server import Server, serve
 from servers.stores.memory import MemoryStore
 from transport.base import Limits
+from transport.env import system_env
+from transport.link import LinkShape, memory_link
 from transport.messages import LockKind, LockReply
+from transport.stream import connect_stream
 
 URLS = ("url", "rdma_url")
 
@@ -86,6 +90,34 @@ async def test_what_is_kept_back_is_sent_when_another_opens(which: str) -> None:
             assert await get(two) == b"not closed yet"
             await file.write(b", and more")
         assert await get(two) == b"not closed yet, and more"
+
+
+async def test_several_who_write_one_file_at_once_do_not_wait_for_one_another(autojump_clock: trio.testing.MockClock) -> None:
+    """Each has a read lease and something dirty: a write waits for the others to give back, and they must not wait for theirs."""
+    store = MemoryStore(Probe())
+    server = Server(store, system_env(), Probe())
+    async with AsyncExitStack() as stack:
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
+        files = []
+        for number in range(3):
+            ours, theirs = memory_link(LinkShape(), LinkShape())
+            nursery.start_soon(server.serve_connection, theirs)
+            transport = await stack.enter_async_context(connect_stream(ours, system_env(), Probe()))
+            client = await stack.enter_async_context(netfs.open_client(transport, leases=True))
+            if not number:
+                await put(client, bytes(30_000))
+            files.append(await client.open("/f", "r+"))
+            await files[-1].read(1)
+        for number, file in enumerate(files):
+            await file.write(b"%d" % number * 10_000, number * 10_000)
+        began = trio.current_time()
+        async with trio.open_nursery() as writers:
+            for file in files:
+                writers.start_soon(file.aclose)
+        assert trio.current_time() - began < 5
+        assert await get(client) == b"0" * 10_000 + b"1" * 10_000 + b"2" * 10_000
+    store.close()
 
 
 async def test_a_client_that_went_away_is_not_waited_for() -> None:

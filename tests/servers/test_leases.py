@@ -76,12 +76,12 @@ def test_who_comes_second_is_given_less() -> None:
     assert table
     assert table.grant(1, H, READ) == (ALL, 1)
     assert table.grant(2, H, READ | WRITE) == (NONE, 0)
-    assert table.grant(2, H, ALL) == (HANDLE, 1)
-    assert table.grant(3, G, READ) == (READ, 1)
-    assert table.grant(4, G, ALL) == (READ | HANDLE, 1)
-    assert table.grant(3, G, WRITE) == (READ, 1)
-    table.give_back(4, G, NONE, 1)
-    assert table.grant(3, G, WRITE) == (READ | WRITE, 2)
+    assert table.grant(2, H, ALL) == (HANDLE, 2)
+    assert table.grant(3, G, READ) == (READ, 3)
+    assert table.grant(4, G, ALL) == (READ | HANDLE, 4)
+    assert table.grant(3, G, WRITE) == (READ, 3)
+    table.give_back(4, G, NONE, 4)
+    assert table.grant(3, G, WRITE) == (READ | WRITE, 5)
 
 
 @pytest.mark.parametrize(("held", "writes", "in_the_way", "left"), [
@@ -111,7 +111,7 @@ def test_asked_for_more_while_asked_already() -> None:
     assert table.grant(1, H, ALL) == (HANDLE, 1), "nothing is given while something is asked for"
     table.give_back(1, H, READ | HANDLE, 1)
     assert table.in_the_way(2, H, writes=True)
-    table.give_back(1, H, HANDLE, 2)
+    table.give_back(1, H, HANDLE, 1)
     assert not table.in_the_way(2, H, writes=True)
 
 
@@ -126,6 +126,17 @@ def test_too_late_is_revoked() -> None:
     assert table.held(2, G) == ALL
     table.give_back(1, H, ALL, 1)
     assert table.held(1, H) == NONE
+
+
+def test_an_answer_to_a_recall_takes_nothing_that_was_given_after_it_was_revoked() -> None:
+    table = LeaseTable()
+    table.grant(1, H, READ)
+    ((_, recall),) = table.recall(2, H, 0.0, writes=True)
+    assert isinstance(recall, Recall)
+    table.expire(H, LEASE_TIMEOUT_S)
+    assert table.grant(1, H, READ)[0] == READ
+    table.give_back(1, H, NONE, recall.epoch)
+    assert table.held(1, H) == READ, "else the client believes in what it does not have"
 
 
 def test_an_answer_that_crossed_a_grant_takes_nothing() -> None:
@@ -146,7 +157,7 @@ def test_the_end_of_a_session_is_the_end_of_its_leases(monkeypatch: pytest.Monke
     assert table.end(1) == [H, G]
     assert table.end(1) == []
     assert not table
-    assert table.grant(1, Handle(b"third"), READ) == (READ, 1)
+    assert table.grant(1, Handle(b"third"), READ) == (READ, 3), "no epoch comes twice"
 
 
 def test_what_requests_touch() -> None:
@@ -195,7 +206,7 @@ def two(request: pytest.FixtureRequest) -> Two:
 
 async def test_alone_a_client_has_all_of_it(two: Two, autojump_clock: trio.testing.MockClock) -> None:
     assert (await two.one.ask(Lease(two.file, ALL), LeaseReply)).kinds == ALL
-    assert (await two.one.ask(Lease(two.file, ALL), LeaseReply)).epoch == 1
+    assert (await two.one.ask(Lease(two.file, ALL), LeaseReply)).epoch == START + 1
     assert await two.one.status(Lease(Handle(b"nothing like it"), ALL)) == errno.ESTALE
     assert (await two.one.reply(Read(two.file, 0, 3))).status == 0
     two.close()
@@ -208,7 +219,7 @@ async def test_a_second_client_waits_for_the_first(two: Two, autojump_clock: tri
 
     async def holder() -> None:
         told = await two.one.ask(Await(START), EventsReply)
-        assert told == EventsReply(START + 1, [Recall(two.file, HANDLE, 1)])
+        assert told == EventsReply(START + 1, [Recall(two.file, HANDLE, START + 1)])
         await trio.sleep(3)
         put(two.store, two.file, 0, b"CONTENT")  # what it had kept back
         order.append("given back")
@@ -243,7 +254,7 @@ async def test_who_does_not_answer_loses_it(two: Two, autojump_clock: trio.testi
     assert (await two.two.reply(Open(two.file))).status == 0
     assert trio.current_time() - started == pytest.approx(LEASE_TIMEOUT_S)
     told = await two.one.ask(Await(START), EventsReply)
-    assert told.events == [Recall(two.file, READ, 1), Revoke(two.file, 1)]
+    assert told.events == [Recall(two.file, READ, START + 1), Revoke(two.file, START + 1)]
     started = trio.current_time()
     assert (await two.two.reply(Open(two.file))).status == 0
     assert trio.current_time() == started
@@ -303,7 +314,7 @@ async def test_a_newer_callback_takes_the_place_of_one_lent_before(two: Two, aut
         await two.one.ask(Lease(two.file, READ), LeaseReply)
         nursery.start_soon(two.two.reply, Truncate(two.file, 1))
         await trio.testing.wait_all_tasks_blocked()
-        assert got[1:] == [EventsReply(START + 1, [Recall(two.file, NONE, 1)])]
+        assert got[1:] == [EventsReply(START + 1, [Recall(two.file, NONE, START + 1)])]
         two.one.dispatcher.closed()
     assert two.store.getattr(two.file).size == 1
     two.one.dispatcher = two.two.dispatcher

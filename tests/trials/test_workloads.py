@@ -109,6 +109,8 @@ FOUND = (
     Case("own-files", 47, "rdma-memory", encrypt=True, operations=1, plan=Plan.from_json(
         '[[["S15","nth(request, 1)","",{"attack":"A35:tags-only","for_s":0.0051}]],{}]'
     )),
+    # An answer to the recall of a lease that was revoked took the one that had been given since.
+    Case("sharing", 1000, "stream", clients=3, operations=15),
 )  # fmt: skip
 
 
