@@ -10,12 +10,16 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from netfs.cli.dialing import ANYBODY, Access, connected, remote_place
-from netfs.cli.host import CommandError, Exit, Host, describe
+from netfs.cli.host import CommandError, Exit, Host, describe, failing
+from netfs.cli.place import Place
+
+if TYPE_CHECKING:
+    from netfs.fs.client import Client
 
 __all__ = ["register"]
 
@@ -106,7 +110,9 @@ def register_umount(host: Host) -> None:
         except OSError as error:
             raise CommandError(Exit.LOCAL, f"fusermount3: {describe(error, 'fusermount3')}; install the package fuse3") from None
         if done.returncode:
-            host.fail(Exit.LOCAL, f"{folder}: {done.stderr.decode(errors='replace').strip().removeprefix('fusermount3: ')}")
+            said = done.stderr.decode(errors="replace").strip().removeprefix("fusermount3: ")
+            nothing = "Invalid argument" in said or "not found in" in said
+            host.fail(Exit.LOCAL, f"{folder}: {'nothing is mounted there' if nothing else said}")
 
     host.command(umount, name="umount", examples=["netfs umount ~/there"])
 
@@ -145,6 +151,7 @@ async def _stay(
         raise CommandError(Exit.LOCAL, f"{MISSING} ({error})") from None
     place = remote_place(word.url)
     async with connected(place, access) as client:
+        await _look(client, place)
         try:
             await serve_mount(
                 client, place.path, word.folder, MountOptions(*how),
@@ -152,6 +159,16 @@ async def _stay(
             )  # fmt: skip
         except RuntimeError as error:
             raise CommandError(Exit.LOCAL, f"{word.folder}: cannot be mounted: {error}") from None
+
+
+async def _look(client: "Client", place: Place) -> None:
+    """See that there is a directory to mount, as of a mount nobody could tell what is wrong with the place."""
+    from transport.messages import FileType  # noqa: PLC0415 - as above
+
+    with failing(Exit.REMOTE, str(place)):
+        attr = await client.stat(place.path or "/")
+    if attr.type is not FileType.DIRECTORY:
+        raise CommandError(Exit.REMOTE, f"{place}: Not a directory")
 
 
 async def _in_background(host: Host, url: str, folder: Path, access: Access) -> int:

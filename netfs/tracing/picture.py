@@ -20,7 +20,8 @@ from netfs.tracing.perfetto import PerfettoTrace, Writable
 __all__ = ["MAX_SLICES", "PictureTrace", "draw"]
 
 MAX_SLICES: Final = 400
-LEFT: Final = 190
+LEFT: Final = 20
+"""Beside the longest label."""
 WIDTH: Final = 1000
 ROW: Final = 22
 BAR: Final = 16
@@ -69,11 +70,13 @@ def draw(trace: bytes) -> str:
     used = {bar.track for bar in bars}
     order = sorted((track for track in tracks if track in used), key=lambda track: tracks[track][2])
     rows = {track: row for row, track in enumerate(order)}
+    labels = {track: f"{tracks[track][0]}: {tracks[track][1]}" for track in order}
+    left = LEFT + round(LETTER * max(map(len, labels.values()), default=0))
     began = min((bar.start for bar in bars), default=0)
     span = max(1, max((bar.end for bar in bars), default=1) - began)
 
     def x_of(time_ns: int) -> float:
-        return LEFT + (time_ns - began) / span * (WIDTH - LEFT - 10)
+        return left + (time_ns - began) / span * (WIDTH - left - 10)
 
     height = (len(rows) + 2) * ROW
     lines = [
@@ -81,9 +84,8 @@ def draw(trace: bytes) -> str:
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
     ]
     for track, row in rows.items():
-        actor, family, _ = tracks[track]
-        lines.append(f'<text x="6" y="{row * ROW + 15}" fill="#333">{escape(f"{actor}: {family}")}</text>')
-        lines.append(f'<line x1="{LEFT}" x2="{WIDTH}" y1="{(row + 1) * ROW}" y2="{(row + 1) * ROW}" stroke="#eee"/>')
+        lines.append(f'<text x="6" y="{row * ROW + 15}" fill="#333">{escape(labels[track])}</text>')
+        lines.append(f'<line x1="{left}" x2="{WIDTH}" y1="{(row + 1) * ROW}" y2="{(row + 1) * ROW}" stroke="#eee"/>')
     flows: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for bar in bars:
         x, y = x_of(bar.start), rows[bar.track] * ROW + 3
@@ -103,7 +105,7 @@ def draw(trace: bytes) -> str:
             path = f"M{x1:.1f} {y1} C{bend:.1f} {y1} {bend:.1f} {y2} {x2:.1f} {y2}"
             lines.append(f'<path d="{path}" fill="none" stroke="#555" stroke-width="0.6"/>')
     foot = f"{span / 1000:,.0f} µs" + (f"; {left_out} later slices are left out" if left_out > 0 else "")
-    lines.append(f'<text x="{LEFT}" y="{height - ROW // 2}" fill="#333">{foot}</text>')
+    lines.append(f'<text x="{left}" y="{height - ROW // 2}" fill="#333">{foot}</text>')
     return "\n".join([*lines, "</svg>", ""])
 
 

@@ -245,6 +245,21 @@ def test_a_mount_that_cannot_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mounted", ["plain"], indirect=True)
+def test_what_is_no_directory_is_not_mounted(mounted: Mounted, tmp_path: Path) -> None:
+    (mounted.served / "file").write_bytes(b"no directory")
+    place = tmp_path / "place"
+    place.mkdir()
+    for name, said in (("none", "No such file or directory"), ("file", "Not a directory")):
+        done = subprocess.run(
+            netfs("mount", f"{mounted.url}{name}", place), capture_output=True, text=True, timeout=30, check=False
+        )
+        assert (done.returncode, done.stderr) == (3, f"netfs: {mounted.url}{name}: {said}\n")
+        assert not os.path.ismount(place)
+    done = subprocess.run(netfs("umount", place), capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (4, f"netfs: {place}: nothing is mounted there\n")
+
+
+@pytest.mark.parametrize("mounted", ["plain"], indirect=True)
 def test_a_mount_in_the_foreground_ends_cleanly(mounted: Mounted, tmp_path: Path) -> None:
     second = tmp_path / "second"
     second.mkdir()
