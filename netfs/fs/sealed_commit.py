@@ -78,6 +78,8 @@ class SealedCommit:
         for conflicts in range(CONFLICTS):
             if conflicts > CONFLICTS // 4:
                 await trio.sleep(self._env.rng.uniform(0, MOST_DELAY_S))  # so that somebody comes first
+            if self._sealed.doubtful:
+                await self.catch_up()
             known = self._sealed.generation
             async with self._quiet_turn():
                 if not self._sealed.file.needs_commit(self._inode.sizes.i_size):
@@ -199,7 +201,7 @@ class SealedCommit:
     async def end_claims(self) -> None:
         """Give back the claims under which nothing was written; the caller has the turn. Cancellation: may have happened."""
         sealed = self._sealed
-        keys = [claim.key for claim in sealed.claims if sealed.may_drop(claim)]
+        keys = [*sealed.orphans, *(claim.key for claim in sealed.claims if sealed.may_drop(claim))]
         if keys and not sealed.file.is_uncommitted:
             steps = [Step(StepKind.INTENT_DROP, sealed.handle, key) for key in keys]
             self._dropped(keys)
@@ -283,7 +285,7 @@ class SealedCommit:
         """Return the keys of the intents whose blocks are all noted, and of the claims under which nothing is on its way."""
         sealed = self._sealed
         claims = [] if keep_claims else [claim.key for claim in sealed.claims if sealed.may_drop(claim)]
-        return [*claims, *(key for key, is_noted in sealed.intents.items() if is_noted)]
+        return [*sealed.orphans, *claims, *(key for key, is_noted in sealed.intents.items() if is_noted)]
 
     def _dropped(self, keys: list[int]) -> None:
         sealed = self._sealed
@@ -291,6 +293,7 @@ class SealedCommit:
         for claim in sealed.claims:
             claim.again = False
         sealed.claims = [claim for claim in sealed.claims if claim.key not in gone]
+        sealed.orphans = [key for key in sealed.orphans if key not in gone]
         sealed.intents = {key: is_noted for key, is_noted in sealed.intents.items() if key not in gone}
 
     def beside(self, sealed: SealedFile) -> "SealedCommit":

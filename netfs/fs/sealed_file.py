@@ -58,7 +58,8 @@ class SealedFile:
     writing: (first, end) of blocks on their way; carried: of those that a transaction under way writes, or cuts away; held: of
     requests under way, by their number, whose claims outlast a commit. others: grows when another client's record is taken;
     on_others: told of it then; told: grows with it, and with what the server tells of intents. own_end: where what was written
-    here and not committed ends, at most.
+    here and not committed ends, at most. doubtful: keys of claims and intents that a start of the server may have taken, and
+    whether nothing is on its way under them; orphans: of those it has still, which end with the next commit.
     """
 
     __slots__ = (
@@ -68,6 +69,7 @@ class SealedFile:
         "_turns",
         "carried",
         "claims",
+        "doubtful",
         "env",
         "file",
         "freshness",
@@ -79,6 +81,7 @@ class SealedFile:
         "loaded",
         "named",
         "on_others",
+        "orphans",
         "others",
         "own_end",
         "pool",
@@ -106,6 +109,8 @@ class SealedFile:
         self.held: dict[int, tuple[int, int]] = {}
         self.claims: list[Claim] = []
         self.intents: dict[int, bool] = {}
+        self.doubtful: dict[int, bool] = {}
+        self.orphans: list[int] = []
         self.own_end = self.told = 0
         self.carried: list[tuple[int, int]] = []
         self.others = 0
@@ -144,9 +149,21 @@ class SealedFile:
         return self.own_end if self.file.is_uncommitted else 0
 
     def lost_claims(self) -> None:
-        """The server has restarted: it knows of none."""
+        """The server has restarted: it knows of none, unless some were taken since."""
+        keys = (*self.orphans, *(claim.key for claim in self.claims))
+        self.doubtful |= {**dict.fromkeys(keys, True), **self.intents}
         self.claims.clear()
         self.intents.clear()
+        self.orphans.clear()
+
+    def _judge(self, keys: list[int], mine: set[int]) -> None:
+        """Find out what the server still has of what was in doubt when its answer was asked for."""
+        for key in keys:
+            over = self.doubtful.get(key)
+            if over is not None and (over or key not in mine):
+                del self.doubtful[key]
+                if key in mine:
+                    self.orphans.append(key)
 
     def other_entries(self, block: int, entry: bytes | bytearray) -> list[bytes]:
         """Return what a block may be under instead of `entry`, as a write of it has begun and not been committed."""
@@ -335,7 +352,7 @@ class SealedFile:
 
     def _refresh(self, then: Then, tries: int = REFRESHES) -> None:
         asked = self.freshness.clock
-        claims = list(self.claims)
+        claims, doubtful = list(self.claims), list(self.doubtful)
 
         def got(outcome: Outcome) -> None:
             body = body_of(outcome, RecordReply)
@@ -346,6 +363,7 @@ class SealedFile:
             for claim in claims:
                 if claim.key not in mine and claim in self.claims:
                     self.claims.remove(claim)  # the server was started again
+            self._judge(doubtful, mine)
             try:
                 missing = self._take_record(body, asked)
             except Exception as error:  # noqa: BLE001 (handed on to the one who asked)

@@ -442,8 +442,9 @@ class SealedWrite(SealedCall):
                 return
             sealed.file.wrote(self.first, self._entries[: blocks * ENTRY_SIZE])
             self._note_end()
-            if blocks == self.count and self._intent in sealed.intents:
-                sealed.intents[self._intent] = True
+            for intents in (sealed.intents, sealed.doubtful):
+                if blocks == self.count and self._intent in intents:
+                    intents[self._intent] = True
             if cookie is not None:
                 self._keep(cookie, self._entries, blocks)
             self._end(blocks)

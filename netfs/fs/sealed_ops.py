@@ -223,6 +223,6 @@ class EncryptedOps(FileOps):
 
     async def written(self) -> None:
         """Give back claims that nothing was written under."""
-        if self._sealed.claims:
+        if self._sealed.claims or self._sealed.orphans:
             async with Turn(self._sealed):
                 await self._commits.end_claims()

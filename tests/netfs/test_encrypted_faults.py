@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from netfs.engine.writeback import flush_range
+from netfs.engine.writeback import END_OF_TIME, flush_range
 from tests.netfs.sealed_world import BLOCK, CONTENT, EKEYREJECTED, World, fails, get, in_world, put, put_back
 from transport.base import Outcome, Reply
 from transport.messages import AuxRead, RecordGet, Request, Transact
@@ -369,5 +369,31 @@ def test_a_nonce_that_is_not_to_be_had(what: str, asked: int) -> None:
             assert await get(world.client(), "/file") == (old if failed and what == "cut" else new)
             await file.truncate(5)
         assert await get(world.client(), "/file") == new[:5]
+
+    in_world(test)
+
+
+def test_claims_that_are_in_doubt_are_given_back() -> None:
+    """A start of the server takes claims, but which of them only the server knows: what it still has keeps others out."""
+
+    async def test(world: World) -> None:
+        one, two = world.client(), world.client()
+        await put(one, "/f", CONTENT)
+        async with await one.open("/f", "r+") as mine, await two.open("/f", "r+") as theirs:
+            await mine.write(b"one", BLOCK + 5)
+            await mine.fsync()
+            await mine.write(b"one", BLOCK + 5)
+            await flush_range(mine._inode, 0, END_OF_TIME)
+            sealed = mine._inode.ops._sealed  # type: ignore[attr-defined]
+            assert sealed.claims and sealed.intents
+            sealed.lost_claims()
+            await mine.fsync()
+            began = trio.current_time()
+            await theirs.write(b"two", BLOCK + 9)
+            await theirs.fsync()
+            assert trio.current_time() - began < 5
+        expected = bytearray(CONTENT)
+        expected[BLOCK + 5 : BLOCK + 8], expected[BLOCK + 9 : BLOCK + 12] = b"one", b"two"
+        assert await get(one, "/f") == expected
 
     in_world(test)

@@ -111,6 +111,8 @@ FOUND = (
     )),
     # An answer to the recall of a lease that was revoked took the one that had been given since.
     Case("sharing", 1000, "stream", clients=3, operations=15),
+    # A claim of this start of the server was forgotten with those of the one before: nobody else could write there.
+    Case("racing", 1002, "stream", encrypt=True, operations=30),
 )  # fmt: skip
 
 
