@@ -132,7 +132,7 @@ LINE = re.compile(r"^(?:    |[a-z]*\$ )?(?:[A-Z_]+=\S+ )?(netfs .+)$", re.MULTIL
 def commands() -> Iterator[tuple[str, str, bool]]:
     """Yield what is printed: where, the command line, and whether it is a whole one."""
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        if "_build" in page.parts or page.name == "commands.md":
+        if "_build" in page.parts or page.stem == "commands":
             continue
         text = page.read_text()
         printed = "\n".join(re.findall(r"(?:^    [^\n]*\n)+|^```(?:sh|console).*?^```$", text, re.MULTILINE | re.DOTALL))
