@@ -17,7 +17,7 @@ from iov.iov_iter import IovIter
 from servers.stores.base import BLOB_SLOTS, NAME_STEPS, check_steps, fail
 from servers.stores.directory_space import DirectorySpace
 from servers.stores.handles import Node, raw_name
-from servers.stores.intents import Planned
+from servers.stores.intents import Intent, Planned
 from servers.stores.journal import Entry, write_all
 from servers.stores.sidecar import INTENTS
 from servers.stores.syscalls import Statx, list_names, statx
@@ -67,6 +67,9 @@ class DirectoryTransact(DirectorySpace):
             if any(generations[handle] != generation for handle, generation in asserts):
                 raise OSError(errno.EAGAIN, "a record has moved")
             planned = self.intents.plan(steps, session)
+            if all(step.kind is StepKind.INTENT_PUT and step.handle for step in steps):
+                self._tell_of(planned)
+                return TransactReply([generations[handle] for handle, _ in asserts], [], planned.keys)
             made: list[tuple[Handle, Step]] = []
             try:
                 entries = self._plan(steps, payload, generations, made)
@@ -194,13 +197,28 @@ class DirectoryTransact(DirectorySpace):
         os.rename(temporary, handle.hex().encode(), src_dir_fd=making, dst_dir_fd=making)
         return handle
 
+    def _tell_of(self, planned: Planned) -> None:
+        """Put intents and do nothing else: what is to outlast a crash is added to what was, so that each costs as much."""
+        new: dict[Handle, list[Intent]] = {}
+        for handle, intent in planned.new:
+            assert not isinstance(handle, int)
+            new.setdefault(handle, []).append(intent)
+        for handle, intents in new.items():
+            rows = self.intents.lasting(intents)
+            if rows:
+                self._sidecar.append_blob(handle, INTENTS, self.intents.lasting_size(handle), rows)
+        self.intents.done(planned, [])
+
     def _plan_intents(self, planned: Planned, made: Sequence[Handle]) -> list[Entry]:
         """Return entries for the intents that are to outlast a crash, of the files where those change."""
         entries = []
         changed = [*(file for file, _ in planned.new), *(file for file, _ in planned.dropped)]
         for file in dict.fromkeys(changed):
             handle = made[file] if isinstance(file, int) else file
-            lasting = self.intents.lasting(self.intents.after(planned, file))
+            after = self.intents.after(planned, file)
+            if not (any(intent.record for intent in after) or self.intents.lasting_size(handle)):
+                continue
+            lasting = self.intents.lasting(after)
             if lasting != self._sidecar.blob(handle, INTENTS):
                 entries.append(Entry(StepKind.BLOB_PUT, handle, INTENTS, [], lasting))
         return entries

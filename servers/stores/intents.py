@@ -42,18 +42,25 @@ class Intent:
         """Say whether a range meets this one."""
         return pos < self.pos + self.length and self.pos < pos + length
 
+    @property
+    def lasting(self) -> int:
+        """How many bytes have to be known of it after a restart of the server."""
+        return _ROW.size + len(self.record) if self.record else 0
+
 
 @dataclass(slots=True)
 class _OnFile:
-    """The intents on one file, by key in the order they were put, and how many of each session there are."""
+    """The intents on one file, by key in the order they were put, how many of each session there are, and what lasts of them."""
 
     by_key: dict[int, Intent] = field(default_factory=dict)
     sessions: dict[int, int] = field(default_factory=dict)
+    lasting: int = 0
 
     def put(self, intent: Intent) -> None:
         """Add one."""
         self.by_key[intent.key] = intent
         self.sessions[intent.session] = self.sessions.get(intent.session, 0) + 1
+        self.lasting += intent.lasting
 
     def drop(self, key: int) -> bool:
         """Take one away. Returns: true when none is left."""
@@ -62,6 +69,7 @@ class _OnFile:
             self.sessions[intent.session] -= 1
             if not self.sessions[intent.session]:
                 del self.sessions[intent.session]
+            self.lasting -= intent.lasting
         return not self.by_key
 
     def keeps_out(self, session: int, pos: int, length: int, gone: Sequence[int] = ()) -> bool:
@@ -161,7 +169,7 @@ class Intents:
         return planned
 
     def after(self, planned: Planned, file: Handle | int) -> list[Intent]:
-        """Return all intents on a file as a transaction will leave them."""
+        """Return all intents on a file as a transaction will leave them, the new ones last."""
         gone = {key for other, key in planned.dropped if other == file}
         with self._lock:
             kept = [] if isinstance(file, int) else [intent for intent in self._on(file) if intent.key not in gone]
@@ -186,6 +194,11 @@ class Intents:
 
     # ---- what lasts
 
+    def lasting_size(self, handle: Handle) -> int:
+        """Return the length of `lasting` of the intents on a file."""
+        found = self._files.get(handle)
+        return 0 if found is None else found.lasting
+
     @staticmethod
     def lasting(intents: Iterable[Intent]) -> bytes:
         """Return what has to be known of a file's intents after a restart of the server."""
@@ -202,8 +215,8 @@ class Intents:
             at += _ROW.size
             record = lasting[at : at + size]
             at += size
-            if len(record) != size:
-                break
+            if not size or len(record) != size:
+                break  # what was being added when the power went
             with self._lock:
                 self._last_key += 1
                 left.append(Intent(self._last_key, pos, length, NOBODY, record))

@@ -259,12 +259,20 @@ class Sidecar:
                 os.unlink(_name(entry.handle), dir_fd=directory)
         self._sync(directory)
 
-    def _put(self, directory: int, name: bytes, content: bytes) -> None:
+    def append_blob(self, handle: Handle, slot: int, pos: int, more: bytes) -> None:
+        """Add to a blob that is `pos` bytes long, outside of transactions: a crash may leave a part. `lock` is held."""
+        directory = self._blob_dirs[slot]
+        self._kept.setdefault(handle, False)
+        self._put(directory, _name(handle), more, pos)
+        if not pos:
+            self._sync(directory)
+
+    def _put(self, directory: int, name: bytes, content: bytes, pos: int = 0) -> None:
         fd = open_beneath(directory, name, _KEEP, 0o600)
         try:
-            if write_all(fd, [memoryview(content)], 0) != len(content):
+            if write_all(fd, [memoryview(content)], pos) != len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.ftruncate(fd, len(content))
+            os.ftruncate(fd, pos + len(content))
             if self._durable:
                 os.fdatasync(fd)
         finally:

@@ -2,13 +2,14 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from iov.probe import Field, Probe
 from servers.stores.directory import DirectoryStore
+from servers.stores.journal import write_all
 from tests.conformance.store_words import folder, get, names, new, put, refused, source, top
 from transport.messages import Handle, Setattr, Step, StepKind
 
@@ -215,6 +216,54 @@ def test_journal_torn_while_written_says_nothing_had_begun(home: Path, kept: int
     found = again.lookup(top(again), "f").handle
     assert (get(again, found, aux=True), get(again, found), again.record_get(found)) == (b"", b"datadata", (b"", 0))
     again.close()
+
+
+def rows(store: DirectoryStore, file: Handle) -> list[tuple[int, bytes]]:
+    return [(row.pos, row.record) for row in store.intents.rows(file, 0)]
+
+
+@pytest.mark.parametrize("torn", [1, 99, 100, 119])
+def test_an_intent_that_was_being_added_when_the_power_went_is_none(home: Path, torn: int) -> None:
+    store = DirectoryStore(home, Probe())
+    file, session = new(store), store.intents.new_session()
+    for pos in (0, 10):
+        (key,) = store.apply([], 0, [Step(StepKind.INTENT_PUT, file, pos, 10, b"r" * 100)], None, session).intents
+    die(store)
+    (kept,) = (home / ".netfs" / "intents").iterdir()
+    content = kept.read_bytes()
+    kept.write_bytes(content[:-torn])
+    again = DirectoryStore(home, Probe())
+    file = again.lookup(top(again), "f").handle
+    assert rows(again, file) == [(0, b"r" * 100)]
+    again.apply([], 0, [Step(StepKind.INTENT_PUT, file, 20, 10, b"s")], None, again.intents.new_session())
+    again.close()
+    kept.write_bytes(kept.read_bytes() + bytes(60))  # blocks that were allocated and not written
+    last = DirectoryStore(home, Probe())
+    file = last.lookup(top(last), "f").handle
+    assert rows(last, file) == [(0, b"r" * 100), (20, b"s")]
+    keys = [row.key for row in last.intents.rows(file, 0)]
+    last.apply([], 0, [Step(StepKind.INTENT_DROP, file, key) for key in keys], None, 1)
+    assert not list((home / ".netfs" / "intents").iterdir())
+    assert key not in keys
+    last.close()
+
+
+def test_the_last_of_many_intents_costs_as_much_as_the_first(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+
+    def counted(fd: int, views: Sequence[memoryview], pos: int) -> int:
+        written.append(sum(len(view) for view in views))
+        return write_all(fd, views, pos)
+
+    monkeypatch.setattr("servers.stores.sidecar.write_all", counted)
+    monkeypatch.setattr("servers.stores.journal.write_all", counted)
+    file, session = new(store), store.intents.new_session()
+    keys: list[int] = []
+    for pos in range(300):
+        keys += store.apply([(file, 0)], 0, [Step(StepKind.INTENT_PUT, file, pos, 1, b"r" * 100)], None, session).intents
+    assert written == [120] * 300
+    store.apply([(file, 0)], 0, [Step(StepKind.INTENT_DROP, file, key) for key in keys[1:]], None, session)
+    assert rows(store, file) == [(0, b"r" * 100)]
 
 
 def test_transaction_that_stuck_is_finished_by_the_next_look(store: DirectoryStore) -> None:
