@@ -9,12 +9,15 @@ are compared.
 """
 
 import argparse
+import errno
 import json
 import random
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -134,14 +137,20 @@ class Worker:
         self.files[path] = bytearray(data)
 
     async def put(self, file: netfs.File, data: bytes, pos: int) -> None:
-        """Write, and again where the server was killed before direct data was safe, as EIO says."""
+        async def write() -> None:
+            assert await file.write(data, pos) == len(data)
+            await file.fsync()
+
+        await self.until_safe(write)
+
+    @staticmethod
+    async def until_safe(change: Callable[[], Awaitable[None]]) -> None:
+        """Do it again where the server was killed before direct data, or a size, was safe, as EIO says."""
         for _ in range(5):
             try:
-                assert await file.write(data, pos) == len(data)
-                await file.fsync()
-                return
+                return await change()
             except OSError as error:
-                if error.errno != 5 or "restarted" not in str(error):
+                if error.errno != errno.EIO or "restarted" not in str(error):
                     raise
         raise AssertionError("five restarts in a row")
 
@@ -160,7 +169,7 @@ class Worker:
 
     async def cut(self, path: str) -> None:
         size = self.rng.randrange(len(self.files[path]) + 1)
-        await self.client.truncate(path, size)
+        await self.until_safe(partial(self.client.truncate, path, size))
         del self.files[path][size:]
 
     async def rename(self, path: str) -> None:
