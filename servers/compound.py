@@ -41,7 +41,7 @@ from transport.messages import (
     XattrReply,
 )
 
-__all__ = ["ENTRY_BYTES", "CompoundRun", "entry_bytes"]
+__all__ = ["ENTRY_BYTES", "CompoundRun", "entry_bytes", "reads"]
 
 ENTRY_BYTES: Final = 144
 """Most an encoded directory entry takes besides name, handle and record."""
@@ -65,6 +65,11 @@ def entry_bytes(entry: DirEntry) -> int:
     name = entry.name
     length = len(name) if name.isascii() else len(name.encode("utf-8", "surrogateescape"))
     return ENTRY_BYTES + length + len(entry.handle) + len(entry.record or b"") + len(entry.certificate)
+
+
+def reads(request: Request) -> bool:
+    """Tell whether a request's reply has payload, which is not kept."""
+    return isinstance(request, Compound) and any(isinstance(step.request, Read | AuxRead) for step in request.steps)
 
 
 def _encoded_bytes(body: Body) -> int:

@@ -16,12 +16,12 @@ from typing import Any, Final, TypeVar
 from iov.iov_iter import Direction, IovIter
 from iov.pool import BufferPool
 from iov.probe import Probe
-from servers.compound import ENTRY_BYTES, CompoundRun, entry_bytes
+from servers.compound import ENTRY_BYTES, CompoundRun, entry_bytes, reads
 from servers.hops import Hop, Noted
 from servers.place import Noting, Place
 from servers.sharing import Sharing
 from servers.stores.base import Lent, Store
-from servers.works import plain_works, status_of
+from servers.works import plain_works, status_of, unsupported
 from transport.base import Landing, Limits, Reply
 from transport.env import Env
 from transport.messages import (
@@ -148,12 +148,22 @@ class Dispatcher:
         """Do the request, at once if the store need not sleep."""
         self._probe.requests += 1
         if self._probe.sink is None:
-            return self._answer(request, landing)
+            answer = self._answer(request, landing)
+            if self._store.removed:
+                self._tell_removed()
+            return answer
         received = landing.iter.count if landing is not None else 0
         answer = self._answer(request, landing)
+        self._tell_removed()
         if isinstance(answer, Reply):
             return self._told(request, received, answer)
         return self._told_later(request, received, answer)
+
+    def _tell_removed(self) -> None:
+        """Tell clients of the files that have lost their last name while they had them open."""
+        removed = self._store.removed
+        while removed:
+            self._sharing.removed(removed.popleft())
 
     def _told(self, request: Request, received: int, reply: Reply) -> Reply:
         source = reply.source
@@ -180,6 +190,7 @@ class Dispatcher:
         self._noting = noting
         answer = self._answer_now(request, landing)
         self._noting = None
+        self._tell_removed()
         return answer if isinstance(answer, Reply) else await answer
 
     def _answer_now(self, request: Request, landing: Landing | None) -> Answer:
@@ -192,7 +203,7 @@ class Dispatcher:
             found = self._peek(request)
             if found is not None:
                 return found
-        work = self._noted(partial(self._do, self._works.get(kind, _unsupported), request))
+        work = self._noted(partial(self._do, self._works.get(kind, unsupported), request))
         return self._sleep(work, None) if self._store.blocking and kind is not Ping else work()
 
     def _peek(self, request: Request) -> Reply | None:
@@ -237,7 +248,7 @@ class Dispatcher:
     def _sequenced(self, request: Sequenced, landing: Landing | None) -> Answer:
         """Do a numbered request, unless it has been done."""
         place = self._place
-        if place is None or _reads(request.request):
+        if place is None or reads(request.request):
             _release(landing)
             return Reply(errno.EOPNOTSUPP if place is None else errno.EINVAL)
         action = place.begin(request)
@@ -390,6 +401,7 @@ class Dispatcher:
                     await self._sharing.settle(self._session, run.paused)
                     run.paused = None
                 if reply is not None:
+                    self._tell_removed()
                     return reply
         except BaseException:
             run.drop()
@@ -466,16 +478,8 @@ class Dispatcher:
             if not hop.began:
                 _release(landing)
             raise
+        self._tell_removed()
         return hop.replies[0]
-
-
-def _unsupported(_: Request) -> Body:
-    raise OSError(errno.EOPNOTSUPP, "no such operation here")
-
-
-def _reads(request: Request) -> bool:
-    """Tell whether a request's reply has payload, which is not kept."""
-    return isinstance(request, Compound) and any(isinstance(step.request, Read | AuxRead) for step in request.steps)
 
 
 def _drop(replies: Sequence[Reply | None]) -> None:

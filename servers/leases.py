@@ -4,13 +4,14 @@
                                                      └────── too late ─────► nothing (revoked)
 
 A read lease goes with other read leases; a write lease is alone. What reads asks write leases of others down to read, what
-changes a file asks all of others away; a handle lease is in nobody's way. A lease is never asked away for a lease: who comes
-second is given less. A lease on a directory is on its names. What is given anew has an epoch that nothing had before: an answer
-to a recall takes only what the recall was about. Time is the caller's. Owns no memory. After NFSv4.1 delegations (RFC 8881, 10.4)
-and SMB leases.
+changes a file asks all of others away; a handle lease is in nobody's way, and keeps a file that loses its last name until the
+last of them is given back. A lease is never asked away for a lease: who comes second is given less. A lease on a directory is on
+its names. What is given anew has an epoch that nothing had before: an answer to a recall takes only what the recall was about.
+Time is the caller's. Owns no memory. After NFSv4.1 delegations (RFC 8881, 10.4) and SMB leases.
 """
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
@@ -27,6 +28,7 @@ MAX_LEASES: Final = 16384
 
 _NONE, _READ, _WRITE = LeaseKind.NONE, LeaseKind.READ, LeaseKind.WRITE
 _CACHING: Final = _READ | _WRITE
+_HANDLE: Final = LeaseKind.HANDLE
 Told = tuple[int, Event]
 """A session, and what to tell it."""
 
@@ -42,12 +44,16 @@ class _Held:
 
 
 class LeaseTable:
-    """The leases on the files of one export, by session number. first: the epoch of the first one that is given."""
+    """The leases on the files of one export, by session number. first: the epoch of the first one that is given.
+
+    closed: told of a file whose last handle lease has gone.
+    """
 
     def __init__(self, first: int = 1) -> None:
         self._epochs = count(first)
         self._files: dict[Handle, dict[int, _Held]] = {}
         self._counts: dict[int, int] = {}
+        self.closed: Callable[[Handle], None] = lambda _: None
 
     def __bool__(self) -> bool:
         """Tell whether there is any lease."""
@@ -87,11 +93,24 @@ class LeaseTable:
         mine = self._files.get(handle, {}).get(session)
         if mine is None or epoch != mine.epoch:
             return
+        before = mine.kinds
         mine.kinds &= kinds
         if mine.left is not None and not mine.kinds & ~mine.left:
             mine.left = None
         if not mine.kinds:
             self._drop(session, handle)
+        if before & ~mine.kinds & _HANDLE and not self.is_open(handle):
+            self.closed(handle)
+
+    def is_open(self, handle: Handle) -> bool:
+        """Tell whether a client may have a file open. Reads the table alone, as `in_the_way`."""
+        holders = self._files.get(handle)
+        return holders is not None and any(held.kinds & _HANDLE for held in list(holders.values()))
+
+    def removed(self, handle: Handle) -> list[Told]:
+        """Ask for the handle leases on a file that has no name any more: who has it open keeps its own until it closes."""
+        holders = self._files.get(handle, {}).items()
+        return [(s, Recall(handle, held.kinds & ~_HANDLE, held.epoch)) for s, held in holders if held.kinds & _HANDLE]
 
     def in_the_way(self, session: int, handle: Handle, *, writes: bool) -> bool:
         """Tell whether what others hold forbids an access. Reads the table alone, so that any thread may ask."""
@@ -120,8 +139,10 @@ class LeaseTable:
     def expire(self, handle: Handle, now: float) -> list[Told]:
         """Revoke what should have been given back by now. Returns: what to tell whom."""
         late = [(s, held) for s, held in self._files.get(handle, {}).items() if held.left is not None and held.deadline <= now]
-        for session, _ in late:
+        for session, held in late:
             self._drop(session, handle)
+            if held.kinds & _HANDLE and not self.is_open(handle):
+                self.closed(handle)
         return [(session, Revoke(handle, held.epoch)) for session, held in late]
 
     def deadline(self, handle: Handle) -> float | None:
@@ -137,7 +158,10 @@ class LeaseTable:
         """Take all of a session's leases away, when it is over. Returns: the files."""
         files = [handle for handle, holders in self._files.items() if session in holders] if session in self._counts else []
         for handle in files:
+            kinds = self._files[handle][session].kinds
             self._drop(session, handle)
+            if kinds & _HANDLE and not self.is_open(handle):
+                self.closed(handle)
         return files
 
     def _drop(self, session: int, handle: Handle) -> None:

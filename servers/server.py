@@ -253,6 +253,7 @@ class Server:
             await trio.sleep(_SWEEP_S)
             for sessions in (self.sessions, *self._exports.values()):
                 await sessions.expire()
+                await sessions.tidy()
 
     async def serve(
         self, listeners: Sequence[Listener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -179,6 +179,7 @@ class Sessions:
     ) -> None:  # fmt: skip
         self.store = store
         self.sharing = sharing or Sharing(env)
+        store.is_open, self.sharing.leases.closed = self.sharing.leases.is_open, store.closed
         self._env = env
         self._names = Names()
         self._keeper = keeper
@@ -335,6 +336,21 @@ class Sessions:
         for session in [one for one in self._sessions.values() if not one.channels and one.idle_since < before]:
             log.info("expired session of=%s", session.principal)
             await self._drop(session)
+
+    async def tidy(self) -> None:
+        """Have the files without a name go that nobody has claimed since a restart, and those that were closed."""
+        store = self.store
+        unnamed = store.unnamed()
+        if not unnamed or self.grace_s:
+            return
+        for handle in unnamed:
+            if not store.is_open(handle):
+                store.closed(handle)
+        if store.blocking:
+            try:
+                await self._env.run_blocking(store.keep)
+            except OSError as error:
+                log.warning("trouble removed error=%s", error.strerror)
 
     async def _drop(self, session: Session) -> None:
         if self._sessions.pop(session.name, None) is None:

@@ -150,6 +150,10 @@ class Sharing:
         self._wake(handle)
         return Ack()
 
+    def removed(self, handle: Handle) -> None:
+        """A file lives on without a name: who has it open is to say when it closes it, and who has not, now."""
+        self._tell(self.leases.removed(handle))
+
     # ---- locks
 
     def test_lock(self, session: int, request: LockTest) -> LockReply:

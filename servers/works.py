@@ -48,7 +48,7 @@ from transport.messages import (
     XattrSet,
 )
 
-__all__ = ["plain_works", "status_of"]
+__all__ = ["plain_works", "status_of", "unsupported"]
 
 log: Final = logging.getLogger("servers.dispatch")
 _STATUS_END: Final = 4096
@@ -86,6 +86,11 @@ def plain_works(store: Store) -> dict[type[Any], Callable[[Any], Body]]:
         XattrRemove: lambda r: AttrReply(store.xattr_remove(r.handle, r.name)),
         Statfs: lambda r: store.statfs(r.handle),
     }
+
+
+def unsupported(_: Request) -> Body:
+    """Refuse what is in no table."""
+    raise OSError(errno.EOPNOTSUPP, "no such operation here")
 
 
 def _ack(_: None) -> Ack:

@@ -87,7 +87,7 @@ class Client(WholeFiles):
         """For how long a directory's name is believed so much that what is not found there is not looked for again."""
         self.on_recall: Callable[[Handle], Awaitable[None]] | None = None
         """Called when another client is at a file, before what is dirty of it is sent and what is cached forgotten."""
-        self.leases = Leases(transport, self._forget, self._same)
+        self.leases = Leases(transport, self._forget, self._same, self._is_open)
         self._leasing = leasing and self.leases.possible
         self.known = KnownAttributes(MAX_DENTRIES, self.leases.holding, env.now)
         self.local_cache = None if caching is None else caching.cache
@@ -312,6 +312,7 @@ class Client(WholeFiles):
         self.known.forget(inode.handle)
         if inode.opens:
             return
+        self.leases.closed(inode.handle)
         if self._caching is not None:
             self._caching.closed(inode)
         self._idle[inode.handle] = inode
@@ -390,6 +391,10 @@ class Client(WholeFiles):
         """Tell whether a file is as it is known here."""
         inode = self._inodes.get(handle)
         return inode is None or inode.change == change
+
+    def _is_open(self, handle: Handle) -> bool:
+        inode = self._inodes.get(handle)
+        return inode is not None and inode.opens > 0
 
     def _known(self, handle: Handle) -> bool:
         return handle in self._inodes

@@ -4,7 +4,7 @@ A lease is asked for with each open. With a read lease the next open asks nothin
 the same of files that are written here. When the server asks a lease back, what is dirty is sent, what is cached is forgotten,
 and the lease returned. A lease on a directory is on its names (`known.py`). A lease that was revoked, or that went with its
 session, is simply gone: the next open asks. A server that was started again is asked for those there were, and what others have
-changed before is forgotten. Owns no memory.
+changed before is forgotten. A handle lease keeps a file that was removed for as long as it is open here. Owns no memory.
 """
 
 import errno
@@ -60,6 +60,8 @@ AGAIN_S: Final = 1.0
 POLL_S: Final = 5.0
 """Who waits for a lock asks again after so long, also when it was not called."""
 
+_HANDLE: Final = LeaseKind.HANDLE
+
 Forget = Callable[[Handle, bool], Awaitable[None]]
 
 
@@ -74,11 +76,18 @@ class Leases:
     """What one client holds. forget: sends what is dirty of a file and forgets what is cached of it, and waits for what is in
     use if it is to.
 
-    same: tells whether what is known of a file is still so, by the change attribute that the server has of it.
+    same: tells whether what is known of a file is still so, by the change attribute that the server has of it. is_open: whether
+    it is open here.
     possible: the connection can have a call that waits for the server's callbacks, and others beside it.
     """
 
-    def __init__(self, transport: Transport, forget: Forget, same: Callable[[Handle, int], bool] = lambda *_: False) -> None:
+    def __init__(
+        self, transport: Transport, forget: Forget, same: Callable[[Handle, int], bool] = lambda *_: False,
+        is_open: Callable[[Handle], bool] = lambda _: False,
+    ) -> None:  # fmt: skip
+        self._is_open = is_open
+        self._removed: dict[Handle, int] = {}
+        self._nursery: trio.Nursery | None = None
         self._transport = transport
         self.possible = transport.limits.credits >= LISTENING_CREDITS
         self._forget = forget
@@ -127,7 +136,7 @@ class Leases:
         """Send LOOKUP and OPEN, and with them ask for a lease. Cancellation: no effect."""
         self.want()
         told = self._told
-        kinds = LeaseKind.READ | (LeaseKind.WRITE if write else LeaseKind.NONE)
+        kinds = LeaseKind.READ | _HANDLE | (LeaseKind.WRITE if write else LeaseKind.NONE)
         asked = [CompoundStep(Lookup(parent, name)), CompoundStep(Open(FIRST, write)), CompoundStep(Lease(FIRST, kinds))]
         results = (await ask(self._transport, Compound(asked), CompoundReply)).results
         entry = result_of(results, 0, EntryReply)
@@ -139,7 +148,7 @@ class Leases:
         """Send OPEN, and with it ask for a lease. Returns: the attributes. Cancellation: may have happened."""
         self.want()
         told = self._told
-        kinds = LeaseKind.READ | (LeaseKind.WRITE if write else LeaseKind.NONE)
+        kinds = LeaseKind.READ | _HANDLE | (LeaseKind.WRITE if write else LeaseKind.NONE)
         asked = Compound([CompoundStep(Open(handle, write)), CompoundStep(Lease(handle, kinds))])
         results = (await ask(self._transport, asked, CompoundReply)).results
         attr = result_of(results, 0, AttrReply).attr
@@ -153,7 +162,7 @@ class Leases:
         """
         self.want()
         told = self._told
-        lease = Lease(FIRST, LeaseKind.READ | LeaseKind.WRITE)
+        lease = Lease(FIRST, LeaseKind.READ | LeaseKind.WRITE | _HANDLE)
         steps = [CompoundStep(Create(parent, name, mode, True)), CompoundStep(Open(FIRST, True)), CompoundStep(lease)]
         results = (await ask(self._transport, Compound(steps), CompoundReply)).results
         entry = result_of(results, 0, EntryReply)
@@ -247,6 +256,7 @@ class Leases:
         seen = 0
         try:
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 while True:
                     try:
                         told = await ask(self._transport, Await(seen), EventsReply)
@@ -279,6 +289,7 @@ class Leases:
                                     freed.set()
         finally:
             self.running = False
+            self._nursery = None
             self.lost()
 
     def _heard(self, event: Event) -> None:
@@ -295,26 +306,45 @@ class Leases:
 
         What is dirty beside read leases of others may be waiting on the server until those are given back, as this one is to be.
         """
-        handle = recall.handle
+        handle, kinds = recall.handle, recall.kinds
         held = self._held.get(handle)
-        wait = handle in self._sending or (held is not None and bool(held.kinds & LeaseKind.WRITE))
+        before = LeaseKind.NONE if held is None else held.kinds
+        wait = handle in self._sending or bool(before & LeaseKind.WRITE)
+        outdated = held is None or bool(before & ~kinds & ~_HANDLE)
+        if not self._is_open(handle):
+            kinds &= ~_HANDLE
+        elif before & ~kinds & _HANDLE:  # it was removed, and is used on until it is closed
+            kinds |= _HANDLE
+            self._removed[handle] = recall.epoch
         if held is not None:
-            held.kinds &= recall.kinds
+            held.kinds &= kinds
             if not held.kinds:
                 del self._held[handle]
-        if wait:
+        if outdated and wait:
             self._sending[handle] = self._sending.get(handle, 0) + 1
-        try:
-            await self._forgotten(handle, wait)
-        finally:
-            if wait:
+            try:
+                await self._forgotten(handle)
+            finally:
                 self._sending[handle] -= 1
                 if not self._sending[handle]:
                     del self._sending[handle]
-        with suppress(OSError, TransportError):
-            await ask(self._transport, LeaseReturn(handle, recall.kinds, recall.epoch), Ack)
-        if not wait:
+        elif outdated:
+            await self._forgotten(handle, wait=False)
+        await self._return(handle, kinds, recall.epoch)
+        if outdated and not wait:
             await self._forgotten(handle)
+
+    async def _return(self, handle: Handle, kinds: LeaseKind, epoch: int) -> None:
+        with suppress(OSError, TransportError):
+            await ask(self._transport, LeaseReturn(handle, kinds, epoch), Ack)
+
+    def closed(self, handle: Handle) -> None:
+        """A file is open here no more; if it was removed, the server need not keep it any longer."""
+        epoch = self._removed.pop(handle, None)
+        if epoch is not None:
+            held = self._held.pop(handle, None)
+            if self._nursery is not None:
+                self._nursery.start_soon(self._return, handle, LeaseKind.NONE, epoch if held is None else held.epoch)
 
     async def _forgotten(self, handle: Handle, wait: bool = True) -> None:
         # What could not be sent is kept, and told to who has the file open.

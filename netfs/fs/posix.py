@@ -84,7 +84,7 @@ class PosixCalls(Walking):
                 raise
 
     async def unlink(self, path: str) -> None:
-        """Remove a name that is not a directory. Open descriptors are not kept working. Cancellation: may have happened."""
+        """Remove a name that is not a directory; who has the file open, by a lease, keeps it. Cancellation: may have happened."""
 
         async def removed(walk: Walk) -> None:
             names, name = self._split(path)

@@ -13,7 +13,8 @@ Aux stream and record are opaque bytes kept beside the data stream of a file and
 import errno
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,18 @@ class Store(ABC):
     """Boot verifier of unstable writes: another value after a restart that may have lost them; never 0."""
     intents: Intents
     """Who may write where; data writes are checked against it by whoever calls the store."""
+    is_open: Callable[[Handle], bool] = staticmethod(lambda _: False)
+    """Tells whether a client may have a file open, which then outlives its last name, until `closed`. Any thread may ask."""
+    removed: deque[Handle]
+    """The files that do so since somebody looked; for the thread of the loop to take out."""
+
+    @abstractmethod
+    def closed(self, handle: Handle) -> None:
+        """Nobody has a file open any more: if it has no name it goes, at once or with the next `keep`. Never sleeps."""
+
+    @abstractmethod
+    def unnamed(self) -> list[Handle]:
+        """Return the files that live on without a name."""
 
     def state_folder(self) -> Path | None:
         """Return a folder for what the server keeps over its own end, None where nothing is to be kept."""

@@ -124,9 +124,10 @@ class DirectoryStore(DirectoryTransact):
         with self._removing(parent, name) as (node, fd, raw, child, seen):
             if child.type is FileType.DIRECTORY:
                 raise fail(errno.EISDIR, name)
+            kept = self._keep_open(child, seen, fd, raw)
             os.unlink(raw, dir_fd=fd)
             self._changed_names(node, fd)
-            self._gone(child, seen, node, raw)
+            self._gone(child, seen, node, raw, kept=kept)
 
     def rmdir(self, parent: Handle, name: str) -> None:
         with self._removing(parent, name) as (node, fd, raw, child, _):
@@ -149,7 +150,13 @@ class DirectoryStore(DirectoryTransact):
                 replaced, replaced_seen = None, seen
             if replaced is not None and replaced.handle == child.handle and not flags & RenameFlag.NOREPLACE:
                 return
-            rename_beneath(fd, raw, new_fd, raw_new, flags)
+            kept = replaced is not None and not flags and self._keep_open(replaced, replaced_seen, new_fd, raw_new)
+            try:
+                rename_beneath(fd, raw, new_fd, raw_new, flags)
+            except BaseException:
+                if kept and replaced is not None and self._unnamed is not None:
+                    self._unnamed.undo(replaced)
+                raise
             self._tree.moved(child, target, raw_new)
             child.changes += 1
             self._changed_names(target, new_fd)
@@ -164,7 +171,7 @@ class DirectoryStore(DirectoryTransact):
                 self._tree.forget(replaced)
                 self._sidecar.forget(replaced.handle)
             else:
-                self._gone(replaced, replaced_seen, target, raw_new)
+                self._gone(replaced, replaced_seen, target, raw_new, kept=kept)
 
     def link(self, handle: Handle, parent: Handle, name: str) -> EntryReply:
         self._check_writable()
@@ -176,6 +183,8 @@ class DirectoryStore(DirectoryTransact):
                 raise fail(errno.EACCES, name)
             if child.type is FileType.DIRECTORY:
                 raise fail(errno.EPERM if not self._exists(fd, raw) else errno.EEXIST, name)
+            if self._unnamed is not None and child.handle in self._unnamed:
+                raise fail(errno.ESTALE if not self._exists(fd, raw) else errno.EEXIST, name)
             with self._tree.held(child) as held:
                 # The path leads to this very object, a symlink included, and not on.
                 os.link(anchor(held), raw, dst_dir_fd=fd, follow_symlinks=True)
@@ -253,10 +262,13 @@ class DirectoryStore(DirectoryTransact):
                 raise fail(errno.ENOENT, name)
             yield node, fd, raw, *self._tree.look(node, fd, raw)
 
-    def _gone(self, child: Node, seen: Statx, parent: Node, raw: bytes) -> None:
-        """Forget a file with its last name; with names left it is known by one of them."""
+    def _gone(self, child: Node, seen: Statx, parent: Node, raw: bytes, *, kept: bool) -> None:
+        """Forget a file with its last name; with names left it is known by one of them. kept: it lives on without one."""
         if seen.nlink > 1:
             self._tree.lost_name(child, parent, raw)
+        elif kept and self._unnamed is not None:
+            self._unnamed.kept(child)
+            self.removed.append(child.handle)
         else:
             self._tree.forget(child)
             self.intents.forget(child.handle)

@@ -10,6 +10,7 @@ import os
 import resource
 import threading
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,6 +43,7 @@ from servers.stores.syscalls import (
     set_times,
     sync_filesystem,
 )
+from servers.stores.unnamed import Unnamed
 from transport.base import FileRange, Landing
 from transport.messages import (
     NOW_NS,
@@ -102,7 +104,11 @@ class DirectoryFiles(Store):
         self._minted = self.verifier << 32
         self._tree = Tree(root_fd, max_open - max_open // 4, None if read_only else self._mint)
         self.intents = Intents(self.verifier, threading.Lock())
+        self.removed = deque()
+        self._unnamed = None if self._sidecar.removed is None else Unnamed(self._tree, self._sidecar.removed, self._forget)
+        self.is_open = lambda _: True  # what a client has open it says in the grace period; until then it may have everything
         self._settle()
+        del self.is_open
         self._sidecar.clear_making()
         for handle, lasting in self._sidecar.left_behind():
             self.intents.restore(handle, lasting)
@@ -117,6 +123,17 @@ class DirectoryFiles(Store):
 
     def keep(self) -> None:
         self._tree.keep()
+        if self._unnamed is not None and self._unnamed.due:
+            self._unnamed.reap()
+
+    def closed(self, handle: Handle) -> None:
+        if self._unnamed is not None and handle in self._unnamed:
+            self._unnamed.due.append(handle)
+            if not self.blocking:
+                self._unnamed.reap()
+
+    def unnamed(self) -> list[Handle]:
+        return [] if self._unnamed is None else self._unnamed.handles()
 
     def sync(self) -> None:
         home = self._sidecar.home
@@ -299,6 +316,8 @@ class DirectoryFiles(Store):
             lease.release()
 
     def _attr(self, node: Node, seen: Statx) -> Attr:
+        if self._unnamed is not None and node.handle in self._unnamed:
+            seen.nlink = 0
         return seen.attr(node.changes, sealed=node.type is FileType.FILE and self._sidecar.is_recorded(node.handle))
 
     def _entry(self, node: Node, seen: Statx) -> EntryReply:
@@ -306,6 +325,15 @@ class DirectoryFiles(Store):
             return EntryReply(node.handle, self._attr(node, seen))
         record, generation = self._sidecar.record(node.handle)
         return EntryReply(node.handle, self._attr(node, seen), record, generation, self._sidecar.blob(node.handle, 0))
+
+    def _keep_open(self, node: Node, seen: Statx, fd: int, raw: bytes) -> bool:
+        """Have a file outlive the name it is to lose, if that is its last and somebody has it open. Returns: whether it will."""
+        return self._unnamed is not None and self.is_open(node.handle) and self._unnamed.keep(node, seen, fd, raw)
+
+    def _forget(self, handle: Handle) -> None:
+        """Give back what is kept beside a file that is gone."""
+        self.intents.forget(handle)
+        self._sidecar.forget(handle)
 
     def _is_ours(self, node: Node, raw: bytes) -> bool:
         return node.parent is None and raw == SIDECAR_NAME

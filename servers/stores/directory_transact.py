@@ -88,7 +88,7 @@ class DirectoryTransact(DirectorySpace):
         return TransactReply([generations[handle] for handle, _ in asserts], replies, planned.keys)
 
     @abstractmethod
-    def _gone(self, child: Node, seen: Statx, parent: Node, raw: bytes) -> None:
+    def _gone(self, child: Node, seen: Statx, parent: Node, raw: bytes, *, kept: bool) -> None:
         """Forget an object that has lost a name."""
 
     def _recorded(self, handle: Handle) -> Node:
@@ -276,6 +276,7 @@ class DirectoryTransact(DirectorySpace):
                 return
             child, _ = self._tree.look(node, fd, raw)
             replaced = self._tree.look(target, new_fd, raw_new) if _at(new_fd, raw_new) is not None else None
+            kept = replaced is not None and self._keep_open(*replaced, new_fd, raw_new)
             os.rename(raw, raw_new, src_dir_fd=fd, dst_dir_fd=new_fd)
             self._tree.moved(child, target, raw_new)
             child.changes += 1
@@ -283,25 +284,26 @@ class DirectoryTransact(DirectorySpace):
             if target is not node:
                 self._changed(node, fd)
             if replaced is not None:
-                self._lost(*replaced, target, raw_new)
+                self._lost(*replaced, target, raw_new, kept=kept)
 
     def _remove(self, handle: Handle, node: Node, fd: int, raw: bytes) -> None:
         if not self._is_at(handle, node, fd, raw):
             return
         child, seen = self._tree.look(node, fd, raw)
+        kept = self._keep_open(child, seen, fd, raw)
         if child.type is FileType.DIRECTORY:
             os.rmdir(raw, dir_fd=fd)
         else:
             os.unlink(raw, dir_fd=fd)
         self._changed(node, fd)
-        self._lost(child, seen, node, raw)
+        self._lost(child, seen, node, raw, kept=kept)
 
-    def _lost(self, child: Node, seen: Statx, parent: Node, raw: bytes) -> None:
+    def _lost(self, child: Node, seen: Statx, parent: Node, raw: bytes, *, kept: bool) -> None:
         if child.type is FileType.DIRECTORY:
             self._tree.forget(child)
             self._sidecar.forget(child.handle)
         else:
-            self._gone(child, seen, parent, raw)
+            self._gone(child, seen, parent, raw, kept=kept)
 
     def _is_at(self, handle: Handle, node: Node, fd: int, raw: bytes) -> bool:
         return _at(fd, raw) is not None and self._tree.look(node, fd, raw)[0].handle == handle

@@ -111,6 +111,7 @@ class Tree:
         self.root = Node(self._identify(root_fd, statx(root_fd)), FileType.DIRECTORY, None, b"")
         self._nodes: dict[Handle, Node] = {self.root.handle: self.root}
         self.places: Places | None = None
+        self._hidden: tuple[Node, Descriptor] | None = None
         self._news: dict[Handle, tuple[Handle, bytes] | None] = {}
 
     # ---- nodes
@@ -125,7 +126,8 @@ class Tree:
         place = None if self.places is None else self.places.place(handle)
         if place is None:
             raise fail(errno.ESTALE)
-        parent = self.directory_node(place[0])
+        hidden = self._hidden
+        parent = hidden[0] if hidden is not None and hidden[0].handle == place[0] else self.directory_node(place[0])
         held = self._settled(lambda: self._pin_directory(parent))
         try:
             node, _ = self.look(parent, held.fd, place[1])
@@ -266,6 +268,12 @@ class Tree:
         self._files.drop(node.handle)
         self._directories.drop(node.handle)
 
+    def hide(self, fd: int) -> Node:
+        """Take in a directory that no handle of a client names; files may be moved there. Ownership: `fd` stays the caller's."""
+        node = Node(self._identify(fd, statx(fd)), FileType.DIRECTORY, None, b"")
+        self._hidden = node, Descriptor(fd, writable=False)
+        return node
+
     # ---- descriptors
 
     @property
@@ -369,7 +377,8 @@ class Tree:
 
     def _pin_open_directory(self, node: Node) -> Descriptor | None:
         if node.parent is None:
-            return self._directories.hold(self._root_descriptor)
+            hidden = self._hidden
+            return self._directories.hold(hidden[1] if hidden is not None and hidden[0] is node else self._root_descriptor)
         return self._directories.pin(node.handle)
 
     def _open(self, node: Node, flags: int) -> int:

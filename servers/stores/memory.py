@@ -155,6 +155,8 @@ class MemoryStore(MemoryFiles):
             raise fail(errno.EEXIST, name)
         if isinstance(inode, Directory):
             raise fail(errno.EPERM, name)
+        if not inode.nlink:
+            raise fail(errno.ESTALE)
         inode.nlink += 1
         inode.ctime_ns = self._now()
         inode.change += 1
@@ -237,9 +239,14 @@ class MemoryStore(MemoryFiles):
         self._touch(directory)
 
     def _forget(self, inode: Inode) -> None:
-        """Take one name off an object; with the last it is gone."""
+        """Take one name off an object; with the last it is gone, unless somebody has it open."""
         inode.nlink -= 1
-        if not inode.nlink or isinstance(inode, Directory):
+        if not inode.nlink and isinstance(inode, File) and self.is_open(inode.handle):
+            self._unnamed[inode.handle] = inode
+            self.removed.append(inode.handle)
+            inode.ctime_ns = self._now()
+            inode.change += 1
+        elif not inode.nlink or isinstance(inode, Directory):
             self._files.pop(inode.handle, None)
             self._others.pop(inode.handle, None)
             self.intents.forget(inode.handle)

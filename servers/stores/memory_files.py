@@ -6,6 +6,7 @@
 import errno
 import struct
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -86,6 +87,8 @@ class MemoryFiles(Store):
         self._next_ino = _ROOT_INO
         self._files: dict[Handle, File] = {}
         self._others: dict[Handle, Directory | Symlink] = {}
+        self._unnamed: dict[Handle, File] = {}
+        self.removed = deque()
         self._unlend = self._give_back
 
     def getattr(self, handle: Handle) -> Attr:
@@ -112,6 +115,15 @@ class MemoryFiles(Store):
         inode.ctime_ns = now
         inode.change += 1
         return attr_of(inode)
+
+    def closed(self, handle: Handle) -> None:
+        file = self._unnamed.pop(handle, None)
+        if file is not None:
+            del self._files[handle]
+            self.intents.forget(handle)
+
+    def unnamed(self) -> list[Handle]:
+        return list(self._unnamed)
 
     def open(self, handle: Handle, *, write: bool) -> Attr:
         return attr_of(self._file(handle))

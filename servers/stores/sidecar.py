@@ -9,6 +9,7 @@
     .netfs/blobs0/<handle>  the certificate of the entry
     .netfs/blobs1/<handle>  one more opaque blob
     .netfs/intents/<handle> write intents that are to outlast a crash
+    .netfs/removed/<handle> a file without a name that a client has open
     .netfs/making/<handle>  what a transaction makes, until the journal moves it to its place
 
 Nothing here is reachable by name through the store. A file of a name that no live file has is left by a crash between two
@@ -58,6 +59,7 @@ class Sidecar:
         self._unfinished = False
         self._kept: dict[Handle, bool] = {}
         self.home: int | None = None
+        self.removed: int | None = None
         try:
             self._open(root_fd, read_only=read_only)
         except BaseException:
@@ -87,6 +89,7 @@ class Sidecar:
             self._record_dir = self._keep(self._make_directory(home, b"records"))
             self._blob_dirs = tuple(self._keep(self._make_directory(home, name)) for name in BLOB_DIRS)
             self.making = self._keep(self._make_directory(home, b"making"))
+            self.removed = self._keep(self._make_directory(home, b"removed"))
             self.verifier = self._count_boot(home)
             self._journal = Journal(open_beneath(home, b"journal", _KEEP, 0o600), durable=self._durable)
             self._unfinished = bool(self._journal.read())

@@ -41,6 +41,43 @@ def check_symlink(store: Store) -> None:
         store.readlink(root)
 
 
+def check_open_files_outlive_their_last_name(store: Store) -> None:
+    root = top(store)
+    removed, replaced, closed = new(store, "a", b"data"), new(store, "b", b"old"), new(store, "c", b"gone")
+    new(store, "d", b"new")
+    folder(store, "e")
+    store.link(removed, root, "a2")
+    store.is_open = lambda handle: handle != closed
+    try:
+        with refused(errno.ENOTDIR):
+            store.rename(root, "e", root, "b")
+        store.unlink(root, "a")
+        assert not store.unnamed(), "it has another name"
+        for name in ("a2", "c"):
+            store.unlink(root, name)
+        store.rename(root, "d", root, "b")
+    finally:
+        del store.is_open
+    assert sorted(names(store, root)) == ["b", "e"]
+    assert store.unnamed() == list(store.removed) == [removed, replaced]
+    store.removed.clear()
+    assert get(store, replaced) == b"old"
+    put(store, removed, 4, b"more")
+    assert get(store, removed) == b"datamore"
+    attr = store.truncate(removed, 6)
+    assert (attr.nlink, attr.size, store.getattr(removed).nlink) == (0, 6, 0)
+    with refused(errno.ESTALE):
+        store.link(removed, root, "again")
+    with refused(errno.ESTALE):
+        store.getattr(closed)
+    for handle in (removed, replaced, closed):
+        store.closed(handle)
+        store.keep()
+        with refused(errno.ESTALE):
+            store.getattr(handle)
+    assert not store.unnamed()
+
+
 def check_symlinks_are_not_followed(store: Store) -> None:
     """A symlink is an object of its own: it is neither the file nor the directory it names."""
     root = top(store)
