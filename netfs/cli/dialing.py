@@ -28,6 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 SECURE = ("netfs://", "netfs+rdmas://")
+RDMA = ("netfs+rdma://", "netfs+rdmas://")
 KeyFile = Annotated[
     str | None,
     Parameter(
@@ -100,6 +101,11 @@ Timeout = Annotated[
 ]
 Channels = Annotated[int, Parameter(name="--channels", env_var="NETFS_CHANNELS", help="connections side by side.")]
 
+Roce = Annotated[
+    bool,
+    Parameter(name="--roce", negative="", env_var="NETFS_ROCE", help="of netfs+rdma://: by RoCE's rules instead of iWARP's."),
+]
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -123,6 +129,7 @@ class Access:
     hard: Hard = False
     timeout: Timeout = 60.0
     channels: Channels = 1
+    roce: Roce = False
     read: Annotated[list[object], Parameter(parse=False)] = field(default_factory=list, repr=False)
     traced: Annotated[object, Parameter(parse=False)] = None
     inspect: Annotated[bool, Parameter(parse=False)] = False
@@ -262,8 +269,10 @@ async def connected(place: Place, access: Access, *others: Place) -> AsyncIterat
     identity = own_identity(access) if place.endpoint.startswith(SECURE) else None
     capture: Capture | None = access.captured  # type: ignore[assignment]
     probe = Probe(access.traced.sink(place.endpoint)) if isinstance(access.traced, TraceFile) else None
+    if access.roce and not place.endpoint.startswith(RDMA):
+        raise CommandError(Exit.USAGE, f"--roce is for netfs+rdma:// URLs, not for {place.endpoint}")
     open_one = netfs.open_client(
-        place.endpoint, identity=identity, known_hosts=access.known_hosts, ca=access.ca,
+        place.endpoint + ("/?roce" if access.roce else ""), identity=identity, known_hosts=access.known_hosts, ca=access.ca,
         probe=probe, capture=capture, cache=access.cache_dir,
         hard=access.hard, timeout=access.timeout, channels=access.channels,
     )  # fmt: skip

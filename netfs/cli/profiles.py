@@ -20,7 +20,7 @@ __all__ = ["OPTIONS", "Profile", "expanded", "parse_profiles"]
 
 OPTIONS: Final[dict[str, type | tuple[type, ...]]] = {
     "key_file": str, "identity": str, "known_hosts": str, "ca": str, "passphrase": bool, "fingerprint": str, "cache_dir": str,
-    "hard": bool, "timeout": (int, float), "channels": int,
+    "hard": bool, "timeout": (int, float), "channels": int, "roce": bool,
 }  # fmt: skip
 """What a profile may say, besides its URL, and of which type."""
 PATHS: Final = frozenset({"key_file", "identity", "known_hosts", "ca", "cache_dir"})

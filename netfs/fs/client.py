@@ -168,7 +168,7 @@ class Client(WholeFiles):
         else:
             entry = await self._volume.lookup(parent, name)
         inode = self._inodes.get(entry.handle)
-        if inode is None or not (inode.opens or inode.uncommitted or inode.mapping.dirty):
+        if self._leasing and (inode is None or not (inode.opens or inode.uncommitted or inode.mapping.dirty)):
             self.known.put(parent, name, entry, changes)
         return self._as_seen(entry.handle, entry.attr)
 

@@ -68,3 +68,15 @@ def test_every_command(encrypted: bool, tmp_path: Path) -> None:
     assert (content[:4096] in there) is not encrypted
     seen = streams(read_packets((tmp_path / "server.pcapng").read_bytes()))
     assert there in seen.values() and len(seen) >= 2 * 9
+
+
+@pytest.mark.slow
+def test_by_roces_rules(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 1000)
+    with serving(tmp_path) as url:
+        ok("cp", "--verify", "--roce", "--capture", tmp_path / "mine.pcapng", tmp_path / "file", f"{url}/file")
+        assert ok("ls", f"{url}/") == "file\n"
+    assert b"NETFSROC" in (tmp_path / "mine.pcapng").read_bytes()
+    refused = netfs("ls", "--roce", "netfs+tcp://127.0.0.1:1/")
+    assert refused.code == 2
+    assert "--roce is for netfs+rdma:// URLs" in refused.err

@@ -16,13 +16,13 @@ Follows RFC 5040, RFC 7306 and Linux siw_qp_rx.c. Owns no payload memory.
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from transport.rdma.enums import Access, EventType, MrState, Opcode, QPState, SendFlag, WcFlag, WcOpcode, WcStatus
 from transport.rdma.iwarp.ddp import MAX_ULPDU, MSN_MASK, cut
 from transport.rdma.iwarp.mpa import Crc, Rtr
+from transport.rdma.iwarp.outstanding import Incoming, Outstanding, Watch
 from transport.rdma.iwarp.rdmap import ATOMIC_REQUEST, ATOMIC_RESPONSE, CMP_SWAP, FETCH_ADD, IMMEDIATE, READ_REQUEST, Op, Queue
 from transport.rdma.iwarp.receive import Place, Receiver
 from transport.rdma.iwarp.send import Frame, Sender, empty_frame, untagged_frame
@@ -35,47 +35,17 @@ from transport.rdma.wr import RecvWR, SendWR
 if TYPE_CHECKING:
     from transport.rdma.qp import QP
 
-__all__ = ["Engine", "Outstanding", "Watch"]
+__all__ = ["Engine"]
 
 REMOTE_WRITE, REMOTE_READ, REMOTE_ATOMIC = int(Access.REMOTE_WRITE), int(Access.REMOTE_READ), int(Access.REMOTE_ATOMIC)
 LOCAL_WRITE: Final = int(Access.LOCAL_WRITE)
 SOLICITED: Final = int(SendFlag.SOLICITED)
 END_U64: Final = 1 << 64
+FIRST: Final = 1
+"""The number of the first message of a queue."""
 INVALIDATING: Final = frozenset({int(Op.SEND_INV), int(Op.SEND_SE_INV)})
 SOLICITING: Final = frozenset(map(int, (Op.SEND_SE, Op.SEND_SE_INV, Op.IMMEDIATE_SE, Op.SEND_SE_IMM)))
 ALIVE: Final = (QPState.RTR, QPState.RTS, QPState.SQD)
-
-
-@dataclass(slots=True)
-class Outstanding:
-    """A READ or atomic that waits for its answer. stag, to, length: the sink of a READ; to an atomic `stag` is its request id."""
-
-    flight: Flight
-    atomic: bool
-    stag: int
-    to: int
-    length: int
-    placed: int = 0
-
-
-@dataclass(slots=True)
-class _Message:
-    """The SEND that is coming in, and the receive it fills."""
-
-    recv: RecvWR
-    op: int
-    capacity: int
-    placed: int = 0
-
-
-class Watch(Protocol):
-    """Who wants to know which message belongs to which work request."""
-
-    def posted(self, wr: SendWR) -> None:
-        """Take note of a request whose messages are sent behind those of the ones before it."""
-
-    def took(self, recv: RecvWR) -> None:
-        """Take note of the receive that a message of the peer has taken."""
 
 
 class Engine:
@@ -83,12 +53,12 @@ class Engine:
 
     wake: called when there is something to send. on_end: called once, with the reason in words, before the queue pair is flushed.
     watch: is told of requests and receives, if set. terminated: the Terminate sent or received, if there was one; refused: it is
-    ours. clean: the peer left between two messages.
+    ours. clean: the peer left between two messages. opening: a READ of nothing opens the connection and is not answered yet.
     """
 
     __slots__ = (
-        "atomics", "clean", "expected", "ird", "is_server", "message", "on_end", "orq", "over", "qp", "receiver", "refused",
-        "sender", "serving", "terminated", "watch", "write_over", "written",
+        "atomics", "clean", "expected", "ird", "is_server", "message", "on_end", "opening", "orq", "over", "qp", "receiver",
+        "refused", "sender", "serving", "terminated", "watch", "write_over", "written",
     )  # fmt: skip
 
     def __init__(
@@ -101,11 +71,12 @@ class Engine:
         # The client speaks first, RFC 5044 7.1.2.
         self.sender.blocked = is_server
         self.receiver = Receiver(self, crc)
-        self.expected = [1] * len(Queue)
+        self.expected = [FIRST] * len(Queue)
         self.orq: deque[Outstanding] = deque()
+        self.opening = False
         self.serving = 0
         self.atomics = 0
-        self.message: _Message | None = None
+        self.message: Incoming | None = None
         self.written = 0
         self.write_over = True
         self.terminated: Terminate | None = None
@@ -210,14 +181,20 @@ class Engine:
             raise Refused(Cause.LOCAL_CATASTROPHIC)
         if not qp.established:
             qp.responder.establish()
-        if self.sender.blocked:
-            self.sender.blocked = False
-            self.sender.wake()
+        if self.sender.blocked and not self.opening:
+            self._unblock()
+
+    def _unblock(self) -> None:
+        self.sender.blocked = False
+        self.sender.wake()
 
     def open(self, rtr: Rtr) -> None:
         """Send the message that says "ready to receive", behind a peer-to-peer start that was settled."""
         if rtr.write:
             self.sender.tagged(Op.WRITE, [], 1, 0)
+        elif rtr.read:
+            self.sender.untagged(Op.READ_REQUEST, [memoryview(READ_REQUEST.pack(1, 0, 0, 1, 0))])
+            self.opening = self.sender.blocked = True  # until it is answered, for it is one of the READs that the peer takes
         else:
             self.sender.put(iter((empty_frame(self.sender.crc),)))
 
@@ -253,6 +230,10 @@ class Engine:
         return Place(length, views, resolve, finish)
 
     def _read_response(self, last: bool, stag: int, to: int, length: int) -> Place:
+        if self.opening:
+            if length or not last or stag != 1:
+                raise Refused(Cause.TAGGED_BOUNDS)
+            return Place(0, [], lambda _: [], self._opened)
         head = self.orq[0] if self.orq else None
         if head is None or head.atomic:
             raise Refused(Cause.OPERATION_OPCODE)
@@ -273,6 +254,10 @@ class Engine:
             return self.sink(head, start + off, length - off)
 
         return Place(length, resolve(0) if length else [], resolve, finish)
+
+    def _opened(self) -> None:
+        self.opening = False
+        self._unblock()
 
     def sink(self, head: Outstanding, off: int, length: int) -> list[memoryview]:
         """Return a part of the memory that a READ fills. Raises: Refused when it is gone."""
@@ -324,7 +309,7 @@ class Engine:
             if mo:
                 raise Refused(Cause.UNTAGGED_MO)
             recv = self._take_recv()
-            message = self.message = _Message(recv, op, sum(sge.length for sge in recv.sges))
+            message = self.message = Incoming(recv, op, sum(sge.length for sge in recv.sges))
         elif op != message.op or (msn + 1) & MSN_MASK != self.expected[Queue.SEND]:
             raise Refused(Cause.UNTAGGED_MSN)
         elif mo != message.placed:
@@ -349,7 +334,7 @@ class Engine:
         assert message is not None
         return Refused(cause, partial(self.qp.complete_recv, message.recv, status))
 
-    def _recv_views(self, message: _Message, mo: int, length: int, last: bool, off: int) -> list[memoryview]:
+    def _recv_views(self, message: Incoming, mo: int, length: int, last: bool, off: int) -> list[memoryview]:
         """Look up the rest of a segment's place; a message whose length is not known yet must fit the whole receive."""
         known = mo + length if last else message.capacity
         views: list[memoryview] = []
@@ -369,7 +354,7 @@ class Engine:
                 break
         return out
 
-    def _sent_in(self, message: _Message, ulp: int, last: bool, length: int) -> None:
+    def _sent_in(self, message: Incoming, ulp: int, last: bool, length: int) -> None:
         message.placed += length
         if not last:
             return
@@ -436,7 +421,8 @@ class Engine:
         self._serve()
         qp = self.qp
         sender = self.sender
-        if not qp.attr.access_flags & REMOTE_READ:
+        opens = not length and self.expected[Queue.REQUEST] == FIRST + 1  # it may be how the peer opens, for which nobody asks
+        if not qp.attr.access_flags & REMOTE_READ and not opens:
             raise Refused(Cause.PROTECTION_ACCESS, event=EventType.QP_ACCESS_ERR)
         views = qp.responder.remote_views(stag, to, length, REMOTE_READ) if length else []
         if views is None:

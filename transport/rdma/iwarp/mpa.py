@@ -215,7 +215,10 @@ def settle(request: StartFrame, reply: StartFrame) -> Settled:
 
 
 def _opening(request: StartFrame, reply: StartFrame) -> Rtr | None:
-    """Return the message we start with where a peer-to-peer start was asked for and agreed to: a WRITE or an FPDU, empty."""
+    """Return the message we start with where a peer-to-peer start was asked for and agreed to: a WRITE, an FPDU or a READ, empty.
+
+    RoCE's rules number their messages, and have no use for a READ here.
+    """
     asked, chosen = request.rtr, reply.rtr
     if chosen is None:
         return None
@@ -225,7 +228,9 @@ def _opening(request: StartFrame, reply: StartFrame) -> Rtr | None:
         return Rtr(write=True)
     if asked.empty and chosen.empty:
         return Rtr(empty=True)
-    raise MpaError("the peer wants to be started by a message that was not offered, or a READ", cause=Cause.LLP_RTR)
+    if asked.read and chosen.read and not reply.roce and reply.ird:
+        return Rtr(read=True)
+    raise MpaError("the peer wants to be started by a message that was not offered", cause=Cause.LLP_RTR)
 
 
 def find_crc() -> Crc:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final
 from transport.rdma import operations
 from transport.rdma.ah import AddressVector
 from transport.rdma.enums import Access, AttrMask, Mtu, Opcode, QPState, SendFlag, WcStatus
-from transport.rdma.iwarp.engine import Engine, Outstanding
+from transport.rdma.iwarp.engine import Engine
 from transport.rdma.iwarp.mpa import Settled
+from transport.rdma.iwarp.outstanding import Outstanding
 from transport.rdma.iwarp.rdmap import ALL_BITS, ATOMIC_REQUEST, CMP_SWAP, FETCH_ADD, IMMEDIATE, READ_REQUEST, Op
 from transport.rdma.operations import HELD, gather, local_views
 from transport.rdma.qp import QPAttr

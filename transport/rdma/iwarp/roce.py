@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Final
 from transport.rdma import operations
 from transport.rdma.enums import STATUS_TEXT, Access, EventType, Opcode, SendFlag, WcStatus
 from transport.rdma.iwarp.ddp import MAX_ULPDU, MSN_MASK
-from transport.rdma.iwarp.engine import Engine, Outstanding
+from transport.rdma.iwarp.engine import Engine
 from transport.rdma.iwarp.mpa import Crc, Rtr
 from transport.rdma.iwarp.operations import payload_of
+from transport.rdma.iwarp.outstanding import Outstanding
 from transport.rdma.iwarp.rdmap import (
     ACK,
     ALL_BITS,
