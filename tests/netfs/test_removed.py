@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
 import netfs
 from crypto.keys import VolumeKey
@@ -28,7 +27,7 @@ async def two(store: Store, keys: VolumeKey | None = None) -> AsyncIterator[tupl
 
 
 async def gone(store: Store) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while store.unnamed():
             store.keep()  # as the next request would have it
             await trio.sleep(0.01)
@@ -83,20 +82,22 @@ async def test_who_leaves_has_nothing_open() -> None:
 
 
 async def run(
-    store: Store, address: str, stop: trio.Event, *, task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED
-) -> None:
+    store: Store, address: str, stop: trio.Event, over: trio.Event, *,
+    task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
+) -> None:  # fmt: skip
     async with serve(store, address) as serving:
         task_status.started(serving)
         await stop.wait()
+    over.set()
 
 
 async def test_a_removed_file_outlives_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is claimed again after a restart is there, and what is not goes."""
-    export, address, stop = tmp_path / "export", f"unix:{tmp_path}/socket", trio.Event()
+    export, address, stop, over = tmp_path / "export", f"unix:{tmp_path}/socket", trio.Event(), trio.Event()
     export.mkdir()
     store = DirectoryStore(export, Probe())
     async with trio.open_nursery() as nursery:
-        serving = await nursery.start(run, store, address, stop)
+        serving = await nursery.start(run, store, address, stop, over)
         async with netfs.open_client(serving.url) as client:
             file = await client.open("/kept", "w+", direct=True)
             await file.write(b"here", 0)
@@ -104,18 +105,18 @@ async def test_a_removed_file_outlives_the_server(tmp_path: Path, monkeypatch: p
             await client.unlink("/kept")
             assert [path.name for path in export.iterdir()] == [".netfs"]
             stop.set()
-            await trio.testing.wait_all_tasks_blocked(0.05)
+            await over.wait()
             store.close()
             (export / ".netfs" / "removed" / ("00" * 24)).write_bytes(b"of nobody")
             store, stop = DirectoryStore(export, Probe()), trio.Event()
-            serving = await nursery.start(run, store, address, stop)
+            serving = await nursery.start(run, store, address, stop, over)
             got = bytearray(4)
             assert await file.preadv([got], 0) == 4
             assert got == b"here"
             await file.write(b"more", 4)
             await file.fsync()
             assert len(store.unnamed()) == 2
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 while sum(map(store.is_open, store.unnamed())) < 1:  # noqa: ASYNC110
                     await trio.sleep(0.01)
             await serving.server.sessions.tidy()
