@@ -149,6 +149,11 @@ class Folio:
         """Nothing is unstable any more."""
         self.unstable_from = self.unstable_to = self.verifier = 0
 
+    def keep_ours(self) -> None:
+        """What others may have changed is not right any more: only what was written here and may have to be sent is kept."""
+        ours = [span for span in ((self.dirty_from, self.dirty_to), (self.unstable_from, self.unstable_to)) if span[0] < span[1]]
+        self.valid_from, self.valid_to = min(start for start, _ in ours), max(end for _, end in ours)
+
     def forget_rest(self) -> None:
         """Another client has changed the file: only what was written here is right."""
         self.valid_from, self.valid_to = self.dirty_from, self.dirty_to

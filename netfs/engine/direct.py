@@ -23,7 +23,7 @@ from netfs.engine.read_collect import read_terminated
 from netfs.engine.request import FileChanged, IoRequest, Origin
 from netfs.engine.write_collect import write_terminated
 from netfs.engine.write_issue import MAX_CHANGES
-from netfs.engine.writeback import END_OF_TIME, SETTLE_TIMEOUT_S, drop_range, flush_range
+from netfs.engine.writeback import END_OF_TIME, SETTLE_TIMEOUT_S, drop_range, flush_range, settle_range
 
 __all__ = ["direct_read", "direct_write"]
 
@@ -107,7 +107,7 @@ async def direct_write(
         if append:
             pos = inode.sizes.i_size
         if inode.mapping.folios:
-            await flush_range(inode, pos, pos + length)
+            await settle_range(inode, pos, pos + length)
             await drop_range(inode, pos, pos + length)
         _forget_cached(inode, pos, length)
         try:

@@ -204,6 +204,9 @@ def _run_ended(wreq: IoRequest) -> None:
     if isinstance(wreq.error, FileChanged) and all(folio.changes < MAX_CHANGES for folio in wreq.folios):
         for folio in wreq.folios:
             folio.changes += 1
+            if folio.unstable:
+                # It cannot be told from what is read again, so it is not kept: a restart of the server is an error from now on.
+                wreq.inode.wrote_direct(folio.verifier)
             folio.forget_rest()
             folio.mapping.end_writeback(folio)
         wreq.folios.clear()

@@ -1,11 +1,11 @@
 """Trio shell. Writeback: dirty folios to the server, unstable data to its disk, and writers held back while too much is held.
 
 Requests are issued here and end by callback: a folio is *writeback* until its bytes are on the server, then *unstable* until a
-commit answers with the boot verifier that took them. If the verifier has changed, the server may have lost what it took: the
-folios are dirty again and are written once more. Direct writes are not kept, so for them a changed verifier is EIO, told once to
-each descriptor. A failed write drops its folios and is recorded the same way. A writer sends what fills a batch and goes on;
-only above the cache's dirty limit does it wait. One task at a time starts writeback of an inode. After fs/netfs/write_issue.c of
-Linux; the folios are the page cache's and are lent to the requests.
+commit answers with the boot verifier that took them, and never dropped before. If the verifier has changed, the server may have
+lost what it took: the folios are dirty again and are written once more. Direct writes are not kept, so for them a changed
+verifier is EIO, told once to each descriptor. A failed write drops its folios and is recorded the same way. A writer sends what
+fills a batch and goes on; only above the cache's dirty limit does it wait. One task at a time starts writeback of an inode. After
+fs/netfs/write_issue.c of Linux; the folios are the page cache's and are lent to the requests.
 """
 
 import errno
@@ -25,7 +25,7 @@ from netfs.engine.write_issue import send_dirty
 
 __all__ = [
     "END_OF_TIME", "SETTLE_TIMEOUT_S", "balance_dirty", "drop_idle", "drop_range", "flush_range", "fsync", "make_room", "resize",
-    "start_writeback", "writeback_held",
+    "settle_range", "start_writeback", "writeback_held",
 ]  # fmt: skip
 
 END_OF_TIME = 1 << 63
@@ -71,16 +71,36 @@ async def _refill(inode: NetfsInode, folio: Folio) -> None:
             inode.cache.drop(folio)
 
 
+async def settle_range(inode: NetfsInode, start: int, end: int) -> None:
+    """Have what overlaps [start, end) on the server's disk, so that nothing of it is sent again over what comes there next.
+
+    The caller keeps writers out. Raises: the commit's error; OSError(EIO) when the server does not keep the data.
+    """
+    await flush_range(inode, start, end)
+    if inode.mapping.unstable and _held(inode, start, end):
+        await fsync(inode)
+        if _held(inode, start, end):
+            raise OSError(errno.EIO, "the server restarts faster than it takes the data")
+
+
+def _held(inode: NetfsInode, start: int, end: int) -> bool:
+    return any(folio.dirty or folio.unstable for folio in inode.mapping.range(start, end))
+
+
 async def drop_range(inode: NetfsInode, start: int, end: int) -> None:
-    """Forget the folios that overlap [start, end), except dirty ones; waits for those in use."""
+    """Forget what is cached of the folios that overlap [start, end); waits for those in use.
+
+    Bytes that the server does not have, or has not on its disk, are kept: they may have to be sent again.
+    """
     for folio in inode.mapping.range(start, end):
         while folio.locked or folio.writeback:
             await park_at(folio)
-        if not (folio.dropped or folio.dirty):
-            if folio.unstable:
-                # No longer kept, so a restart of the server is an error from now on, as it is for a direct write.
-                inode.wrote_direct(folio.verifier)
+        if folio.dropped:
+            continue
+        if not (folio.dirty or folio.unstable):
             inode.cache.drop(folio)
+        elif inode.ops.block_size == 1:
+            folio.keep_ours()
 
 
 def drop_idle(inode: NetfsInode) -> None:
@@ -98,8 +118,12 @@ async def fsync(inode: NetfsInode) -> None:
     """
     for _ in range(COMMIT_TRIES):
         await flush_range(inode, 0, END_OF_TIME)
+        waited = False
         while inode.wb_lock and not inode.uncommitted:
             await park(inode.wb_waiters)  # somebody else's commit may be under way, and may fail
+            waited = True
+        if waited:
+            await flush_range(inode, 0, END_OF_TIME)  # what that one has found lost is dirty again
         if not inode.uncommitted or await _commit(inode):
             return
     inode.wb_error.record(OSError(errno.EIO, "the server restarts faster than it takes the data"))
@@ -209,9 +233,6 @@ async def _commit(inode: NetfsInode) -> bool:
             inode.uncommitted = True
             inode.direct_verifier = inode.direct_verifier or direct
             raise
-        if not direct and verifier and inode.direct_verifier not in (0, verifier):
-            # Unstable folios were dropped while the commit was under way: what it was to make safe is no longer kept either.
-            direct, inode.direct_verifier = inode.direct_verifier, 0
         if direct and direct != verifier:
             inode.wb_error.record(OSError(errno.EIO, "the server restarted and may have lost what was not yet durable"))
         return _settle(inode, verifier)

@@ -382,7 +382,7 @@ class Client(WholeFiles):
             drop_idle(inode)
             inode.outdated()
             return
-        if inode.mapping.dirty or inode.uncommitted:
+        if inode.mapping.dirty or inode.mapping.unstable or inode.uncommitted:
             await fsync(inode)
         await drop_range(inode, 0, END_OF_TIME)
         inode.outdated()

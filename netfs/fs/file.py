@@ -220,7 +220,8 @@ class File(FileSpace, FileLocks):
     async def read_iter(self, it: IovIter, pos: int) -> int:
         """Read at `pos` into an iterator, which is moved by what came.
 
-        Returns: bytes; 0 at the end of the file; fewer than asked only there or where a later part failed.
+        Returns: bytes; 0 at the end of the file; fewer than asked only there or where a later part failed. Memory behind them
+        is as it was, but after a failure or a lost connection a direct read may have left anything in all that was lent.
         Raises: OSError of the first part; ValueError for a SOURCE iterator. Cancellation: no effect but on the memory.
         Ownership: the memory is lent until this returns or raises.
         """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from iov.iov_iter import Direction, IovIter
 from netfs.engine.park import acquire_exclusive
-from netfs.engine.writeback import END_OF_TIME, drop_range, flush_range, resize
+from netfs.engine.writeback import END_OF_TIME, drop_range, flush_range, resize, settle_range
 from netfs.errors import translate
 from netfs.fs.inode import Inode
 from transport.messages import Whence
@@ -153,6 +153,7 @@ class FileSpace:
             await acquire_exclusive(inode.lock)
             try:
                 await flush_range(inode, 0, END_OF_TIME)
+                await settle_range(inode, start, end)
                 await change()
                 inode.wrote_direct(inode.ops.boot)
                 if inode.cookie is not None and not inode.ops.seals:

@@ -7,9 +7,10 @@ import pytest
 import trio
 import trio.testing
 
+from iov.iov_iter import Direction, IovIter
 from netfs.engine.locking import IoLock
 from netfs.engine.park import acquire_exclusive, acquire_shared
-from netfs.engine.writeback import flush_range, start_writeback
+from netfs.engine.writeback import drop_range, flush_range, start_writeback
 from tests.netfs.mount import DATA, get, mounted, put
 from tests.netfs.test_fsx import Setup, make
 from transport.messages import Commit, Open, Read, Truncate, Write
@@ -109,18 +110,97 @@ async def test_after_a_failed_writeback_the_server_is_believed() -> None:
             assert await file.read(-1, 0) == DATA[:3000]
 
 
-async def test_folios_dropped_before_their_commit_count_as_direct() -> None:
+async def test_what_a_direct_write_overtakes_is_safe_first_and_not_sent_again_over_it() -> None:
     async with mounted() as (client, transport):
         async with await client.open("/f", "w+") as file, await client.open("/f", "r+", direct=True) as direct:
-            await file.write(DATA[:1000])
-            await flush_range(file._inode, 0, 1000)
+            await file.write(DATA[:2000])
+            await flush_range(file._inode, 0, 2000)
             transport.restart()
             await direct.pwritev([b"new boot"], 0)
-            with pytest.raises(OSError) as caught:
-                await file.fsync()
-            assert caught.value.errno == errno.EIO
-            with pytest.raises(OSError):
-                await direct.fsync()
+            assert not file._inode.mapping.unstable
+            await file.fsync()
+            await direct.fsync()
+        assert await get(client, "/f") == b"new boot" + DATA[8:2000]
+
+
+async def test_a_hole_is_not_filled_by_what_a_restart_has_made_dirty_again() -> None:
+    async with mounted() as (client, transport):
+        async with await client.open("/f", "w+") as file:
+            await file.write(DATA[:4000])
+            await flush_range(file._inode, 0, 4000)
+            transport.restart()
+            await file.punch(1000, 2000)
+            await file.fsync()
+            assert await file.read(-1, 0) == DATA[:1000] + bytes(2000) + DATA[3000:4000]
+        assert await get(client, "/f") == DATA[:1000] + bytes(2000) + DATA[3000:4000]
+
+
+async def test_a_lease_that_is_lost_during_a_commit_drops_nothing_the_server_may_still_lose() -> None:
+    async with mounted() as (client, transport):
+        file = await client.open("/f", "w+")
+        await file.write(b"old")
+        await file.fsync()
+        await file.pwritev([DATA[:3000]], 0)
+        transport.hold = lambda request: isinstance(request, Commit)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.fsync)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(client._forget, file.handle)  # as when leases are lost with a server that is killed
+            await trio.testing.wait_all_tasks_blocked()
+            transport.restart()
+            transport.let_go()
+        assert transport.committed[file.handle] == DATA[:3000]
+        assert not file._inode.mapping.folios, "in the end it is forgotten"
+        await file.aclose()
+
+
+async def test_an_fsync_beside_a_commit_that_found_data_lost_waits_until_it_is_there() -> None:
+    async with mounted() as (client, transport):
+        first, second = await client.open("/f", "w+"), await client.open("/f", "r+")
+        await first.write(b"old")
+        await first.fsync()
+        await first.pwritev([DATA[:3000]], 0)
+        transport.hold = lambda request: isinstance(request, Write)
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+
+            def answer_held() -> None:
+                calls, transport.queue = transport.queue, []
+                for call in calls:
+                    call.end(transport.outcome(call))
+
+            async def gives_up() -> None:
+                with scope:
+                    await first.fsync()
+
+            nursery.start_soon(gives_up)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(second.fsync)
+            await trio.testing.wait_all_tasks_blocked()
+            transport.hold = lambda request: isinstance(request, Commit)
+            answer_held()
+            await trio.testing.wait_all_tasks_blocked()
+            transport.hold = lambda request: isinstance(request, Write)
+            transport.restart()
+            answer_held()
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()  # while what was lost is sent again
+            await trio.testing.wait_all_tasks_blocked()
+            transport.let_go()
+        assert transport.committed[first.handle] == DATA[:3000]
+        await first.aclose()
+        await second.aclose()
+
+
+async def test_what_others_have_changed_around_unsent_bytes_is_read_again() -> None:
+    async with mounted(folio=4096) as (client, transport):
+        await put(client, "/f", DATA[:4000])
+        async with await client.open("/f", "r+") as file:
+            assert await file.read() == DATA[:4000]
+            await file.pwritev([b"ours"], 1000)
+            transport.serve(Write(file.handle, 0), IovIter.ubuf(Direction.SOURCE, b"theirs"), None, None)
+            await drop_range(file._inode, 0, 4096)
+            assert await file.read(-1, 0) == b"theirs" + DATA[6:1000] + b"ours" + DATA[1004:4000]
 
 
 async def test_an_open_that_was_overtaken_by_a_write_does_not_shrink_the_file() -> None:

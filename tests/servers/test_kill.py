@@ -120,10 +120,6 @@ async def killed_under_load(tmp_path: Path, times: int, workers: int, seed: int,
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=False,
-    reason="known defect: leases lost with a restart drop folios a commit is still to keep, and fsync tells EIO; nothing is lost",
-)
 @pytest.mark.parametrize("slow_disk", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 async def test_killed_at_random_moments_under_load(tmp_path: Path, seed: int, slow_disk: bool) -> None:

@@ -3,9 +3,14 @@
 import json
 import random
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from iov.probe import Probe
+from transport.env import system_env
+from transport.reconnect import Recovery, SessionTransport
 from trials.bench.checkers import history as register_history
 from trials.cells import CELL, fill, parse
 from trials.checkers.atomic import check_atomic
@@ -18,6 +23,13 @@ from trials.checkers.sessions import check_sessions
 from trials.checkers.wgl import Call, search
 from trials.checkers.zones import BACK, EARLY, LOST, NOBODY, Interval, check_register
 from trials.history import NEVER, History, Op
+from trials.workloads.actor import Actor, Fd
+
+if TYPE_CHECKING:
+    from netfs.fs.client import Client
+    from netfs.fs.file import File
+    from transport.base import Transport
+    from transport.reconnect import Dial
 
 # ---- one cell
 
@@ -417,6 +429,32 @@ def test_red_zones() -> None:
     lent.memory[lent.spans[2][1]] = 0
     failure = lent.returned(15)
     assert failure is not None and failure.kind == "U5 red zone"
+
+
+@pytest.mark.parametrize(("lost", "direct", "kinds"), [
+    (False, True, ["U5 beyond the count"]), (True, False, ["U5 beyond the count"]), (True, True, []),
+])  # fmt: skip
+async def test_memory_behind_the_count(lost: bool, direct: bool, kinds: list[str]) -> None:
+    session = SessionTransport(cast("Dial", None), system_env(), Probe(), Recovery())
+    session._session.live.append(cast("Transport", object()))
+
+    class Shrinking:
+        """A file whose first answer is lost after it has come, and which is shorter the second time."""
+
+        async def preadv(self, views: list[memoryview], pos: int) -> int:
+            if not views or pos:
+                return 0
+            if lost:
+                session._session.live[:] = [cast("Transport", object())]
+            for view in views:
+                view[:] = b"x" * len(view)
+            return 10
+
+    history = History(lambda: 0.0)
+    actor = Actor("client0", cast("Client", SimpleNamespace(transport=session)), history, RedZones())
+    fd = Fd(actor, cast("File", Shrinking()), "/f", 1, direct)
+    await fd.read(0, 20, random.Random(2))
+    assert [failure.kind for failure in history.failures] == kinds
 
 
 # ---- secrets

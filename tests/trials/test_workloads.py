@@ -95,6 +95,10 @@ FOUND = (
     )),
     # A close beside another task's commit said that all was safe before the commit had failed.
     Case("append-log", 38, "stream", operations=5),
+    # A crash takes a truncation that was not safe, but not the write before it, which the next open had made so.
+    Case("own-files", 202, "rdma-memory", operations=15),
+    # A server that writes somewhere else into what was offered was taken for one that writes outside of it.
+    Case("rename-swap", 45, "rdma-memory", operations=5),
     # A crash beside a write takes a truncation that was not safe: a direct read ends earlier, which is nobody's fault.
     Case("own-files", 44, "rdma-stream", operations=5),
     # A connection that ended right behind the answer to its BIND was used, and the calls on it waited for ever.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from transport.base import Limits
 from transport.rdma.control import (
     Action,
     Control,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FaultyControl", "control_devices"]
 
+OFFERED: Final = Limits().max_payload
+"""The most bytes that are offered at once: so far on is outside of it. Nonsense inside of it is a lie like others."""
 EVENTS: Final = {int(op): op.name.lower() for op in Opcode}
 STATUSES: Final = {
     "R2": WcStatus.RNR_RETRY_EXC_ERR, "R4": WcStatus.RETRY_EXC_ERR, "R5": WcStatus.REM_ACCESS_ERR, "R6": WcStatus.LOC_PROT_ERR,
@@ -84,7 +87,7 @@ class FaultyControl(Control):
             case "R16":
                 return self._calling(lambda: setattr(wr, "rkey", wr.rkey ^ 0x5A00))
             case "X8":
-                return self._calling(lambda: setattr(wr, "remote_addr", wr.remote_addr + one.rng.randrange(1, 1 << 20)))
+                return self._calling(lambda: setattr(wr, "remote_addr", wr.remote_addr + OFFERED + one.rng.randrange(1 << 20)))
             case "R24":
                 return self._calling(requester.qp.enter_error)
             case "R17" | "R19" if wr.opcode == Opcode.WRITE:

@@ -13,6 +13,8 @@ from itertools import pairwise
 
 from netfs.fs.client import Client
 from netfs.fs.file import File
+from transport.base import Transport
+from transport.reconnect import SessionTransport
 from trials.cells import CELL, Run, content, parse
 from trials.checkers.isolation import RedZones
 from trials.checkers.namespace import ABSENT, EXISTS
@@ -65,11 +67,14 @@ class Fd:
     async def read(self, pos: int, length: int, rng: random.Random) -> tuple[Op, bytearray | None]:
         """Read into segments of drawn sizes between red zones. Returns: also a copy of what came, None for an error.
 
-        A short count is followed up: it is the end of the file, or there is an error behind it.
+        A short count is followed up: it is the end of the file, or there is an error behind it. Memory behind the count is as
+        before, except that a direct read whose connection was lost has been asked twice: the first answer, which did not count,
+        may have reached anywhere into the memory that was lent, and the second may be shorter.
         """
         op = self._begin("read", pos, length)
         lent = self.actor.zones.lend(f"read #{op.id} of {self.path}", [end - start for start, end in cut(0, length, rng)])
         got: list[bytearray] = []
+        channels = self.actor.channels()
 
         async def call() -> None:
             count = done = await self.file.preadv(lent.views, pos)
@@ -78,7 +83,8 @@ class Fd:
                 self.actor.wrong(lent.returned(length))
                 done = await self.file.preadv(lent.behind(count), pos + count)
                 count += done
-            self.actor.wrong(lent.returned(count))
+            twice = self.direct and self.actor.channels() != channels
+            self.actor.wrong(lent.returned(length if twice else count))
             data = lent.content(count)
             got.append(data)
             self.actor.history.end(op, count, seen=self._parsed(data, pos))
@@ -131,6 +137,11 @@ class Actor:
         self.history = history
         self.zones = zones
         self.is_of: dict[str, Callable[[int], bool]] = {}
+
+    def channels(self) -> list[Transport]:
+        """Return the connections that the client has now."""
+        transport = self.client.transport
+        return list(transport._session.live) if isinstance(transport, SessionTransport) else []
 
     def wrong(self, failure: Failure | None) -> None:
         """Keep a failure that was seen on the spot, if there is one."""
