@@ -34,11 +34,13 @@ from transport.messages import (
     Compound,
     EndSession,
     Fence,
+    Getattr,
     Lease,
     LeaseReturn,
     Lock,
     LockTest,
     Lookup,
+    Open,
     Ping,
     Read,
     Readdir,
@@ -61,6 +63,7 @@ log: Final = logging.getLogger(__name__)
 _LIMITS: Final = Limits()
 _STAGING_SLOT: Final = 1 << 16
 _STAGING_SLOTS: Final = 4
+PEEKED: Final = frozenset({Lookup, Getattr, Open})
 
 Answer = Reply | Awaitable[Reply]
 R = TypeVar("R", Reply, Reply | None)
@@ -199,7 +202,7 @@ class Dispatcher:
         if special is not None:
             return special(request, landing)
         _release(landing)
-        if kind is Lookup and self._store.blocking:
+        if kind in PEEKED and self._store.blocking:
             found = self._peek(request)
             if found is not None:
                 return found
@@ -207,13 +210,16 @@ class Dispatcher:
         return self._sleep(work, None) if self._store.blocking and kind is not Ping else work()
 
     def _peek(self, request: Request) -> Reply | None:
-        """Answer a LOOKUP without a hop to a worker, where it need not sleep."""
-        assert isinstance(request, Lookup)
+        """Answer a LOOKUP, GETATTR or OPEN without a hop to a worker, where it need not sleep."""
         try:
-            found = self._store.try_lookup(request.parent, request.name)
+            if isinstance(request, Lookup):
+                found = self._store.try_lookup(request.parent, request.name)
+                return None if found is None else Reply(0, found)
+            assert isinstance(request, Getattr | Open)
+            attr = self._store.try_getattr(request.handle, write=request.write if isinstance(request, Open) else None)
         except Exception as error:  # noqa: BLE001
             return Reply(status_of(error, request))
-        return None if found is None else Reply(0, found)
+        return None if attr is None else Reply(0, AttrReply(attr))
 
     def closed(self) -> None:
         """Give the staging memory back, of which all must have come home, and leave the session."""

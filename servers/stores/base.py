@@ -136,6 +136,12 @@ class Store(ABC):
     def getattr(self, handle: Handle) -> Attr:
         """Raises: ESTALE."""
 
+    def try_getattr(self, handle: Handle, *, write: bool | None = None) -> Attr | None:
+        """The same if it need not sleep, else None, also where it would fail. write: also check the access, as `open` does."""
+        if self.blocking:
+            return None
+        return self.getattr(handle) if write is None else self.open(handle, write=write)
+
     @abstractmethod
     def setattr(self, change: Setattr) -> Attr:
         """Change what is not None. Raises: as `truncate` for a size; EOPNOTSUPP for the mode of a symlink."""

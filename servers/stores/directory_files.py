@@ -41,6 +41,7 @@ from servers.stores.syscalls import (
     is_memory,
     require_linux,
     set_times,
+    statx,
     sync_filesystem,
 )
 from servers.stores.unnamed import Unnamed
@@ -145,6 +146,20 @@ class DirectoryFiles(Store):
     def getattr(self, handle: Handle) -> Attr:
         node = self._tree.node(handle)
         return self._attr(node, self._tree.statx(node))
+
+    def try_getattr(self, handle: Handle, *, write: bool | None = None) -> Attr | None:
+        if not self.blocking:
+            return super().try_getattr(handle, write=write)
+        held = self._tree.opened(handle)  # what is open is in the kernel's memory
+        if held is None:
+            return None
+        try:
+            if (write and (self.read_only or not held.writable)) or not self._tree.knows(handle):
+                return None
+            found = statx(held.fd)
+            return self._attr(self._tree.node(handle), found) if found.nlink else None
+        finally:
+            self._tree.let_go(held)
 
     def setattr(self, change: Setattr) -> Attr:
         self._check_writable()

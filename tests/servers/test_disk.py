@@ -10,10 +10,13 @@ import pytest
 import netfs
 import servers
 from iov.probe import Probe
+from servers.dispatch import Dispatcher
 from servers.stores.directory import DirectoryStore
 from servers.stores.syscalls import is_memory
 from tests.conformance.store_words import folder, get, new, put, refused, source, top
-from transport.messages import FileType, Step, StepKind
+from transport.base import Reply
+from transport.env import system_env
+from transport.messages import AttrReply, FileType, Getattr, Open, Step, StepKind
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="the directory store needs Linux")
 
@@ -49,6 +52,41 @@ def test_what_the_page_cache_holds_is_read_without_sleeping(store: DirectoryStor
     tail.release()
     store._tree._files.drop(file)
     assert store.try_read_source(file, 0, 4096) is None
+
+
+def test_an_open_file_is_looked_at_without_sleeping(store: DirectoryStore) -> None:
+    file = new(store, data=b"x" * 10)
+    for write in (None, False, True):
+        attr = store.try_getattr(file, write=write)
+        assert attr == store.getattr(file)
+    reader = store._tree.file(file, write=False)
+    store._tree.let_go(reader)
+    store._tree._files.drop(file)
+    for write in (None, False, True):
+        assert store.try_getattr(file, write=write) is None, "it is not open any more"
+    store._tree.let_go(store._tree.file(file, write=False))
+    assert store.try_getattr(file, write=False) == store.getattr(file)
+    assert store.try_getattr(file, write=True) is None, "it is open for reading alone"
+    assert store.try_getattr(top(store)) is None
+    store.open(file, write=True)
+    store.unlink(top(store), "f")
+    assert store.try_getattr(file) is None
+
+
+async def test_getattr_and_open_of_an_open_file_take_no_hop(store: DirectoryStore) -> None:
+    probe = Probe()
+    handler = Dispatcher(store, system_env(), probe)
+    file = new(store, data=b"x" * 10)
+    for request in (Getattr(file), Open(file, write=True)):
+        reply = handler.handle(request, None)
+        assert isinstance(reply, Reply) and isinstance(reply.body, AttrReply) and reply.body.attr.size == 10
+    before = probe.hops
+    store._tree._files.drop(file)
+    later = handler.handle(Getattr(file), None)
+    assert not isinstance(later, Reply)
+    assert (await later).status == 0
+    assert (before, probe.hops) == (0, 1)
+    handler.closed()
 
 
 def test_page_cache_that_ends_early_is_not_the_end_of_the_file(store: DirectoryStore) -> None:
