@@ -143,6 +143,33 @@ def test_the_mount(tmp_path: Path) -> None:
     assert list((tmp_path / "photos").iterdir()) == []
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_trials(tmp_path: Path) -> None:
+    """What docs/trials.md prints finds a failure to shrink; the faults of the proxy are those of its plan, without the knobs."""
+    page = (ROOT / "docs" / "trials.md").read_text()
+    (hunt,) = re.findall(r"^    (netfs trial run .*--bug .*)$", page, re.MULTILINE)
+    found = subprocess.run(
+        shlex.split(hunt), cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=200, check=False
+    )
+    token = re.search(r"FAILED .*?netfs trial replay (nt1\.\S+)", found.stdout, re.DOTALL)
+    assert found.returncode == 1 and token is not None, found
+    assert list((tmp_path / "failures").glob("*.html"))
+    (tmp_path / "plan.toml").write_text(page[page.index("[[fault]]") : page.index("[knobs]")])
+    (session,) = (text for text in blocks("sh") if text.startswith("netfs trial"))
+    run, shrink, proxy = session.replace("nt1.…", token[1]).replace("0:2000", "0:4").replace(":2049", "127.0.0.1:0").splitlines()
+    assert "4 trials" in say(run, tmp_path)
+    assert "FAILED" in say(shrink, tmp_path) and (tmp_path / "failure.html").stat().st_size > 10_000
+    with subprocess.Popen(
+        shlex.split(proxy, comments=True), env=environment(tmp_path), cwd=tmp_path, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        try:
+            assert b"127.0.0.1:2050" in process.stderr.readline()
+        finally:
+            process.terminate()
+
+
 def test_the_profile() -> None:
     (table,) = blocks("toml")
     (profile,) = parse_profiles(table).values()
