@@ -4,6 +4,7 @@ The client owns the page cache, the pool of staging memory and the inodes its de
 what is still dirty, waits for everything in flight and insists that nothing is lent any more.
 """
 
+import errno
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -22,7 +23,7 @@ from netfs.errors import translate
 from netfs.fs.connect import Credentials, connect, recovery_of
 from netfs.fs.dentry import DentryCache
 from netfs.fs.entry import Entry
-from netfs.fs.file import File, parse_mode
+from netfs.fs.file import File, OpenMode, parse_mode
 from netfs.fs.inode import Inode
 from netfs.fs.kind import DEFAULT_BLOCK_SIZE, Level, StateFolder, volume_of
 from netfs.fs.known import KnownAttributes
@@ -35,13 +36,7 @@ from netfs.fs.whole import WholeFiles
 from netfs.tracing.live import LiveRequest, live_requests
 from transport.base import Transport
 from transport.env import Env, system_env
-from transport.messages import (
-    NO_HANDLE,
-    Attr,
-    DirEntry,
-    EntryReply,
-    Handle,
-)  # fmt: skip
+from transport.messages import NO_HANDLE, Attr, DirEntry, EntryReply, Handle
 
 if TYPE_CHECKING:
     from crypto.keys import VolumeKey
@@ -123,26 +118,37 @@ class Client(WholeFiles):
             return await self._volume.lookup(parent, name), None
 
         try:
-            opened = self._opened
-            entry, sent = await self._walked(found)
-            inode = self._inodes.get(entry.handle)
-            if inode is not None and (inode.opens or opened != self._opened):
-                sent = None  # another descriptor may have changed it since
-            inode = self._get_inode(entry.handle, path)
             try:
-                attr = await self._revalidate(inode, entry, sent, write=how.write)
-                if how.truncate and inode.sizes.i_size:
-                    await acquire_exclusive(inode.lock)
-                    try:
-                        await resize(inode, 0)
-                    finally:
-                        inode.lock.release_exclusive()
-            except BaseException:
-                self.put_inode(inode)
-                raise
+                inode, attr = await self._opened_as(path, how, found)
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+                inode, attr = await self._opened_as(path, how, found)  # another file has taken the name in between
         except Exception as error:
             raise translate(error, path, self.probe) from error
         return File(self, inode, path, how, attr, direct=direct, sync=sync, buffers=self.page_cache.wanted)
+
+    async def _opened_as(
+        self, path: str, how: OpenMode, found: Callable[[Walk], Awaitable[tuple[EntryReply, Attr | None]]]
+    ) -> tuple[Inode, Attr]:  # fmt: skip
+        opened = self._opened
+        entry, sent = await self._walked(found)
+        inode = self._inodes.get(entry.handle)
+        if inode is not None and (inode.opens or opened != self._opened):
+            sent = None  # another descriptor may have changed it since
+        inode = self._get_inode(entry.handle, path)
+        try:
+            attr = await self._revalidate(inode, entry, sent, write=how.write)
+            if how.truncate and inode.sizes.i_size:
+                await acquire_exclusive(inode.lock)
+                try:
+                    await resize(inode, 0)
+                finally:
+                    inode.lock.release_exclusive()
+        except BaseException:
+            self.put_inode(inode)
+            raise
+        return inode, attr
 
     async def stat(self, path: str) -> Attr:
         """Return the attributes of what a path names; the size is the one a reader sees. Cancellation: no effect."""

@@ -11,6 +11,7 @@ from iov.iov_iter import Direction, IovIter
 from netfs.engine.locking import IoLock
 from netfs.engine.park import acquire_exclusive, acquire_shared
 from netfs.engine.writeback import drop_range, flush_range, start_writeback
+from netfs.fs.file import File
 from tests.netfs.mount import DATA, get, mounted, put
 from tests.netfs.test_fsx import Setup, make
 from transport.messages import Commit, Open, Read, Truncate, Write
@@ -228,6 +229,32 @@ async def test_an_open_that_was_overtaken_by_a_write_does_not_shrink_the_file() 
                 assert file.size == 9000
                 call.end(outcome)
             assert file.size == 9000
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "w"])
+async def test_a_file_that_is_replaced_between_its_lookup_and_its_open_is_looked_up_again(mode: str) -> None:
+    async with mounted() as (client, transport):
+        await put(client, "/f", b"old")
+        await put(client, "/new", b"newer")
+        opened: list[File] = []
+
+        async def reopen() -> None:
+            opened.append(await client.open("/f", mode))
+
+        transport.hold = lambda request: isinstance(request, Open)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reopen)
+            await trio.testing.wait_all_tasks_blocked()
+            await client.rename("/new", "/f")
+            transport.let_go()
+        assert opened[0].size == (0 if mode == "w" else 5)
+        await opened[0].aclose()
+        assert client._inodes[opened[0].handle].opens == 0
+        await put(client, "/f", b"")
+        transport.refuse = {Open: [errno.ESTALE, errno.ESTALE]}
+        with pytest.raises(OSError) as caught:
+            await client.open("/f", mode)
+        assert caught.value.errno == errno.ESTALE, "not for ever"
 
 
 async def test_a_commit_speaks_of_what_had_arrived_only() -> None:
