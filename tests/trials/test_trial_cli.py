@@ -88,7 +88,7 @@ def test_replay_tells_what_happened(capfd: pytest.CaptureFixture[str], tmp_path:
     assert "T14 nth(send, 9) @client1 side=during" in out and "took effect" in out
     assert out.endswith("no failure\n")
     code, _, err = trial(
-        capfd, "replay", encode(CASE), "--report", str(tmp_path / "r.pftrace"), "--report", str(tmp_path / "r.pcapng")
+        capfd, "replay", encode(CASE), "--report", str(tmp_path / "r.pftrace"), "--capture", str(tmp_path / "r.pcapng")
     )
     assert code == Exit.DONE and err.count("wrote ") == 2
     trace = Trace.FromString((tmp_path / "r.pftrace").read_bytes())

@@ -15,7 +15,7 @@ Jobs = Annotated[int, Parameter(name="--jobs", help="processes at a time; 0: one
 Outputs = Annotated[
     list[Path] | None,
     Parameter(
-        name="--report",
+        name=("--report", "--capture"),
         help="also write a report, as *.html (timeline), *.txt (story), *.pftrace (ui.perfetto.dev) or *.pcapng (Wireshark).",
         negative_iterable=(),
     ),
