@@ -410,38 +410,6 @@ class EncryptedFile:
             for first, entries in redo:
                 self.wrote(first, entries)
 
-    def renewed(self, file_key: bytes, nonce: bytes, **values: Any) -> bytes:
-        """Return a record with another file key, for what is written from now on; nothing else may wait for a commit.
-
-        file_key, nonce: fresh. The key before is kept for its blocks; so there must be none of a still earlier one. What became
-        of it is told to `end_renewal`.
-        """
-        mine = self.record
-        record = replace(
-            mine,
-            generation=mine.generation + 1,
-            file_key=file_key,
-            key_before=mine.file_key,
-            key_since=mine.rekey + 1,
-            rekey=mine.rekey + 1,
-            uses=0,
-            before=sha256(self.sealed).digest(),
-            epoch=self.key.epoch,
-            **values,
-        )
-        sealed = seal_record(self.key, record, nonce)
-        self._pending = record, sealed
-        return sealed
-
-    def end_renewal(self, *, stored: bool) -> None:
-        """Say whether the record of `renewed` was put."""
-        assert self._pending is not None
-        record, sealed = self._pending
-        self._pending = None
-        if stored:
-            self.record, self.sealed, self.rekey, self._uses = record, sealed, record.rekey, 0
-            self.cipher.key = file_key_of(record)
-
     def close(self) -> None:
         """Forget the keys."""
         self.cipher.key.close()

@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 
 from netfs.cli.dialing import ANYBODY, Access, connected, remote_place
 from netfs.cli.host import CommandError, Exit, Host, failing
-from netfs.cli.place import Place
+from netfs.cli.place import Place, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,7 +146,7 @@ def register_recipients(host: Host, group: App) -> None:
     async def remove_recipient(url: str, fingerprint: str, /, *, access: Access = ANYBODY) -> None:
         """Let a recipient open no file that is made from now on; the volume gets a new key, as by rotate.
 
-        A file that was there before keeps its own key, which somebody may have taken along: copy it anew to give it another.
+        A file that was there before keeps its own key, which they may have taken along; netfs volume reencrypt gives it another.
 
         Args:
             url: the directory.
@@ -196,6 +196,18 @@ def register_keys(host: Host, group: App) -> None:
         """
         await change(host, url, access, lambda volume, secret: partial(volume.rotated, secret, fresh()))
 
+    async def reencrypt(url: str, /, *, access: Access = ANYBODY) -> int:
+        """Write every file anew under a fresh key, after rotate or remove-recipient, so that keys somebody kept open nothing.
+
+        Each file is copied beside itself, and the copy takes its place when it is whole; so nobody else should be at work on
+        the files, and there must be room for the largest. What cannot be copied stays and is listed; the exit code is 1 then.
+
+        Args:
+            url: the directory, or anything below it.
+        """
+        return await renew_files(host, remote_place(url), access)
+
+    host.command(reencrypt, name="reencrypt", examples=[f"netfs volume reencrypt --passphrase {EXAMPLE}"], under=group)
     host.command(passwd, name="passwd", examples=[f"netfs volume passwd {EXAMPLE}"], under=group)
     host.command(rotate, name="rotate", examples=[f"netfs volume rotate {EXAMPLE}"], under=group)
 
@@ -301,6 +313,30 @@ async def change(
             await replace_header(client, found, header)
     KnownVolumes(user_file("known_volumes")).remember(str(top), Known(header.fingerprint, header.scope.epoch))
     host.emit({**described(top, header, verified=True), **told})
+
+
+async def renew_files(host: Host, place: Place, access: Access) -> int:
+    """Write files anew. Returns: the exit code."""
+    from netfs.fs.reencrypt import reencrypt  # noqa: PLC0415 - the client is loaded by the commands that need it
+
+    if access.key_file is None and access.passphrase_fd is None and not access.passphrase:
+        host.fail(Exit.USAGE, f"{place}: only what is encrypted can be encrypted anew; say --passphrase or --key-file")
+    async with connected(place, access) as client:
+        with failing(Exit.REMOTE, str(place)), host.progress(None, "writing anew") as bar:
+
+            def told(path: str, count: int) -> None:
+                bar.say(path)
+                bar.expect(count)
+                bar.advance(count)
+
+            done = await reencrypt(client, place.path, told)
+    failed = [{"path": path, "reason": error.strerror or str(error)} for path, error in done.failed]
+    lines = [f"{printable(each['path'])}: {each['reason']}" for each in failed]
+    lines.append(
+        f"{done.files:,} files, {done.bytes:,} bytes written anew" + (f"; {len(failed):,} as they were" if failed else "")
+    )
+    host.emit({"files": done.files, "bytes": done.bytes, "failed": failed}, "\n".join(lines))
+    return Exit.NO if failed else Exit.DONE
 
 
 def without_secret(access: Access) -> Access:

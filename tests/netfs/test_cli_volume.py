@@ -91,6 +91,8 @@ def test_a_life_of_a_volume(vault: str, tmp_path: Path, known: Path) -> None:
         assert with_passphrase("geheim", "volume", "passwd", vault, *CHEAP, *new).code == 0
     told(with_passphrase("geheim", "cat", f"{vault}/file"), 3, "wrong passphrase")
     assert done(with_passphrase("neu", "volume", "rotate", "--json", vault))["epoch"] == 3
+    assert with_passphrase("neu", "volume", "reencrypt", vault).out == "1 files, 6,000 bytes written anew\n"
+    told(netfs("volume", "reencrypt", vault), 2, "only what is encrypted")
     assert with_passphrase("neu", "cat", f"{vault}/file").out == "secret" * 1000
     shown = done(netfs("volume", "info", "--json", f"{vault}/file"))
     assert (shown["url"], shown["verified"]) == (vault, False)
