@@ -191,8 +191,8 @@ class EncryptedOps(FileOps):
             # Known only now; nothing of the file can have been cached yet.
             self._set_block_size(file.block_size)
             self._inode.set_ops(self)
-        if self._inode.uncommitted:
-            # What this client wrote and has not committed is in no record yet.
+        if self._inode.uncommitted or file.is_uncommitted:
+            # What this client wrote and has not committed is in no record yet; a commit may be under way.
             return entry.attr, max(file.size, self._inode.sizes.remote_i_size)
         return entry.attr, file.size
 

@@ -1,6 +1,7 @@
 """Encrypted folders against a server that keeps other things than it was given, other writers, restarts, cancellation."""
 
 import errno
+from typing import Any
 
 import pytest
 import trio
@@ -395,5 +396,34 @@ def test_claims_that_are_in_doubt_are_given_back() -> None:
         expected = bytearray(CONTENT)
         expected[BLOCK + 5 : BLOCK + 8], expected[BLOCK + 9 : BLOCK + 12] = b"one", b"two"
         assert await get(one, "/f") == expected
+
+    in_world(test)
+
+
+def test_an_open_beside_a_commit_that_is_made_twice_does_not_shorten_the_file() -> None:
+    async def test(world: World) -> None:
+        one, opened = world.client(), 0
+        await put(one, "/f", CONTENT)
+        async with await one.open("/f", "r+", direct=True) as file:
+            await file.write(b"x" * BLOCK, len(CONTENT))
+            commits = file._inode.ops._commits  # type: ignore[attr-defined]
+            transact = commits._transact
+
+            async def open_it() -> None:
+                nonlocal opened
+                async with await one.open("/f") as other:
+                    opened = other.size
+
+            async def refused(*_: Any) -> bool:
+                commits._transact = transact
+                nursery.start_soon(open_it)
+                await trio.testing.wait_all_tasks_blocked()
+                return False
+
+            commits._transact = refused
+            async with trio.open_nursery() as nursery:
+                await file.fsync()
+        assert opened == len(CONTENT) + BLOCK
+        assert await get(world.client(), "/f") == CONTENT + b"x" * BLOCK
 
     in_world(test)
