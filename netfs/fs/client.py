@@ -121,7 +121,7 @@ class Client(WholeFiles):
             try:
                 inode, attr = await self._opened_as(path, how, found)
             except OSError as error:
-                if error.errno != errno.ESTALE:
+                if error.errno != errno.ESTALE or how.create:  # what was made once, and is removed, is not made again
                     raise
                 inode, attr = await self._opened_as(path, how, found)  # another file has taken the name in between
         except Exception as error:

@@ -97,6 +97,8 @@ FOUND = (
     Case("append-log", 38, "stream", operations=5),
     # A crash takes a truncation that was not safe, but not the write before it, which the next open had made so.
     Case("own-files", 202, "rdma-memory", operations=15),
+    # A file that was made, and removed by another client before it was open, was made a second time by the same call.
+    Case("metadata", 203, "rdma-stream", operations=15),
     # A server that writes somewhere else into what was offered was taken for one that writes outside of it.
     Case("rename-swap", 45, "rdma-memory", operations=5),
     # A crash beside a write takes a truncation that was not safe: a direct read ends earlier, which is nobody's fault.
