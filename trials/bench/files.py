@@ -15,6 +15,7 @@ from typing import Final
 
 import trio
 
+from crypto.keys import VolumeKey
 from netfs.fs.client import Client, open_client
 from trials.bench.figure import Figure, Pairing
 from trials.bench.limits import timed
@@ -29,6 +30,7 @@ STATS: Final = 2000
 LISTED: Final = 10_000
 RPC_CALLS: Final = 2000
 DATA: Final = bytes(1024)
+KEY: Final = b"k" * 32
 Work = Callable[[Client, int], Awaitable[object]]
 
 
@@ -42,9 +44,9 @@ def _folder(disk: bool) -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def _client(disk: bool) -> AsyncIterator[Client]:
+async def _client(disk: bool, keys: VolumeKey | None = None) -> AsyncIterator[Client]:
     with _folder(disk) as folder:
-        async with server_process(folder) as server, open_client(server.url, leases=False) as client:
+        async with server_process(folder) as server, open_client(server.url, leases=False, keys=keys) as client:
             yield client
 
 
@@ -114,11 +116,15 @@ async def _filled(client: Client) -> None:
 
 @asynccontextmanager
 async def _against(
-    run: Callable[[Client], Awaitable[float]], limit: float | None, disk: bool = False, fill: bool = False
+    run: Callable[[Client], Awaitable[float]],
+    limit: float | None,
+    disk: bool = False,
+    fill: bool = False,
+    keys: VolumeKey | None = None,
 ) -> AsyncIterator[Pairing]:
     """Open a client, and what it is measured against: a number, or without one the minimal request and reply loop."""
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(_client(disk))
+        client = await stack.enter_async_context(_client(disk, keys))
         if fill:
             await _filled(client)
         if limit is not None:
@@ -174,14 +180,17 @@ def _counted(run: Callable[[Client, int, Iterator[int]], Awaitable[float]], dept
     return lambda client: run(client, depth, counter)
 
 
-def _rate(name: str, run: Callable[[Client], Awaitable[float]], least: float, fill: bool = False) -> Figure:
-    return Figure(name, "1/s", f"{least:,.0f}/s", 1.0, partial(_against, run, least, fill=fill))
+def _rate(
+    name: str, run: Callable[[Client], Awaitable[float]], least: float, fill: bool = False, keys: VolumeKey | None = None
+) -> Figure:  # fmt: skip
+    return Figure(name, "1/s", f"{least:,.0f}/s", 1.0, partial(_against, run, least, fill=fill, keys=keys))
 
 
 FIGURES: Final = (
     _rate("tcp.create_1k.qd1", _counted(_creates, 1), 2000),
     Figure("tcp.stat.qd1", "1/s", "rpc_loop", 0.55, partial(_against, partial(_stats, depth=1), None, fill=True)),
     _rate("tcp.create_1k.qd16", _counted(_creates, 16), 4000),
+    _rate("tcp.encrypted.create_1k.qd16", _counted(_creates, 16), 1200, keys=VolumeKey(KEY)),
     _rate("tcp.stat.qd16", partial(_stats, depth=16), 15_000, fill=True),
     _rate("tcp.unlink.qd16", _counted(_removes, 16), 6000),
     Figure("tcp.readdir_10k", "s", "0.25 s", 1.0, _many, lower=True, rounds=3),
