@@ -115,6 +115,10 @@ FOUND = (
     Case("own-files", 47, "rdma-memory", encrypt=True, operations=1, plan=Plan.from_json(
         '[[["S15","nth(request, 1)","",{"attack":"A35:tags-only","for_s":0.0051}]],{}]'
     )),
+    Case("racing", 6007, "rdma-memory", encrypt=True, operations=30, keep=(2, 24, 25, 28), schedule=(), plan=Plan.from_json(
+        '[[["P4","at(0)","",{}],["K8","nth(request, 1)","",{"attack":"A04:block+entry","for_s":0.0171}],'
+        '["S15","nth(request, 1)","",{"attack":"A35:dropped","for_s":0.01}]],{}]'
+    )),
     # An answer to the recall of a lease that was revoked took the one that had been given since.
     Case("sharing", 1000, "stream", clients=3, operations=15),
     # A claim of this start of the server was forgotten with those of the one before: nobody else could write there.
