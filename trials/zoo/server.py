@@ -81,7 +81,7 @@ def _scrub(patches: Patches) -> None:
     patches.set(Extents, "_scrub", kept)
 
 
-@bug("verifier-outlives-a-crash", "servers", "fsx", kinds=("S11", "S20"))
+@bug("verifier-outlives-a-crash", "servers", "fsx", first=36, kinds=("S11", "S20"))
 def _stable(patches: Patches) -> None:
     """The write verifier stays the same over a crash that lost data, so that no client writes it again."""
     crash = MemoryStore.crash
