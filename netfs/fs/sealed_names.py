@@ -267,24 +267,25 @@ class SealedNames:
         return reply
 
     async def remove(self, parent: Handle, name: str, *, directory: bool) -> Handle:
-        """Remove a name. Returns: whose it was. Raises: EISDIR, ENOTDIR, ENOTEMPTY, ENOENT."""
+        """Remove a name, also of what is damaged. Returns: whose it was. Raises: EISDIR, ENOTDIR, ENOTEMPTY, ENOENT."""
         folder = self._folder(parent)
         async with folder.lock:
             for _ in range(CONFLICTS):
-                # The record need not be whole: what is damaged can be removed.
                 shown = folder.names.seal(name).shown
                 reply = await ask(self._transport, Lookup(parent, shown), EntryReply)
                 entry = folder.names.entry(shown, reply.certificate)
-                is_dir = entry.kind is Kind.DIRECTORY
-                if is_dir != directory:
-                    raise failed(errno.EISDIR if is_dir else errno.ENOTDIR)
+                if (entry.kind is Kind.DIRECTORY) != directory:
+                    raise failed(errno.ENOTDIR if directory else errno.EISDIR)
                 steps = [Step(StepKind.REMOVE, parent, name=shown, other=reply.handle)]
+                done = None  # it is another object by now, or gone, or was made after what is known of the directory
                 try:
                     done = await self._change([(folder, without_entry(folder.names, folder.folder, entry))], steps)
                 except OSError as error:
                     if error.errno not in {errno.ESTALE, errno.ENOENT}:
                         raise
-                    done = None  # it is another object by now, or gone
+                except IntegrityError:
+                    if not await self._overtaken(folder):
+                        raise
                 if done is not None:
                     self._folders.pop(reply.handle, None)
                     self._freshness.marks.removed(entry.file_id)
@@ -307,17 +308,21 @@ class SealedNames:
                     raise failed(errno.EEXIST)
                 if (parent, name) == (new_parent, new_name):
                     return None
-                # One object under two names: no file has two, so another client renamed it between the two questions.
+                # No file has two names: another client renamed it between the two questions.
                 twice = replaced is not None and replaced.reply.handle == moved.reply.handle
-                if not twice and await self._move(source, moved, target, new_name, replaced):
-                    if replaced is None:
-                        return None
-                    self._folders.pop(replaced.reply.handle, None)
+                try:
+                    done = not twice and await self._move(source, moved, target, new_name, replaced)
+                except IntegrityError:  # perhaps of one that was made after what is known of the directories
+                    if not await self._overtaken(source, target):
+                        raise
+                    continue
+                if done and replaced is None:
+                    return None
+                if done and replaced is not None:
                     self._freshness.marks.removed(replaced.entry.file_id)
+                    self._folders.pop(replaced.reply.handle, None)
                     return replaced.reply.handle
-                await self._refresh(source)
-                if target is not source:
-                    await self._refresh(target)
+                await self._overtaken(source, target)
         raise busy()
 
     async def change(self, handle: Handle, blob: bytes | None = None, **values: Any) -> None:
@@ -465,6 +470,13 @@ class SealedNames:
             raise IntegrityError("not a directory's record", file_id=file_id)
         if self._freshness.observe(file_id, record.generation, sealed, asked):
             self._remember(handle, record, sealed, generation)
+
+    async def _overtaken(self, *folders: SealedFolder) -> bool:
+        """Read the records of directories again. Returns: whether another client has changed one of them."""
+        before = [folder.generation for folder in folders]
+        for folder in {folder.handle: folder for folder in folders}.values():
+            await self._refresh(folder)
+        return [folder.generation for folder in folders] != before
 
     async def _refresh(self, folder: SealedFolder) -> None:
         """Read the record of a directory again."""

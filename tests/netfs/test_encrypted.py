@@ -249,3 +249,17 @@ def test_without_the_key_nothing_is_opened() -> None:
         store.close()
 
     trio.run(test)
+
+
+def test_names_that_were_made_since_the_directory_was_read() -> None:
+    async def test(world: World) -> None:
+        one, two = world.client(), world.client()
+        assert await one.listdir("/") == []
+        await put(two, "/a", b"a")
+        await one.unlink("/a")
+        for name in ("/b", "/c"):
+            await put(two, name, name.encode())
+        await one.rename("/b", "/c")
+        assert await one.listdir("/") == ["c"]
+
+    in_world(test)
