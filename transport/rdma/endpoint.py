@@ -70,15 +70,17 @@ async def client_block(client: ClientEnd, carry: Callable[[], Awaitable[None]]) 
     Raises: what the block raised, as it is.
     """
     failure: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(carry)
-        nursery.start_soon(client.run)
-        try:
-            await client.negotiated()
-            yield RdmaTransport(client)
-        except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery, which would wrap it in a group
-            failure = error
-        client.fail(TransportError(errno.ECONNABORTED, "the connection was closed"))
-    client.destroy()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(carry)
+            nursery.start_soon(client.run)
+            try:
+                await client.negotiated()
+                yield RdmaTransport(client)
+            except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery, which would wrap it in a group
+                failure = error
+            client.fail(TransportError(errno.ECONNABORTED, "the connection was closed"))
+    finally:
+        client.destroy()  # also of a cancelled one, which the nursery tells of
     if failure is not None:
         raise failure
