@@ -98,7 +98,8 @@ def drawn(case: Case) -> Case:
         return case
     rng = random.Random(stream_seed(case.seed, "plan"))
     reach = max(1, case.operations)
-    plan = draw_plan(rng, transport=case.transport, encrypt=case.encrypt, clients=case.clients, reach=reach)
+    stale = bool(getattr(scenario_of(case.scenario)(), "bears_stale", False))
+    plan = draw_plan(rng, transport=case.transport, encrypt=case.encrypt, clients=case.clients, reach=reach, stale=stale)
     return replace(case, plan=plan)
 
 
@@ -183,7 +184,7 @@ class _Trial:
         finally:
             self.virtual_s = trio.current_time() - began
         seen = history.failures[0] if history.failures else None
-        return late or self.workload.check(history) or seen or _unbalanced(scene)
+        return late or self.workload.check(history) or seen or _unbalanced(scene) or scene.leak(history)
 
     async def _phases(self, scene: Scene, operations: Sequence[Operation], history: History) -> Failure | None:
         """Prepare, work, heal, look again, leave. Returns: what did not end in time."""

@@ -11,7 +11,7 @@ zero bytes are a hole. Owns no memory that a caller could see: patterns are cach
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 from zlib import crc32
 
@@ -54,14 +54,18 @@ class Run:
         return self.first + self.count
 
 
-@lru_cache(maxsize=64)
-def _pattern(first: int, count: int) -> int:
-    """Return the cells of write 0 as one number."""
-    out = bytearray()
-    for index in range(first, first + count):
-        head = bytes(6) + index.to_bytes(6, "little")
-        out += head + crc32(head).to_bytes(4, "little")
-    return int.from_bytes(out, "little")
+PIECE: Final = 1 << 12
+"""Cells of the cached pattern: 64 KiB."""
+
+
+@cache
+def _pattern() -> memoryview:
+    """Return the cells of write 0 at the first piece of a file."""
+    return memoryview(b"".join(_head(0, index) + crc32(_head(0, index)).to_bytes(4, "little") for index in range(PIECE)))
+
+
+def _head(op: int, index: int) -> bytes:
+    return op.to_bytes(6, "little") + index.to_bytes(6, "little")
 
 
 @lru_cache(maxsize=64)
@@ -71,29 +75,23 @@ def _comb(count: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _unit(op: int) -> int:
-    head = op.to_bytes(6, "little") + bytes(6)
+def _unit(op: int, base: int) -> int:
+    """Return what is laid over each cell of the first piece of write 0 to make those of another write in another piece."""
+    head = _head(op, base)
     return int.from_bytes(head + (crc32(head) ^ _ZERO_CRC).to_bytes(4, "little"), "little")
-
-
-PIECE: Final = 1 << 12
-"""Cells per cached pattern: 64 KiB."""
 
 
 def fill(op: int, first: int, count: int) -> bytearray:
     """Return the `count` cells that the write `op` puts at cell index `first`."""
     assert 0 < op < MAX_ID and 0 <= first < MAX_ID - count, (op, first, count)
     out = bytearray()
-    unit, end = _unit(op), first + count
+    end = first + count
     while first < end:
-        # Patterns are cut at multiples of a piece, so that a few cached ones serve all of a file.
+        # Within a piece, the bits of an index that differ are those in which it differs from the piece's first.
         base = first // PIECE * PIECE
         step = min(end, base + PIECE) - first
-        if step == PIECE or count > PIECE // 4:
-            whole = (_pattern(base, PIECE) ^ _comb(PIECE) * unit).to_bytes(PIECE * CELL, "little")
-            out += memoryview(whole)[(first - base) * CELL : (first - base + step) * CELL]
-        else:
-            out += (_pattern(first, step) ^ _comb(step) * unit).to_bytes(step * CELL, "little")
+        cells = int.from_bytes(_pattern()[(first - base) * CELL : (first - base + step) * CELL], "little")
+        out += (cells ^ _comb(step) * _unit(op, base)).to_bytes(step * CELL, "little")
         first += step
     return out
 

@@ -52,11 +52,11 @@ class Search:
         """How many windows have been seen."""
         return len(self.windows) - len(self.missing)
 
-    def stream(self, chunks: Iterable[bytes | memoryview]) -> None:
+    def stream(self, chunks: Iterable[bytes | bytearray | memoryview]) -> None:
         """Search one stream, given in pieces."""
         tail = b""
         for chunk in chunks:
             self.searched += len(chunk)
-            joined = tail + chunk
+            joined = tail + chunk if tail or isinstance(chunk, memoryview) else chunk
             self.missing = [window for window in self.missing if window not in joined]
-            tail = joined[1 - WINDOW :]
+            tail = bytes(joined[1 - WINDOW :])

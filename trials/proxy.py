@@ -41,6 +41,8 @@ def check_plan(plan: Plan) -> None:
         row = row_of(fault.id)
         if row.site != "link":
             raise PlanError(f"fault {number}: {fault.id} ({row.name}) is not of the network, and a proxy is nothing else")
+        if fault.trigger.kind == "when":
+            raise PlanError(f"fault {number}: when({fault.trigger.event}, …) looks into a client, which a proxy cannot")
     known = {"slice", "capacity"}
     for name, _ in plan.knobs:
         if name not in known:

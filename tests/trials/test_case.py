@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from trials import scene
 from trials.case import IN_PROCESS, Case, drawn, run_case
 from trials.faults.plan import Fault, Plan, Trigger
 from trials.pairs import TransportName
@@ -28,6 +29,32 @@ def test_a_fault_takes_effect_and_is_borne() -> None:
     assert outcome.fired == ("T14",)
     assert outcome.lines is not None
     assert any("fault T14" in line for line in outcome.lines)
+
+
+@pytest.mark.parametrize("state", ["when(unsafe, 5000)", "when(connects, 2)", "when(requests, 1)"])
+def test_a_fault_happens_in_a_state(state: str) -> None:
+    """It happens as soon as the client has so many bytes that are not safe, has connected again, is at a read or a write."""
+    fault = Fault("T16", Trigger.parse(state), "", (("way", "both"),))
+    plan = Plan((fault, *(RESET if "connects" in state else ())))
+    outcome = run_case(Case("own-files", 1, operations=10, plan=plan), keep_trace=True)
+    assert outcome.failure is None
+    assert "T16" in outcome.fired
+    assert outcome.lines is not None
+    if "connects" in state:
+        places = [number for number, line in enumerate(outcome.lines) if "fault " in line]
+        assert ["T14" in outcome.lines[number] for number in places[:2]] == [True, False]
+
+
+def test_what_is_not_given_back_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that passes, with one thing of each kind kept back."""
+    case = Case("own-files", 1, "rdma-memory", operations=2, plan=Plan())
+    assert run_case(case).failure is None
+    for name in ("of_client", "of_device", "of_server"):
+        whole = getattr(scene, name)
+        with monkeypatch.context() as patched:
+            patched.setattr(scene, name, lambda *given, whole=whole: whole(*given) | {"things": 1})
+            failure = run_case(case).failure
+        assert failure is not None and failure.kind == "U3 things"
 
 
 def test_operations_can_be_left_out() -> None:

@@ -492,3 +492,5 @@ def test_plaintext_is_found() -> None:
     assert check_leaks(story.history, streams(bytes(2000), secret[:100])) is None
     failure = check_leaks(story.history, streams(b"?" * 77 + secret[:500], secret[500:]))
     assert failure is not None and failure.kind == "U4 plaintext" and f"write #{one.id}" in failure.message
+    failure = check_leaks(story.history, streams(b"?" * 70 + b"k" * 20, b"k" * 12), secrets=[b"k" * 32])
+    assert failure is not None and failure.kind == "U4 key"

@@ -37,6 +37,8 @@ def test_composition() -> None:
         ("[[fault]]\nid = 'T14'\nwhen = 'nth(send, 0)'", "counts from 1"),
         ("[[fault]]\nid = 'T14'\nwhen = 'nth(golf, 1)'", "knows no event golf"),
         ("[[fault]]\nid = 'T14'\nwhen = 'nth(1)'", "needs an event"),
+        ("[[fault]]\nid = 'S20'\nwhen = 'when(golf, 1)'", "no state golf; when knows unsafe, requests, connects"),
+        ("[[fault]]\nid = 'T14'\nwhen = 'when(unsafe, 1)'", "T14 happens"),
         ("[[fault]]\nid = 'T14'\nwhen = 'nth(send, 1)'\nargs = {colour = 1}", "takes no colour"),
         ("[[fault]]\nid = 'T14'\nwhen = 'nth(send, 1)'\nargs = {side = []}", "neither number nor text"),
         ("[[fault]]\nid = 'T14'", "fault 1: when is missing"),

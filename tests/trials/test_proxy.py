@@ -132,6 +132,7 @@ async def test_nobody_upstream_is_a_broken_connection() -> None:
     ("plan", "said"),
     [
         ('[[fault]]\nid = "S6"\nwhen = "nth(read, 1)"\n', r"fault 1: S6 \(.*\) is not of the network"),
+        ('[[fault]]\nid = "T16"\nwhen = "when(unsafe, 1)"\n', r"fault 1: when\(unsafe, …\) looks into a client"),
         ("[knobs]\ncredits = 1\n", "knob credits is not of the network; a proxy has capacity and slice"),
     ],
 )

@@ -4,7 +4,7 @@ What clients wrote names itself, so the needles are known: a few cells out of ea
 searched for them, across the seams of the pieces of one stream. Owns no memory; it searches what it is lent.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from servers.stores.base import Store
@@ -20,10 +20,10 @@ MOST: Final = 16
 EVERYTHING: Final = 1 << 20
 
 
-def needles(history: History) -> list[bytes]:
-    """Return pieces of plaintext to look for: out of the middle of up to 16 writes, spread over the history."""
+def needles(history: History, most: int = MOST) -> list[bytes]:
+    """Return pieces of plaintext to look for: out of the middle of up to `most` writes, spread over the history."""
     writes = [op for op in history.of("write", "append") if op.length >= 2 * WINDOW]
-    chosen = writes[:: max(1, len(writes) // MOST)][:MOST]
+    chosen = writes[:: max(1, len(writes) // most)][:most]
     found: list[bytes] = []
     for op in chosen:
         # Records of a log count their cells from 0, wherever they land.
@@ -33,12 +33,17 @@ def needles(history: History) -> list[bytes]:
     return found
 
 
-def check_leaks(history: History, streams: Iterable[tuple[str, Iterable[bytes | memoryview]]]) -> Failure | None:
-    """Search named streams, each given in pieces, for plaintext."""
-    windows = needles(history)
+def check_leaks(
+    history: History, streams: Iterable[tuple[str, Iterable[bytes | bytearray | memoryview]]], *, most: int = MOST,
+    secrets: Sequence[bytes] = (),
+) -> Failure | None:  # fmt: skip
+    """Search named streams, each given in pieces, for plaintext of up to `most` writes, and for keys."""
+    windows = needles(history, most)
     for name, pieces in streams:
-        search = Search(list(windows))
+        search = Search([*windows, *secrets])
         search.stream(pieces)
+        if any(secret not in search.missing for secret in secrets):
+            return Failure("U4 key", f"the volume's key is in {name}")
         if search.found:
             number = int.from_bytes(next(window for window in windows if window not in search.missing)[:6], "little")
             return Failure("U4 plaintext", f"plaintext of {history.op(number)} is in {name}")
@@ -46,13 +51,14 @@ def check_leaks(history: History, streams: Iterable[tuple[str, Iterable[bytes | 
 
 
 def store_streams(store: Store) -> Iterator[tuple[str, Iterable[bytes | memoryview]]]:
-    """Yield everything in a store by name: data and tags of files, records, the names themselves."""
+    """Yield everything in a store by name: data and tags of files, records and names."""
     todo = [("", store.root().handle)]
     while todo:
         path, folder = todo.pop()
         entries, _ = store.readdir(folder, 0, EVERYTHING)
         for entry in entries:
             name = f"{path}/{entry.name}"
+            yield f"the record of {name}", [entry.name.encode("utf-8", "surrogateescape"), entry.record or b""]
             if entry.attr.type is FileType.DIRECTORY:
                 todo.append((name, entry.handle))
             elif entry.attr.type is FileType.FILE:

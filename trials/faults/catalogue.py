@@ -72,13 +72,20 @@ def allowed_errnos(plan: Plan) -> frozenset[int]:
 
 def draw_plan(
     rng: random.Random, *, transport: str, encrypt: bool, clients: int, reach: int, layers: Collection[str] = tuple(LAYERS),
-    intensity: int = DEFAULT_INTENSITY,
+    intensity: int = DEFAULT_INTENSITY, stale: bool = False,
 ) -> Plan:  # fmt: skip
-    """Draw a plan that a trial can bear. reach: operations of one client. layers: letters. intensity: most kinds of a layer."""
+    """Draw a plan that a trial can bear. reach: operations of one client. layers: letters. intensity: most kinds of a layer.
+
+    stale: the scenario bears to be shown an old state where nobody can know better.
+    """
     faults: list[Fault] = []
     knobs = {name: rng.choice(values) for name, values in KNOBS.items() if rng.random() < 0.15}
     for letter in LAYERS:
-        rows = [row for row in ROWS.values() if row.id[0] == letter and row.exists and row.swarm and row.fits(transport, encrypt)]
+        rows = [
+            row for row in ROWS.values()
+            if row.id[0] == letter and row.exists and row.fits(transport, encrypt)
+            and (row.swarm or (stale and "STALE" in row.allowed))
+        ]  # fmt: skip
         wanted = rng.random() < 0.5
         chosen = rng.sample(rows, min(len(rows), rng.randint(1, intensity)))
         if not wanted or letter not in layers:

@@ -1,12 +1,14 @@
 """Trio shell. Clocks and sources of a node as a plan wants them: a wall clock that jumps or drifts, nonces that fail.
 
-Monotonic time is Trio's own, to which deadlines belong, and stays as it is. Owns no memory.
+Monotonic time is Trio's own, to which deadlines belong, and one for all nodes: for all at once
+it can jump. Owns no memory.
 """
 
 import errno
 from dataclasses import replace
 
 import trio
+import trio.testing
 
 from transport.env import Env
 from trials.faults.injector import Armed, Injector
@@ -43,8 +45,13 @@ class Clocks:
             nursery.start_soon(self._jump, one)
 
     async def _jump(self, one: Armed) -> None:
-        await trio.sleep(one.fault.trigger.value)
-        if self._injector.active:
+        await self._injector.moment(one)
+        if self._injector.active and one.fault.id == "E5":
+            clock = trio.lowlevel.current_clock()
+            assert isinstance(clock, trio.testing.MockClock)
+            self._injector.fired(one)
+            clock.jump(one.fault.arg("for_s", 0.1))
+        elif self._injector.active:
             self._injector.fired(one)
             skew, drift = one.fault.arg("skew_s", 1.0), one.fault.arg("drift", 0.0)
             self._skew[one.fault.target or "client0"] = (skew, drift, trio.current_time())

@@ -6,7 +6,7 @@ new bytes, the buffer of a cancelled read is not touched afterwards. An OSError 
 
 import errno
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final
 
 import trio
@@ -27,12 +27,20 @@ FREE: Final = b"\xa5"
 
 
 class Disturber:
-    """Does a trial's faults of the site `client`. wrong: takes what must not be."""
+    """Does a trial's faults of the site `client`. wrong: takes what must not be.
 
-    def __init__(self, clients: Sequence[Client], injector: Injector, wrong: Callable[[str, str], None]) -> None:
+    another: opens one more client. kill: breaks its connections for ever.
+    """
+
+    def __init__(
+        self, clients: Sequence[Client], injector: Injector, wrong: Callable[[str, str], None],
+        another: Callable[[str], AbstractAsyncContextManager[Client]], kill: Callable[[str], None],
+    ) -> None:  # fmt: skip
         self._clients = clients
         self._injector = injector
         self._wrong = wrong
+        self._another = another
+        self._kill = kill
         self._serial = 0
         self._running: trio.CancelScope | None = None
         self._over = trio.Event()
@@ -65,15 +73,15 @@ class Disturber:
             self._over.set()
 
     async def _happen(self, one: Armed) -> None:
-        await trio.sleep(one.fault.trigger.value)
+        await self._injector.moment(one)
         if not self._injector.active:
             return
         self._serial += 1
         name = one.fault.target
         client = next((found for index, found in enumerate(self._clients) if f"client{index}" == name), self._clients[0])
         acts: dict[str, Callable[[Armed, Client, str], Awaitable[None]]] = {
-            "P4": self._redirty, "P5": self._truncated_under, "P7": self._changing, "P8": self._cancelled, "N11": self._shrinks,
-            "N13": self._edges, "N14": self._cancelled, "K4": self._wrong_key,
+            "P4": self._redirty, "P5": self._truncated_under, "P7": self._changing, "P8": self._cancelled, "P9": self._dies,
+            "N11": self._shrinks, "N13": self._edges, "N14": self._cancelled, "K4": self._wrong_key,
         }  # fmt: skip
         try:
             await acts[one.fault.id](one, client, f"/disturbed-{self._serial}")
@@ -104,6 +112,26 @@ class Disturber:
             found = await file.read()
         if set(found) - set(OLD + NEW) or len(found) != SIZE:
             self._wrong("U1 cancelled write left other bytes", f"{path}: {len(found)} bytes")
+
+    async def _dies(self, one: Armed, client: Client, path: str) -> None:
+        """Let one more client write, and be gone in the middle of it."""
+        await self._prepared(client, path)
+        name = f"mortal{path.rpartition('-')[2]}"
+        async with self._another(name) as mortal:
+            with trio.CancelScope() as life:
+                file = await mortal.open(path, "r+")
+                await file.write(NEW * (SIZE // 2), 100)
+                await _cancelling(life, int(one.fault.arg("steps", 5)), file.fsync())
+            self._injector.fired(one)
+            self._kill(name)
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await mortal.aclose()
+        async with await client.open(path, "r+") as file:
+            found = await file.read()
+            if set(found) - set(OLD + NEW) or len(found) != SIZE:
+                self._wrong("U1 a client that died left other bytes", f"{path}: {len(found)} bytes")
+            await file.write(OLD * SIZE, 0)
 
     async def _changing(self, one: Armed, client: Client, path: str) -> None:
         """Change the memory of a direct write while it is under way."""

@@ -5,7 +5,9 @@ due; it does them and says `fired`. Each fault has a random stream of its own, s
 the others do. Before `begin` and after `heal` nothing is due. Owns no memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import trio
 
 from trials.faults.catalogue import row_of
 from trials.faults.plan import Fault, Plan
@@ -49,7 +51,10 @@ _NONE: Sequence[Armed] = ()
 
 
 class Injector:
-    """The faults of one trial. record: takes a line for each that took effect."""
+    """The faults of one trial. record: takes a line for each that took effect.
+
+    timed: those that happen at a moment, which `moment` waits for. states: what `when` looks at, each for a node or for none.
+    """
 
     def __init__(self, plan: Plan, streams: Streams, record: Callable[[str], None]) -> None:
         self.plan = plan
@@ -59,10 +64,12 @@ class Injector:
         self._record = record
         self._at: dict[tuple[str, str], list[Armed]] = {}
         self.timed: list[Armed] = []
+        self.states: Mapping[str, Callable[[str], float]] = {}
+        self._looking: list[tuple[Armed, trio.Event]] = []
         for one in self.armed:
             trigger = one.fault.trigger
             site = row_of(one.fault.id).site
-            if trigger.kind == "at":
+            if trigger.kind in {"at", "when"}:
                 self.timed.append(one)
             else:
                 event = "bytes" if trigger.kind == "after_bytes" else trigger.event
@@ -82,10 +89,30 @@ class Injector:
 
     def due(self, site: str, event: str, node: str = "", size: int = 0) -> Sequence[Armed]:
         """Tell an event, and return what goes wrong with it. An `event.` with a dot is over."""
+        if self._looking:
+            self._look()
         waiting = self._at.get((site, event), _NONE)
         if not waiting or not self.active:
             return _NONE
         return [one for one in waiting if not one.spent and (not one.fault.target or one.fault.target == node) and one.due(size)]
+
+    async def moment(self, one: Armed) -> None:
+        """Wait until it is time for a fault that happens at a moment, or in a state; it may be too late for it then."""
+        trigger = one.fault.trigger
+        if trigger.kind == "at":
+            await trio.sleep(trigger.value)
+        else:
+            event = trio.Event()
+            self._looking.append((one, event))
+            await event.wait()
+
+    def _look(self) -> None:
+        """Look at states, which change with events."""
+        for one, event in list(self._looking):
+            trigger = one.fault.trigger
+            if self.states[trigger.event](one.fault.target) >= trigger.value:
+                self._looking.remove((one, event))
+                event.set()
 
     def fired(self, one: Armed, note: str = "") -> None:
         """Note that a fault took effect."""
@@ -103,4 +130,7 @@ class Injector:
         """Let nothing go wrong from now on."""
         self.active = False
         self.healed = True
+        for _, event in self._looking:
+            event.set()
+        self._looking.clear()
         self._record("heal")

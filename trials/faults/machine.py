@@ -81,7 +81,7 @@ class Machine:
             nursery.start_soon(self._at, one)
 
     async def _at(self, one: Armed) -> None:
-        await trio.sleep(one.fault.trigger.value)
+        await self._injector.moment(one)
         if self._injector.active:
             self.crash(one)
 
@@ -169,14 +169,20 @@ class Machine:
         for drop, _ in list(self._open.values()):
             drop()
 
-    async def _all_left(self) -> None:
+    @property
+    def serving(self) -> int:
+        """Connections that are being served."""
+        return len(self._open)
+
+    async def all_left(self) -> None:
+        """Wait until none is."""
         while self._open:
             await next(iter(self._open.values()))[1].wait()
 
     async def _again(self, one: Armed) -> None:
         """Come back, once or several times."""
         for left in range(int(one.fault.arg("times", 1)) - 1, -1, -1):
-            await self._all_left()
+            await self.all_left()
             self.store.crash(_survives(one))
             if one.fault.arg("unsynced", "none") != "all" or one.fault.arg("notes", "kept") == "lost":
                 self._notes = Notes()
@@ -196,7 +202,7 @@ class Machine:
         self.up = False
         await self.server.drain()
         self._reset("")
-        await self._all_left()
+        await self.all_left()
         self.store.crash(lambda: True)
         with trio.move_on_after(one.fault.arg("restart_s", 0.1)):
             await self._healing.wait()

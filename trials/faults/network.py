@@ -26,10 +26,14 @@ MAX_DELAY_S: Final = 300e-6
 HANDSHAKE_BYTES: Final = 150
 FOREVER_S: Final = 1e9
 CHECK_AT: Final = HEADER.size - 2
+PAYLOAD: Final = 4096
 
 
 class Network:
-    """Links between nodes. slice_length: most bytes of one call; capacity: bytes that fit in a direction."""
+    """Links between nodes. slice_length: most bytes of one call; capacity: bytes that fit in a direction.
+
+    heard: all bytes by sender and receiver, kept if it is set before.
+    """
 
     def __init__(
         self, injector: Injector, streams: Streams, trace: Trace, slice_length: int | None = None, capacity: int = 1 << 18
@@ -38,6 +42,7 @@ class Network:
         self.injector = injector
         self.trace = trace
         self.made = 0
+        self.heard: dict[str, bytearray] | None = None
         self._streams = streams
         self._slice = slice_length
         self._capacity = capacity
@@ -77,7 +82,7 @@ class Network:
             nursery.start_soon(self._happen, one)
 
     async def _happen(self, one: Armed) -> None:
-        await trio.sleep(one.fault.trigger.value)
+        await self.injector.moment(one)
         if not self.injector.active:
             return
         links = [link for link in self.links if not one.fault.target or link.node == one.fault.target]
@@ -192,7 +197,7 @@ def _flip(rng: random.Random, data: bytearray) -> None:
 class _End:
     """One end: adds what it sends to the trace, and does what is to go wrong."""
 
-    __slots__ = ("_flip", "_in", "_injector", "_label", "_link", "_out", "_trace", "_way", "_whole", "closed", "peer")
+    __slots__ = ("_flip", "_heard", "_in", "_injector", "_label", "_link", "_out", "_trace", "_way", "_whole", "closed", "peer")
 
     def __init__(self, link: Link, incoming: Pipe, outgoing: Pipe, label: str, network: Network) -> None:
         self._link = link
@@ -201,6 +206,7 @@ class _End:
         self._way = "there" if outgoing is link.there else "back"
         self._injector = network.injector
         self._trace = network.trace
+        self._heard = None if network.heard is None else network.heard.setdefault(label, bytearray())
         self._flip: Armed | None = None
         self._whole = True
         self.closed = False
@@ -236,8 +242,24 @@ class _End:
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
             case "T13":
                 self._flip = one
+            case "T12":
+                self._rot(one, views)
             case _:
                 self._link.strike(one, self._way)
+
+    def _rot(self, one: Armed, views: Sequence[bytes | memoryview]) -> None:
+        """Have one bit of a payload change under way; what is long and does not come first is payload."""
+        at = 0
+        for number, view in enumerate(views):
+            if number and len(view) >= PAYLOAD:
+                self._out.flip = partial(self._rotten, one, at, len(view))
+                return
+            at += len(view)
+
+    def _rotten(self, one: Armed, start: int, length: int, data: bytearray) -> None:
+        if len(data) > start:
+            self._injector.fired(one, self._label)
+            data[start + one.rng.randrange(min(length, len(data) - start))] ^= 1 << one.rng.randrange(8)
 
     def _pass(self, views: Sequence[bytes | memoryview]) -> int:
         out = self._out
@@ -251,6 +273,8 @@ class _End:
                 break
             length = min(left, len(view))
             self._trace.wire(self._label, memoryview(view)[:length])
+            if self._heard is not None:
+                self._heard += memoryview(view)[:length]
             left -= length
         if sent:
             for one in self._injector.due("link", "bytes", self._link.node, sent):

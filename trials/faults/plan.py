@@ -8,6 +8,7 @@ moment of virtual time, or counts what passes a place where faults can be inject
     every(read, 5)       each fifth time
     p(send, 0.01)        each time with a chance, from a random stream of its own
     after_bytes(65536)   when so many bytes have been sent there
+    when(unsafe, 4096)   once, as soon as a state of the world (STATES) is so large
 
 Text forms: TOML for people and a compact JSON for tokens, each the inverse of the other. Owns no memory.
 """
@@ -19,10 +20,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-__all__ = ["KINDS", "Fault", "Plan", "PlanError", "Trigger", "Value"]
+__all__ = ["KINDS", "STATES", "Fault", "Plan", "PlanError", "Trigger", "Value"]
 
 Value = int | float | str
-KINDS: Final = ("at", "nth", "before", "after", "every", "p", "after_bytes")
+KINDS: Final = ("at", "nth", "before", "after", "every", "p", "after_bytes", "when")
+STATES: Final = {
+    "unsafe": "bytes that only a client's page cache has, or that no commit has made durable",
+    "requests": "reads and writes of a client that are under way",
+    "connects": "connections that have joined a client's session",
+}
+"""What `when` looks at: of the fault's target, or of the client that has most."""
 _COUNTED: Final = frozenset({"nth", "before", "after", "every"})
 _TEXT: Final = re.compile(r"(\w+)\(\s*(?:([\w.]+)\s*,\s*)?([-+.\deE]+)\s*\)")
 MAX_FAULTS: Final = 1000
@@ -34,7 +41,7 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """When a fault happens. kind: one of KINDS. event: what is counted, empty for `at` and `after_bytes`."""
+    """When a fault happens. kind: one of KINDS. event: what is counted, or a state; empty for `at` and `after_bytes`."""
 
     kind: str
     value: float
@@ -43,8 +50,10 @@ class Trigger:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise PlanError(f"no trigger {self.kind}; there are {', '.join(KINDS)}")
-        if bool(self.event) != (self.kind in _COUNTED or self.kind == "p"):
+        if bool(self.event) != (self.kind in _COUNTED or self.kind in {"p", "when"}):
             raise PlanError(f"{self.kind} {'names no event' if self.event else 'needs an event, as in nth(write, 3)'}")
+        if self.kind == "when" and self.event not in STATES:
+            raise PlanError(f"no state {self.event}; when knows {', '.join(STATES)}")
         whole = self.kind in _COUNTED or self.kind == "after_bytes"
         if whole and (self.value != int(self.value) or self.value < (1 if self.event else 0)):
             raise PlanError(f"{self.kind} counts from 1, not {self.value:g}")

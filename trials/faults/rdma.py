@@ -20,8 +20,10 @@ from transport.rdma.control import (
     hold_completions,
     partial,
     release_completions,
+    rnr,
 )
 from transport.rdma.enums import Opcode, WcStatus
+from transport.rdma.requester import INFINITE_RNR
 from transport.rdma.wr import WC
 from trials.faults.injector import Armed, Injector
 
@@ -72,6 +74,8 @@ class FaultyControl(Control):
         if status is not None:
             return fail(status)
         match fault.id:
+            case "R1" if not iwarp:
+                return self._unready(requester)
             case "R3" if not iwarp:
                 return drop_response() if fault.arg("what", "answer") == "answer" else drop_request()
             case "R9":
@@ -99,6 +103,11 @@ class FaultyControl(Control):
                 return self._calling(lambda: requester.qp.send_cq.push(bogus))
             case _:
                 return None
+
+    def _unready(self, requester: "Requester") -> Action:
+        """Answer "not ready" to one that tries again, which the queue pairs of a connection do not."""
+        requester.qp.attr.rnr_retry = requester.rnr_left = INFINITE_RNR
+        return rnr()
 
     def _calling(self, call: Callable[[], object]) -> Action:
         def act(requester: "Requester", wr: "SendWR", rule: Rule) -> int | None:

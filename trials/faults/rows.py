@@ -30,7 +30,8 @@ class Row:
     range or list a value is drawn from. allowed: OK, RECONN, STALE, DET, `?` or E(errno). needs: encrypt, plain, rdma, link, or
     the name of a transport; a trial without it never draws the row. side: client, when it may aim at one of them. rare: the
     seed draws it one time in so many. brings: other ids that are drawn with it, without which it would come to nothing; knobs:
-    likewise. swarm: false for what no seed draws, as its allowed outcome looks to a scenario like a failure.
+    likewise. swarm: false for what no seed draws: its allowed outcome looks to a scenario like a failure, or it is for plans
+    that name it.
     """
 
     id: str
@@ -79,7 +80,7 @@ class Row:
         if found is not None:
             low, high = float(found[1]), float(found[2])
             whole = "at(" not in text and "p(" not in text
-            most = high if "after_bytes" in text else max(low, min(high, reach))
+            most = high if "after_bytes" in text or "when(" in text else max(low, min(high, reach))
             value = rng.randint(int(low), int(most)) if whole else round(rng.uniform(low, high), 4)
             text = text[: found.start()] + str(value) + text[found.end() :]
         args = tuple(sorted((name, _chosen(choice, rng)) for name, choice in self.args.items()))
@@ -96,9 +97,10 @@ class Row:
         kinds = {text.partition("(")[0] for text in self.when}
         events = {one.event for one in map(_example, self.when) if one.event}
         kinds |= {"before", "every", "p"} if "nth" in kinds else set()
+        kinds |= {"when"} if "at" in kinds else set()
         if fault.trigger.kind not in kinds:
             raise PlanError(f"{self.id} happens {' or '.join(sorted(kinds))}, not {fault.trigger.kind}")
-        if fault.trigger.event and fault.trigger.event not in events:
+        if fault.trigger.event and fault.trigger.kind != "when" and fault.trigger.event not in events:
             raise PlanError(f"{self.id} knows no event {fault.trigger.event}; there are {', '.join(sorted(events))}")
 
 

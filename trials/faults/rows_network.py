@@ -3,7 +3,7 @@
 import errno
 from typing import Final
 
-from trials.faults.rows import NONE_YET, Row
+from trials.faults.rows import Row
 
 __all__ = ["NETWORK"]
 
@@ -34,8 +34,9 @@ NETWORK: Final = (
         "the server is given a request without payload twice"),
     Row("T11", "late reply after a retry", "handler", ("nth(request, 1:60)",), BORNE,
         "a request is done, the connection ends before the answer leaves, and the client asks again", needs="link"),
-    Row("T12", "corruption of payload", NONE_YET, (), ("DET", "RECONN"),
-        "a plain stream has no checksum of its own: TLS, or MPA's CRC, detects it; see tests/transport/test_tls.py"),
+    Row("T12", "corruption of payload", "link", ("nth(send, 1:60)", "p(send, 0.02:0.2)"), ("DET", "E(EBADMSG)", *BORNE),
+        "one bit of ciphertext is flipped; what is not encrypted has TLS, or MPA's CRC: tests/transport/test_tls.py",
+        needs="encrypt stream", swarm=False),
     Row("T13", "corruption of a header", "link", ("nth(send, 1:60)",), BORNE,
         "one bit of a frame's check word is flipped", needs="stream"),
     Row("T14", "reset before, during or after a send", "link", (*SENDS, "after_bytes(1:60000)"), BORNE,

@@ -9,7 +9,8 @@ __all__ = ["STORAGE"]
 
 READS: Final = ("nth(read, 1:40)", "p(read, 0.02:0.3)")
 WRITES: Final = ("nth(write, 1:40)", "p(write, 0.02:0.3)")
-CRASH: Final = ("OK", "RECONN", "E(ETIMEDOUT)", "E(EIO)", "E(ESTALE)", "E(EAGAIN)", "?")
+CRASH: Final = ("OK", "RECONN", "E(ETIMEDOUT)", "E(EIO)", "E(ESTALE)", "E(EAGAIN)", "E(EBADMSG)", "?")
+"""EBADMSG: an encrypted block that the disk has torn, until it is written again."""
 DAMAGE: Final = ("DET", "E(EBADMSG)", "E(EIO)")
 DOWN: Final = {"restart_s": (0.001, 2.0), "unsynced": ["all", "none", "any", "prefix"]}
 
@@ -50,7 +51,8 @@ STORAGE: Final = (
         {"by": [4096, 16384]}, needs="encrypt"),
     Row("S18", "bit rot", "store", ("nth(read, 1:30)",), DAMAGE, "a bit is wrong until it is written over", needs="encrypt"),
     Row("S19", "latent sector error", "store", ("nth(read, 1:30)",), ("E(EIO)", "?"), "a byte cannot be read until written over"),
-    Row("S20", "any subset of what was not synced survives", "crash", ("after(write, 1:30)", "at(0.0002:0.012)"), CRASH,
+    Row("S20", "any subset of what was not synced survives", "crash",
+        ("after(write, 1:30)", "at(0.0002:0.012)"), CRASH,
         "page by page, the size apart", DOWN | {"unsynced": "any"}, side="server"),
     Row("S21", "restart without the notes of sessions", "crash", ("nth(request, 1:60)",), (*CRASH, "E(ESTALE)"),
         "what was answered is forgotten: a call that may have happened ends with ESTALE",

@@ -5,10 +5,12 @@ reports it instead. Owns no memory.
 """
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import trio
 import trio.testing
+from trio._core import _run
 
 __all__ = ["Deadlock", "Endless", "open_shields", "virtual_clock", "waiting_tasks"]
 
@@ -24,16 +26,19 @@ class Endless(Deadlock):
 def virtual_clock(on_idle_for_ever: Callable[[], None]) -> trio.testing.MockClock:
     """Return a clock that jumps at once, and calls back, inside the run, where there is nothing to jump to."""
     clock = trio.testing.MockClock(autojump_threshold=0)
-    jump = clock._autojump
 
     def jump_or_report() -> None:
-        if trio.lowlevel.current_statistics().seconds_to_next_deadline == float("inf"):
+        deadline = _run.GLOBAL_RUN_CONTEXT.runner.deadlines.next_deadline()
+        if deadline == inf:
             on_idle_for_ever()
-        else:
-            jump()
+        elif deadline > now():
+            clock.jump(deadline - now())
 
-    # Trio insists on its own class, which cannot be subclassed, so the instance gets the method and a still real clock.
-    for name, value in (("_autojump", jump_or_report), ("_real_clock", float)):
+    def now() -> float:
+        return clock._virtual_base  # real time has no part in it, as its rate is 0
+
+    # Trio insists on its own class, which cannot be subclassed, so the instance gets the methods and a still real clock.
+    for name, value in (("_autojump", jump_or_report), ("current_time", now), ("_real_clock", float)):
         setattr(clock, name, value)
     return clock
 

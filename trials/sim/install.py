@@ -29,6 +29,8 @@ __all__ = ["Outcome", "install", "run", "settled"]
 T = TypeVar("T")
 MOST_STEPS: Final = 2_000_000
 _ONE_AT_A_TIME: Final = threading.Lock()
+_frozen: set[bool] = set()
+"""Not empty: what was there before the first run is out of the collector's sight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,12 @@ def settled() -> Iterator[None]:
     """Let the collection before each run leave alone what is there at the beginning of the block, which makes many runs quick."""
     gc.collect()
     gc.freeze()
+    _frozen.add(True)
     try:
         yield
     finally:
         gc.unfreeze()
+        _frozen.clear()
 
 
 @contextmanager
@@ -83,8 +87,9 @@ def install(seed: int, policy: str | Policy = "uniform") -> Iterator[Policy]:
 def _collect() -> None:
     """Collect what the last run left. What is there before the first one, modules above all, need not be looked at each time."""
     gc.collect()
-    if not gc.get_freeze_count():
+    if not _frozen:  # asking the collector would take it longer than to collect
         gc.freeze()
+        _frozen.add(True)
 
 
 def run(

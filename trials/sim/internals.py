@@ -8,7 +8,7 @@ silently. Owns no memory.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, MutableSet
+from collections.abc import Callable, Iterable
 from functools import cache
 from heapq import heappush
 from typing import Any, Final, NoReturn, TypeVar
@@ -30,33 +30,28 @@ class UnknownTrio(Exception):
     """This Trio's inside is not the one the simulator knows, so it does not claim to be reproducible."""
 
 
-class OrderedSet(MutableSet[T]):
-    """A set that remembers the order of insertion."""
+class OrderedSet(dict[T, None]):
+    """A set that remembers the order of insertion, with as much of a set's interface as Trio uses."""
 
-    __slots__ = ("_items",)
+    __slots__ = ()
 
     def __init__(self, items: Iterable[T] = ()) -> None:
-        self._items: dict[T, None] = dict.fromkeys(items)
-
-    def __contains__(self, item: object) -> bool:
-        return item in self._items
-
-    def __iter__(self) -> Iterator[T]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
+        super().__init__(dict.fromkeys(items) if items else ())
 
     def add(self, value: T) -> None:
         """Add at the end, unless it is there."""
-        self._items[value] = None
+        self[value] = None
 
     def discard(self, value: T) -> None:
         """Remove if it is there."""
-        self._items.pop(value, None)
+        self.pop(value, None)
+
+    def remove(self, value: T) -> None:
+        """Remove. Raises: KeyError."""
+        del self[value]
 
     def __repr__(self) -> str:
-        return f"OrderedSet({list(self._items)!r})"
+        return f"OrderedSet({list(self)!r})"
 
 
 def pin_order(patches: Patches, policy: Policy) -> None:
