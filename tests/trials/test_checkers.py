@@ -286,19 +286,6 @@ def test_a_cell_may_be_torn_beside_its_write(beside: bool) -> None:
     assert story.found() == ([] if beside else ["U1 torn data"])
 
 
-@pytest.mark.parametrize("beside", [False, True])
-def test_two_writes_at_once_may_leave_a_torn_cell(beside: bool) -> None:
-    story = Story()
-    one = story.history.begin("a", "write", "f", length=CELL, direct=True)
-    if not beside:
-        story.history.end(one, CELL)
-    two = story.write("b", 0, 1, direct=True)
-    if beside:
-        story.history.end(one, CELL)
-    story.read("c", 0, fill(two.id, 0, 1)[:5] + fill(one.id, 0, 1)[5:], direct=True)
-    assert [told.split(":")[0] for told in story.found_direct()] == ([] if beside else ["U1 torn data"])
-
-
 def test_a_history_is_lines_of_json() -> None:
     story = Story()
     story.open("a")

@@ -4,13 +4,14 @@ A write whose connection broke is sent again, and may be done again, over what a
 may break (`repeats`), writes that overlap in time are not held against each other.
 
 A server that crashes may take what was not yet safe with it. What was read of such a write before the crash binds nobody, and the
-write counts from when it was safe; everything else is as without crashes. Owns no memory.
+write counts from when it was safe; everything else is as without crashes. The same goes for a write to an encrypted file whose
+fsync or close failed. Owns no memory.
 """
 
 from collections.abc import Iterator
 
 from trials.cells import HOLE
-from trials.checkers.segments import Segment, damaged, pedigree, segments, settled, settled_by
+from trials.checkers.segments import Segment, damaged, given_up, pedigree, segments, settled, settled_by
 from trials.checkers.zones import BACK, EARLY, INITIAL, LOST, NOBODY, Interval, Violation, check_register
 from trials.history import NEVER, Failure, History
 
@@ -19,8 +20,8 @@ __all__ = ["check_atomic"]
 KINDS = {BACK: "U1 stale read", LOST: "U1 stale read", EARLY: "U1 read from the future", NOBODY: "U1 unwritten data"}
 
 
-def check_atomic(history: History, file: str, *, repeats: bool = False) -> Iterator[Failure]:
-    """Yield what is wrong with a file's reads; one failure for a segment at most."""
+def check_atomic(history: History, file: str, *, repeats: bool = False, sealed: bool = False) -> Iterator[Failure]:
+    """Yield what is wrong with a file's reads; one failure for a segment at most. sealed: the file is encrypted."""
 
     def overlap(first: int, second: int) -> bool:
         if INITIAL in (first, second):
@@ -31,12 +32,14 @@ def check_atomic(history: History, file: str, *, repeats: bool = False) -> Itera
     crashes = [mark.tick for mark in history.marks if mark.kind == "crash"]
     safe = settled(history)
     stands = settled_by(history, safe)
+    lost = given_up(history, file, safe) if sealed else {}
+    stands |= dict.fromkeys(lost, NEVER)
     yield from damaged(history, file, stands)
     for segment in segments(history, file):
         writes: list[Interval] = [(op.id, op.call, stands[op.id]) for op in segment.writes]
         # The last crash that may have taken a write, and so what was read of it before.
         taken = {
-            op.id: max((crash for crash in crashes if op.call < crash < safe.get(op.id, NEVER)), default=-1)
+            op.id: max([lost.get(op.id, -1), *(crash for crash in crashes if op.call < crash < safe.get(op.id, NEVER))])
             for op in segment.writes
         }
         reads: list[Interval] = [

@@ -146,6 +146,21 @@ def settled(history: History) -> dict[int, int]:
     return found
 
 
+def given_up(history: History, file: str, safe: dict[int, int]) -> dict[int, int]:
+    """Return, for each direct write of a file that an fsync or close failed for, the tick by which that was told.
+
+    Of an encrypted file it may be gone then: the server has the bytes, and no record tells of them.
+    """
+    found: dict[int, int] = {}
+    direct = [op for op in history.of("write") if op.file == file and op.ok and op.direct and op.id not in safe]
+    for told in history.of("fsync", "close"):
+        if told.file == file and told.outcome is Outcome.UNKNOWN:
+            for op in direct:
+                if op.client == told.client and op.ret < told.call:
+                    found[op.id] = max(found.get(op.id, 0), told.ret)
+    return found
+
+
 def settled_by(history: History, safe: dict[int, int]) -> dict[int, int]:
     """Return the tick by which each write stands where others see it: NEVER for one that may come at any later time, or vanish.
 

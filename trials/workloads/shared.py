@@ -92,7 +92,7 @@ class Racing(_OneFile):
 
     def judge(self, history: History) -> Iterator[Failure]:
         """Each cell is an atomic register; where things go wrong, a write may be done twice while it lasts."""
-        yield from check_atomic(history, self.path, repeats=bool(self.case.plan))
+        yield from check_atomic(history, self.path, repeats=bool(self.case.plan), sealed=self.case.encrypt)
 
 
 class Sharing(_OneFile):
