@@ -102,7 +102,7 @@ class Client(WholeFiles):
         leasing = self._leasing and self._volume.compounds
 
         async def found(walk: Walk) -> tuple[EntryReply, Attr | None]:
-            names, name = self._split(path)
+            names, name = self._split_file(path)
             parent = await walk.directory(names)
             if how.create:
                 with self.known.changing(names=((parent, name),)):

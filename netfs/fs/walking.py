@@ -61,6 +61,12 @@ class Walking(ABC):
             split_last("/")
         return names[:-1], names[-1]
 
+    def _split_file(self, path: str) -> tuple[list[str], str]:
+        """Do as `_split` for what is to be a file. Raises: also IsADirectoryError."""
+        if not self._names(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        return self._split(path)
+
     async def _found(self, walk: Walk, path: str) -> EntryReply:
         """Ask for the object that a path names."""
         names = self._names(path)

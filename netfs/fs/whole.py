@@ -71,7 +71,7 @@ class WholeFiles(PosixCalls):
         length = len(view)
 
         async def written(walk: Walk) -> CompoundReply:
-            names, name = self._split(path)
+            names, name = self._split_file(path)
             parent = await walk.directory(names)
             steps = [CompoundStep(Create(parent, name, mode, exclusive))]
             if not exclusive:
@@ -117,7 +117,7 @@ class WholeFiles(PosixCalls):
         buffer = memoryview(bytearray(WHOLE_MAX))
 
         async def read(walk: Walk) -> CompoundReply:
-            names, name = self._split(path)
+            names, name = self._split_file(path)
             parent = await walk.directory(names)
             steps = [CompoundStep(Lookup(parent, name)), CompoundStep(Open(_FIRST)), CompoundStep(Read(_SECOND, 0, WHOLE_MAX))]
             reply = await self.transport.call(Compound(steps), dest=IovIter.ubuf(Direction.DEST, buffer))
