@@ -7,7 +7,7 @@
     DownOps  DL issued, ds ended without an error, df with one, di asked for again because a cache failed; UpldOps UL us uf
     CaRdOps  RD rs rf, CaWrOps WR ws wf: the same for a local cache
     Retries  rq, wq requests that retried; rs, ws subrequests issued again
-    Objs     rr requests and sr subrequests alive now; bq cache streams begun, wsc of them stopped
+    Objs     rr requests and sr subrequests alive now; wsc parts of cache streams that were stopped
     WbLock   skip: a writer left writeback to the task that has the lock; wait: one waited for it
 
 Owns no memory.
