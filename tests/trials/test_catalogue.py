@@ -14,6 +14,7 @@ from trials.commands.faults import register_faults
 from trials.faults.catalogue import KNOBS, LAYERS, ROWS, allowed_errnos
 from trials.faults.plan import Plan
 from trials.pairs import TransportName
+from trials.seeds import Spec, run_seed
 
 COUNTS = {"P": 12, "N": 14, "K": 14, "T": 26, "R": 27, "S": 30, "X": 12, "E": 8}
 INJECTED = [row.id for row in ROWS.values() if row.exists]
@@ -91,3 +92,10 @@ def test_the_list(capfd: pytest.CaptureFixture[str]) -> None:
     code, _, err = faults(capfd, "--layer", "golf")
     assert code == 1
     assert "no layer golf" in err
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_three_hundred_trials_meet_a_hundred_faults() -> None:
+    rows = [run_seed(Spec("mixed"), seed) for seed in range(300)]
+    assert len({name for row in rows for name in row.get("fired", ())}) >= 100

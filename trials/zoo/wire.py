@@ -7,6 +7,7 @@ from transport.base import Reply
 from transport.framing import FrameReader
 from transport.messages import BindReply
 from transport.rdma.client import ClientEnd
+from transport.rdma.mr_pool import MrPool
 from transport.rpc import Call, ClientConnection
 from transport.session import ClientSession, ServerSlots, SlotAction, SlotState
 from trials.sim.patches import Patches
@@ -95,3 +96,21 @@ def _count(patches: Patches) -> None:
         return found
 
     patches.set(ClientEnd, "_outcome", counted)
+
+
+@bug("regions-are-not-given-back", "transport", "stream-copy", transport="rdma-memory", operations=40, credits=2)
+def _regions(patches: Patches) -> None:
+    """A region whose key was invalidated does not go back into the pool: in the end calls wait for one for ever."""
+    patches.set(MrPool, "give_back", lambda self, mr: None)
+
+
+@bug("answers-do-not-outlive-a-restart", "transport", "metadata", kinds=("N8",))
+def _forgotten(patches: Patches) -> None:
+    """A server that comes back knows what it was asked, but not its answers, and does it again when it is asked again."""
+    restore = ServerSlots.restore
+
+    def restored(self: ServerSlots[Any], slot: int, seq: int, answer: Any) -> None:
+        del answer
+        restore(self, slot, seq, None)
+
+    patches.set(ServerSlots, "restore", restored)
