@@ -201,8 +201,8 @@ class CompoundRun:
                 self._lent.append(lent)
                 length, body = lent.length, ReadReply(lent.eof)
                 self._left -= length
-            case Write(handle=handle, pos=pos, stable=stable):
-                if payload is not None and not store.intents.may_write(handle, pos, payload.count, self._session):
+            case Write(handle=handle, pos=pos, stable=stable, intent=key):
+                if payload is not None and not store.intents.may_write(handle, pos, payload.count, self._session, key):
                     raise fail(errno.EAGAIN)
                 count = 0 if payload is None else store.write_from(handle, pos, payload, stable=stable)
                 body = WriteReply(count, store.verifier)

@@ -129,8 +129,8 @@ class Dispatcher:
             match request:
                 case Sequenced(request=inner):
                     return self.admit(inner, length)
-                case Write(handle=handle, pos=pos):
-                    if not self._store.intents.may_write(handle, pos, length, self._session):
+                case Write(handle=handle, pos=pos, intent=intent):
+                    if not self._store.intents.may_write(handle, pos, length, self._session, intent):
                         return errno.EAGAIN
                     return self._store.write_landing(handle, pos, length)
                 case AuxWrite(handle=handle, pos=pos):

@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator
 
@@ -18,6 +19,10 @@ set_debug(True)  # mistakes with memory that the product forgives are errors in 
 
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="netfs-state-")
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in the background of a shell; every program that a test starts and interrupts would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ledger.install()  # no key meets a nonce twice, whatever a test is about
 

@@ -160,7 +160,7 @@ _REQUESTS: Final[dict[Op, Layout]] = {
     Op.CREATE: Layout(m.Create, parent=HANDLE, name=NAME, mode=U32, exclusive=FLAG),
     Op.OPEN: Layout(m.Open, handle=HANDLE, write=FLAG),
     Op.READ: Layout(m.Read, handle=HANDLE, pos=U63, length=U63),
-    Op.WRITE: Layout(m.Write, handle=HANDLE, pos=U63, stable=FLAG),
+    Op.WRITE: Layout(m.Write, handle=HANDLE, pos=U63, stable=FLAG, intent=U63),
     Op.COMMIT: Layout(m.Commit, handle=HANDLE),
     Op.TRUNCATE: Layout(m.Truncate, handle=HANDLE, size=U63),
     Op.MKDIR: Layout(m.Mkdir, parent=HANDLE, name=NAME, mode=U32),
@@ -360,7 +360,7 @@ def encode_request(body: Request) -> bytes:
     if kind is m.Read or kind is m.AuxRead:
         return _pack((body.handle, body.pos, body.length))  # type: ignore[union-attr]
     if kind is m.Write:
-        return _pack((body.handle, body.pos, body.stable))  # type: ignore[union-attr]
+        return _pack((body.handle, body.pos, body.stable, body.intent))  # type: ignore[union-attr]
     return _pack(_REQUESTS[body.op].encode(body))
 
 
@@ -399,13 +399,14 @@ def decode_request(op: Op, view: memoryview, limits: Limits) -> Request:
             and type(length) is int and 0 <= length < END_U63
         ):  # fmt: skip
             return m.Read(Handle(handle), pos, length) if op is Op.READ else m.AuxRead(Handle(handle), pos, length)
-    elif op is Op.WRITE and type(values) is tuple and len(values) == 3:
-        handle, pos, stable = values
+    elif op is Op.WRITE and type(values) is tuple and len(values) == 4:
+        handle, pos, stable, intent = values
         if (
             type(handle) is bytes and len(handle) <= MAX_HANDLE
             and type(pos) is int and 0 <= pos < END_U63 and type(stable) is bool
+            and type(intent) is int and 0 <= intent < END_U63
         ):  # fmt: skip
-            return m.Write(Handle(handle), pos, stable)
+            return m.Write(Handle(handle), pos, stable, intent)
     request: Request = _REQUESTS[op].check(values)
     return request
 

@@ -229,12 +229,16 @@ class Read:
 
 @dataclass(slots=True)
 class Write:
-    """Write the payload at `pos`; unless `stable`, durable only after COMMIT. Reply: WriteReply."""
+    """Write the payload at `pos`; unless `stable`, durable only after COMMIT. Reply: WriteReply.
+
+    intent: the write intent it goes under, 0 for none. If the session has it no longer, nothing is written and EAGAIN answered.
+    """
 
     op: ClassVar[Op] = Op.WRITE
     handle: Handle
     pos: int
     stable: bool = False
+    intent: int = 0
 
 
 @dataclass(slots=True)

@@ -262,6 +262,7 @@ class File(FileSpace, FileLocks):
                 self._raise_late_error()
             return done
         except Exception as error:
+            await self._inode.file_ops.written()
             raise translate(error, self.path, self._inode.probe) from error
 
     async def fsync(self) -> None:
@@ -276,6 +277,7 @@ class File(FileSpace, FileLocks):
             await fsync(self._inode)
             self._raise_late_error()
         except Exception as error:
+            await self._inode.file_ops.written()
             raise translate(error, self.path, self._inode.probe) from error
 
     async def barrier(self) -> None:

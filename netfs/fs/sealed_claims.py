@@ -88,11 +88,34 @@ class SealedClaims:
             await self._recover(left)
         return in_the_way
 
-    async def _recover(self, left: list[IntentRow]) -> None:
+    async def settle_refused(self) -> None:
+        """Settle what writes of this client that the server has refused left behind, so that others can write there.
+
+        Raises: OSError, TransportError. Cancellation: may have happened.
+        """
+        sealed = self._sealed
+        reply = await ask(sealed.transport, RecordGet(sealed.handle), RecordReply)
+        mine = {row.key: row for row in reply.intents if row.mine}
+        sealed.settled([key for key in sealed.unsettled if key not in mine])
+        size = sealed.file.block_size
+        places = {key: (mine[key].pos // size, (mine[key].pos + mine[key].length) // size) for key in sealed.unsettled}
+        keys = [key for key, place in places.items() if not sealed.is_written(*place)]
+        if not keys:
+            return
+        # Nobody here writes to the blocks while it is found out what they are.
+        sealed.writing += [places[key] for key in keys]
+        try:
+            if await self._recover([mine[key] for key in keys]):
+                sealed.settled(keys)
+        finally:
+            for key in keys:
+                sealed.written(*places[key])
+
+    async def _recover(self, left: list[IntentRow]) -> bool:
         """Settle what a client that is gone has left behind: of each block the entry that fits counts.
 
         It is a commit of its own, of the file as the server has it: what was written here and not committed has no part in it,
-        and is laid over the new record as over any other client's.
+        and is laid over the new record as over any other client's. Returns: false when another client's commit came first.
         """
         mine = self._sealed
         sealed = SealedFile(mine.transport, mine.handle, mine.key, mine.env, mine.pool, mine.freshness)
@@ -109,8 +132,9 @@ class SealedClaims:
                     file.wrote(block, to_be)
                     if not await fits(commits, block):
                         file.wrote(block, now)  # neither: damaged, and told so when it is read
-        await commits.store_recovered([row.key for row in left])  # else another client was first
+        stored = await commits.store_recovered([row.key for row in left])  # else another client was first
         await finished(mine.refresh)
+        return stored
 
 
 async def fits(commits: SealedCommit, block: int) -> bool:

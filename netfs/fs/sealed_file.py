@@ -59,7 +59,8 @@ class SealedFile:
     requests under way, by their number, whose claims outlast a commit. others: grows when another client's record is taken;
     on_others: told of it then; told: grows with it, and with what the server tells of intents. own_end: where what was written
     here and not committed ends, at most. doubtful: keys of claims and intents that a start of the server may have taken, and
-    whether nothing is on its way under them; orphans: of those it has still, which end with the next commit.
+    whether nothing is on its way under them; orphans: of those it has still, which end with the next commit. unsettled: keys of
+    intents whose write the server has refused, wholly or in part, so that it is to be found out what their blocks are.
     """
 
     __slots__ = (
@@ -87,6 +88,7 @@ class SealedFile:
         "pool",
         "told",
         "transport",
+        "unsettled",
         "verifier",
         "writing",
     )
@@ -111,6 +113,7 @@ class SealedFile:
         self.intents: dict[int, bool] = {}
         self.doubtful: dict[int, bool] = {}
         self.orphans: list[int] = []
+        self.unsettled: list[int] = []
         self.own_end = self.told = 0
         self.carried: list[tuple[int, int]] = []
         self.others = 0
@@ -134,6 +137,10 @@ class SealedFile:
             if claim.first <= at < claim.end:
                 at, since = claim.end, max(since, claim.since)
         return since if at >= end else -1
+
+    def key_of_claim(self, block: int) -> int:
+        """Return the key of a claim on a block, 0 for none."""
+        return next((claim.key for claim in self.claims if claim.first <= block < claim.end), 0)
 
     def is_outdated(self, first: int, end: int, basis: int) -> bool:
         """Say whether another client may have changed these blocks since `others` was `basis`."""
@@ -229,6 +236,13 @@ class SealedFile:
         blocked, self._blocked = self._blocked, []
         for start in blocked:
             start()
+
+    def settled(self, keys: list[int]) -> None:
+        """Writes that were refused are found out about, and their intents gone."""
+        for key in keys:
+            self.intents.pop(key, None)
+            self.doubtful.pop(key, None)
+        self.unsettled = [key for key in self.unsettled if key not in keys]
 
     # ---- tags
 

@@ -371,7 +371,8 @@ class SealedWrite(SealedCall):
             return
         assert self._lease is not None
         view = self._lease.view
-        request = Write(sealed.handle, self.first * file.block_size)
+        # What is sent, or sent again, when the server knows of the claim no longer would undo another client's.
+        request = Write(sealed.handle, self.first * file.block_size, intent=self._intent or sealed.key_of_claim(self.first))
         call = sealed.transport.submit(request, self._sent, source=IovIter.ubuf(Direction.SOURCE, view))
         if self.probe.sink is not None:
             trace_call(self._subreq, "WRITE", call)
@@ -424,11 +425,18 @@ class SealedWrite(SealedCall):
 
     def _sent(self, outcome: Outcome) -> None:
         body = body_of(outcome, WriteReply)
+        sealed = self._sealed
         if isinstance(body, Exception):
+            if isinstance(outcome, Reply) and outcome.status:
+                self._refused()
+            if isinstance(body, BlockingIOError):
+                sealed.lost_claims()
+                body = FileChanged()
             self._end(0, body)
             return
-        sealed = self._sealed
         blocks = min(self.count, body.count // sealed.file.block_size)
+        if blocks < self.count:
+            self._refused()
         if sealed.verifier and body.verifier != sealed.verifier:
             sealed.lost_claims()
         self._subreq.verifier = sealed.verifier = body.verifier
@@ -453,6 +461,11 @@ class SealedWrite(SealedCall):
             sealed.with_tags(self.first, blocks, tagged)
         else:
             self._end(0, OSError(errno.EIO, "the server wrote less than a block"))
+
+    def _refused(self) -> None:
+        """Have it found out later what the blocks are; where no answer came the write may still happen."""
+        if self._intent:
+            self._sealed.unsettled.append(self._intent)
 
     def _note_end(self) -> None:
         """Note how far what was written here goes, as a newer record of another client may end before."""

@@ -4,10 +4,11 @@ What was written is readable by others, and after a restart, from the commit on 
 memory; landing areas are the volume's.
 """
 
+import contextlib
 import errno
 from typing import TYPE_CHECKING
 
-from crypto.errors import Malformed
+from crypto.errors import CryptoError, Malformed
 from crypto.file import first_of_other_kind
 from crypto.intent import INTENT_BLOCKS_MAX
 from crypto.record import MAX_PLAIN_SIZE
@@ -22,6 +23,7 @@ from netfs.fs.sealed_turn import Turn
 from netfs.fs.stray import strays
 from netfs.fs.volume import CacheIdentity, Change, FileOps
 from netfs.fs.waiting import finished
+from transport.errors import TransportError
 from transport.messages import Attr, AttrReply, EntryReply, FileType, Getattr
 
 if TYPE_CHECKING:
@@ -222,7 +224,10 @@ class EncryptedOps(FileOps):
             self._sealed.file.tree.rest()
 
     async def written(self) -> None:
-        """Give back claims that nothing was written under."""
+        """Give back claims that nothing was written under; what refused writes left behind is settled."""
+        if self._sealed.unsettled:
+            with contextlib.suppress(OSError, TransportError, CryptoError):  # tried again the next time
+                await self._claims.settle_refused()
         if self._sealed.claims or self._sealed.orphans:
             async with Turn(self._sealed):
                 await self._commits.end_claims()

@@ -117,10 +117,13 @@ class Intents:
                 if session in found.sessions:
                     self._set(handle, _left(found.by_key.values(), session))
 
-    def may_write(self, handle: Handle, pos: int, length: int, session: int) -> bool:
-        """Say whether a session may write to a range of a file's data."""
+    def may_write(self, handle: Handle, pos: int, length: int, session: int, key: int = 0) -> bool:
+        """Say whether a session may write to a range of a file's data. key: of the intent it does so under, if it names one."""
         found = self._files.get(handle)
-        return found is None or not found.keeps_out(session, pos, length)
+        if found is None:
+            return not key
+        under = found.by_key.get(key)
+        return (not key or (under is not None and under.session == session)) and not found.keeps_out(session, pos, length)
 
     def rows(self, handle: Handle, session: int) -> list[IntentRow]:
         """Return the intents on a file, as the session is told of them."""

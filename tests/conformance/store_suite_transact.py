@@ -159,6 +159,10 @@ def check_intents_are_exclusive(store: Store) -> None:
     for pos, length, free in ((0, 100, True), (0, 101, False), (149, 1, False), (150, 9, True), (120, 5, False), (0, 999, False)):
         assert store.intents.may_write(file, pos, length, yours) == free
         assert store.intents.may_write(file, pos, length, mine)
+        assert store.intents.may_write(file, pos, length, mine, key), "it names an intent that it has"
+        assert not store.intents.may_write(file, pos, length, yours, key), "it names another session's"
+        assert not store.intents.may_write(file, pos, length, mine, key - 1), "it names one that nobody has"
+        assert not store.intents.may_write(other, pos, length, mine, key), "it names one of another file"
         assert store.intents.may_write(other, pos, length, yours)
         if not free:
             with refused(errno.EAGAIN):
