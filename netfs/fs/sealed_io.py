@@ -369,10 +369,14 @@ class SealedWrite(SealedCall):
         if self._abandoned:
             self._end(0, OSError(errno.ECANCELED, "abandoned"))
             return
+        # What is sent, or sent again, when the server knows of the claim no longer would undo another client's.
+        key = self._intent or sealed.key_of_claim(self.first)
+        if not key:
+            self._end(0, FileChanged())
+            return
         assert self._lease is not None
         view = self._lease.view
-        # What is sent, or sent again, when the server knows of the claim no longer would undo another client's.
-        request = Write(sealed.handle, self.first * file.block_size, intent=self._intent or sealed.key_of_claim(self.first))
+        request = Write(sealed.handle, self.first * file.block_size, intent=key)
         call = sealed.transport.submit(request, self._sent, source=IovIter.ubuf(Direction.SOURCE, view))
         if self.probe.sink is not None:
             trace_call(self._subreq, "WRITE", call)
