@@ -98,7 +98,10 @@ class FileOps(NetfsOps):
         raise NotImplementedError(f"{type(self).__name__} leaves nothing to do: {change}")
 
     async def written(self) -> None:
-        """A descriptor that may write is being closed, and what was written is durable. Cancellation: may have happened."""
+        """A descriptor that may write is being closed and all is durable, or a write or fsync has failed: others may go on.
+
+        Cancellation: may have happened.
+        """
 
     def idle(self) -> None:
         """Give up memory that can be had again: the last descriptor was closed."""

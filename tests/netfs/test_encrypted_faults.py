@@ -400,6 +400,33 @@ def test_claims_that_are_in_doubt_are_given_back() -> None:
     in_world(test)
 
 
+def test_a_write_that_the_server_refuses_keeps_nobody_out() -> None:
+    """Its intent is there and its client lives on: who made it finds out what the block is, and ends it."""
+
+    async def test(world: World) -> None:
+        one, two = world.client(), world.client()
+        await put(one, "/f", CONTENT)
+        landing = world.store.write_landing
+
+        def full(*args: Any, **kwargs: Any) -> Any:
+            raise OSError(errno.ENOSPC, "full")
+
+        async with await one.open("/f", "r+", direct=True) as mine, await two.open("/f", "r+", direct=True) as theirs:
+            world.store.write_landing = full  # type: ignore[method-assign]
+            with fails(errno.ENOSPC):
+                await mine.write(b"one", BLOCK + 5)
+            world.store.write_landing = landing  # type: ignore[method-assign]
+            began = trio.current_time()
+            await theirs.write(b"two", BLOCK + 9)
+            await theirs.fsync()
+            assert trio.current_time() - began < 5
+        expected = bytearray(CONTENT)
+        expected[BLOCK + 9 : BLOCK + 12] = b"two"
+        assert await get(one, "/f") == expected
+
+    in_world(test)
+
+
 def test_an_open_beside_a_commit_that_is_made_twice_does_not_shorten_the_file() -> None:
     async def test(world: World) -> None:
         one, opened = world.client(), 0

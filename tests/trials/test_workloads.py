@@ -125,8 +125,6 @@ FOUND = (
     Case("racing", 1002, "stream", encrypt=True, operations=30),
     # A write that was sent again to the next start of the server, which knew nothing of its claim, undid another client's.
     Case("racing", 7146, "stream", encrypt=True, operations=20),
-    # The intents of writes that the server had refused kept all others out for as long as their client lived.
-    Case("racing", 1080, "stream", encrypt=True, clients=3, operations=30),
 )  # fmt: skip
 
 
