@@ -91,7 +91,7 @@ def register_mkdir(host: Host) -> None:
         places = [remote_place(text) for text in (url, *more)]
         async with tracing(access) as traced:
             for place in places:
-                async with connected(place, traced) as client:
+                async with connected(place, traced, changes=[place]) as client:
                     with failing(Exit.REMOTE, str(place)):
                         await client.mkdir(place.path, parents=parents, exist_ok=parents)
         host.emit({"created": [str(place) for place in places]})

@@ -91,7 +91,7 @@ def register_put(host: Host) -> None:
         if re.fullmatch("[0-7]{3}", mode) is None:
             host.fail(Exit.USAGE, f"--mode {mode}: permissions are three octal digits, as 644")
         bits = int(mode, 8)
-        async with connected(place, access) as client:
+        async with connected(place, access, changes=[place]) as client:
             path = place.path if append else f"{place.path.rpartition('/')[0]}/.netfs-{client.env.nonces(8).hex()}.part"
             with failing(Exit.REMOTE, str(place)):
                 try:

@@ -3,7 +3,9 @@
 The key file is read here and parsed in `crypto`. Owns no memory.
 """
 
-from collections.abc import AsyncIterator
+import errno
+import os
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,12 +25,14 @@ if TYPE_CHECKING:
     from transport.rdma.capture import Capture
 
 __all__ = [
-    "ANYBODY", "Access", "CapturePath", "KeyFile", "TracePath", "connected", "open_capture_file", "open_trace_file",
-    "own_identity", "place_of", "read_key", "remote_place", "tracing",
+    "ANYBODY", "VOLUME_HEADER", "Access", "CapturePath", "KeyFile", "TracePath", "connected", "open_capture_file",
+    "open_trace_file", "own_identity", "place_of", "read_key", "remote_place", "tracing",
 ]  # fmt: skip
 
 SECURE = ("netfs://", "netfs+rdmas://")
 RDMA = ("netfs+rdma://", "netfs+rdmas://")
+VOLUME_HEADER = ".netfs-volume"
+"""As `crypto.volume` calls it, which takes a while to load."""
 KeyFile = Annotated[
     str | None,
     Parameter(
@@ -254,11 +258,14 @@ async def tracing(access: Access) -> AsyncIterator[Access]:
 
 
 @asynccontextmanager
-async def connected(place: Place, access: Access, *others: Place) -> AsyncIterator["Client"]:
-    """Connect to the server of `place`; a failure to do so names the endpoint, as the trace does. `others`: used there too."""
+async def connected(place: Place, access: Access, *others: Place, changes: Iterable[Place] = ()) -> AsyncIterator["Client"]:
+    """Connect to the server of `place`; a failure to do so names the endpoint, as the trace does. `others`: used there too.
+
+    changes: where something will be written; without a key those that lie in a volume end the command.
+    """
     access = with_profile(access, place)
     if access.trace is not None or access.capture is not None:
-        async with tracing(access) as traced, connected(place, traced, *others) as client:
+        async with tracing(access) as traced, connected(place, traced, *others, changes=changes) as client:
             yield client
         return
     import netfs  # noqa: PLC0415 - the client is loaded by the commands that need it
@@ -292,6 +299,9 @@ async def connected(place: Place, access: Access, *others: Place) -> AsyncIterat
             keys, top = await keys_of(client, place, others, secret, access.fingerprint)
             with failing(Exit.REMOTE, str(place)):
                 client.use_keys(keys, top=top, freshness="inspect" if access.inspect else "local")
+        else:
+            for changed in changes:
+                await refuse_volume(client, changed)
         ended = False
         try:
             yield client
@@ -301,3 +311,25 @@ async def connected(place: Place, access: Access, *others: Place) -> AsyncIterat
             if not ended:
                 raise
             raise CommandError(Exit.REMOTE, describe(error, place.endpoint)) from error
+
+
+async def refuse_volume(client: "Client", place: Place) -> None:
+    """End the command when a place lies in an encrypted volume, whose key is not there.
+
+    What is written without the key is plaintext on the server, and damage to whoever has the key. A header that was kept
+    elsewhere may be put back.
+    """
+    if place.name.startswith(VOLUME_HEADER):
+        return
+    names = place.path.strip("/").split("/")
+    for depth in range(len(names), -1, -1):
+        folder = "/".join(("", *names[:depth])) if names[0] else ""
+        try:
+            with failing(Exit.REMOTE, str(place)):
+                await client.stat(f"{folder}/{VOLUME_HEADER}")
+        except CommandError as error:
+            if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError, PermissionError)):
+                continue
+            raise
+        what = f"{place}: in the encrypted volume {Place(place.endpoint, folder or '/')}"
+        raise CommandError(Exit.REMOTE, f"{what}: {os.strerror(errno.ENOKEY)}; say --passphrase or --key-file")

@@ -72,7 +72,8 @@ def tell(host: Host, report: "Report") -> None:
     if len(report.damaged) > SHOWN:
         lines.append(f"and {len(report.damaged) - SHOWN:,} more")
     whole = "no damage" if not report.damaged else f"{len(report.damaged):,} damaged"
-    lines.append(f"{report.checked_files:,} files, {report.checked_blocks:,} blocks: {whole}")
+    files, blocks = report.checked_files, report.checked_blocks
+    lines.append(f"{files:,} file{'s' * (files != 1)}, {blocks:,} block{'s' * (blocks != 1)}: {whole}")
     host.emit(
         {
             "checked_files": report.checked_files,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from netfs.cli.dialing import ANYBODY, Access, connected, remote_place
+from netfs.cli.dialing import ANYBODY, VOLUME_HEADER, Access, connected, remote_place
 from netfs.cli.host import Exit, Host, failing
 from netfs.cli.place import printable
 
@@ -53,6 +53,8 @@ def register(host: Host) -> None:
                     links = [(place.name, place.path)] if attr.type is FileType.SYMLINK else []
                 targets = {name: await client.readlink(path) for name, path in links}
         found.sort(key=lambda each: each[0])
+        if any(name == VOLUME_HEADER for name, _ in found):
+            host.warn(f"{place}: an encrypted volume, as the server has it; --passphrase or --key-file shows what it holds")
         lines = long_lines(found, targets) if long else [short_line(name, each) for name, each in found]
         entries = [{"name": name, **described(each, targets.get(name))} for name, each in found]
         host.emit({"url": str(place), "entries": entries}, "\n".join(lines))

@@ -150,7 +150,7 @@ async def _stay(
     except ImportError as error:
         raise CommandError(Exit.LOCAL, f"{MISSING} ({error})") from None
     place = remote_place(word.url)
-    async with connected(place, access) as client:
+    async with connected(place, access, changes=[place]) as client:
         await _look(client, place)
         try:
             await serve_mount(

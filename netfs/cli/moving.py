@@ -52,7 +52,7 @@ def register_mv(host: Host) -> None:
             if place.endpoint != target.endpoint:
                 host.fail(Exit.USAGE, f"{place}: mv stays on one server; use cp, then rm")
         moved = []
-        async with tracing(access) as traced, connected(target, traced) as client:
+        async with tracing(access) as traced, connected(target, traced, changes=places) as client:
             into = not exchange and await is_directory(client, target)
             if len(sources) > 1 and not into:
                 raise CommandError(Exit.NO, f"{target}: not a directory")
@@ -88,7 +88,7 @@ def register_ln(host: Host) -> None:
             symbolic: make a symbolic link.
         """
         place = remote_place(url)
-        async with tracing(access) as traced, connected(place, traced) as client:
+        async with tracing(access) as traced, connected(place, traced, changes=[place]) as client:
             if symbolic:
                 with failing(Exit.REMOTE, str(place)):
                     await client.symlink(target, place.path)

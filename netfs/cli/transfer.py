@@ -164,7 +164,7 @@ async def both_folders(sides: "dict[str | None, Side]", origin: Place, target: P
 
 
 async def open_sides(places: list[Place], access: Access, stack: AsyncExitStack) -> "dict[str | None, Side]":
-    """Return a side for each endpoint among the places, one connection each."""
+    """Return a side for each endpoint among the places, one connection each; the last place is written to."""
     from netfs.cli.local_side import LocalSide  # noqa: PLC0415
     from netfs.cli.remote_side import RemoteSide  # noqa: PLC0415
 
@@ -174,8 +174,9 @@ async def open_sides(places: list[Place], access: Access, stack: AsyncExitStack)
     beside = {place.endpoint: [other for other in places if other.endpoint == place.endpoint] for place in places}
     for place in places:
         if place.endpoint not in sides:
+            changes = places[-1:] if place.endpoint == places[-1].endpoint else []
             sides[place.endpoint] = (
-                RemoteSide(await stack.enter_async_context(connected(place, access, *beside[place.endpoint])))
+                RemoteSide(await stack.enter_async_context(connected(place, access, *beside[place.endpoint], changes=changes)))
                 if place.remote
                 else LocalSide()
             )

@@ -1,5 +1,6 @@
 """`netfs volume` and volumes in the other commands, against a server in another process."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -212,3 +213,26 @@ def test_without_a_terminal_nobody_is_asked(url: str) -> None:
     command = [sys.executable, "-m", "netfs", "ls", "--passphrase", url]
     ran = subprocess.run(command, start_new_session=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert ran.returncode == 2 and "no terminal" in ran.stderr
+
+
+def test_without_the_key_nothing_is_written_into_a_volume(vault: str, url: str, tmp_path: Path) -> None:
+    """What would be plaintext on the server, and damage to whoever has the key."""
+    (tmp_path / "file").write_bytes(b"secret")
+    outside = f"{url}/{tmp_path.name}-plain"
+    assert netfs("cp", tmp_path / "file", outside) == Done(0, "", "")
+    before = netfs("ls", vault).out
+    for command in (
+        ["cp", tmp_path / "file", f"{vault}/"],
+        ["cp", outside, f"{vault}/new"],
+        ["sync", tmp_path, f"{vault}/folder"],
+        ["put", f"{vault}/new"],
+        ["mkdir", "-p", f"{vault}/some/folders"],
+        ["mv", outside, vault],
+        ["ln", "-s", "anything", f"{vault}/link"],
+        ["mount", "--foreground", vault, tmp_path],
+    ):
+        if command[0] != "mount" or importlib.util.find_spec("pyfuse3"):
+            told(netfs(*command), 3, vault, "Required key not available; say --passphrase or --key-file")
+    listed = netfs("ls", vault)
+    assert listed.out == before and "as the server has it" in listed.err
+    assert netfs("ls", outside).code == 0 and netfs("rm", "-r", vault).code == 0  # whoever has lost the key is rid of it
