@@ -23,6 +23,13 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "netfs_sreq": ("request", "index", "source", "what", "flags", "start", "transferred", "length", "error"),
     "netfs_failure": ("request", "index", "source", "flags", "start", "transferred", "length", "what", "error"),
     "netfs_folio": ("inode", "index", "what", "length"),
+    "netfs_collect": ("request", "start", "end"),
+    "netfs_collect_sreq": ("request", "stream", "index", "start", "transferred", "length"),
+    "netfs_collect_folio": ("request", "index", "start", "end", "collected_to"),
+    "netfs_collect_gap": ("request", "stream", "start", "end"),
+    "netfs_collect_stream": ("request", "stream", "collected_to", "left"),
+    "netfs_collect_state": ("request", "collected_to", "cleaned_to", "flags"),
+    "netfs_copy2cache": ("request", "copy"),
     "netfs_wb_lock": ("inode", "what"),
     # netfs/fs
     "netfs_call": ("request", "index", "op", "xid"),

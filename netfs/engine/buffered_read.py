@@ -15,7 +15,7 @@ from iov.copy_iter import copy_to_iter
 from iov.iov_iter import Direction, IovIter
 from netfs.cache.folio import Folio
 from netfs.engine.collect import advance
-from netfs.engine.events import begin, trace_folio
+from netfs.engine.events import begin, trace_folio, trace_let_go
 from netfs.engine.inode import NetfsInode
 from netfs.engine.park import park_at
 from netfs.engine.read_collect import read_terminated
@@ -187,7 +187,7 @@ def _folios_filled(rreq: IoRequest, front: IoSubrequest) -> None:
     while rreq.folios and rreq.folios[0].pos + rreq.folios[0].size <= end:
         folio = rreq.folios.pop(0)
         folio.filled()
-        trace_folio(rreq.inode, folio, "read-unlock")
+        trace_let_go(rreq, folio, "read-unlock")
         folio.unlock()
 
 
@@ -200,4 +200,4 @@ def _unlock_rest(rreq: IoRequest) -> None:
     rreq.folios.clear()
     cookie = rreq.inode.cookie
     if rreq.copy and cookie is not None and cookie.inval_counter == rreq.inval_counter:
-        copy_to_cache(rreq.inode, rreq.copy)
+        copy_to_cache(rreq, rreq.copy)

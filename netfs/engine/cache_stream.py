@@ -13,7 +13,7 @@ from typing import Final
 
 from iov.iov_iter import IovIter
 from netfs.engine.collect import advance
-from netfs.engine.events import trace_failure, trace_sreq
+from netfs.engine.events import trace_collected, trace_collecting, trace_failure, trace_gap, trace_sreq, trace_taken
 from netfs.engine.request import IoRequest, IoSubrequest, Source
 
 __all__ = ["END", "CacheStream"]
@@ -129,12 +129,20 @@ class CacheStream:
 
     def _take(self) -> None:
         took = False
+        request = self.request
+        traced = request.inode.probe.sink is not None
         while self.subrequests and not self.subrequests[0].in_progress:
             front = self.subrequests.pop(0)
+            if traced:
+                if not took:
+                    trace_collecting(request, front.start)
+                trace_taken(front, 1, "CANCL" if front.failed else "CONSM")
+                if front.start + front.length < self.done_to < END:
+                    trace_gap(request, 1, front.start + front.length, self.done_to)
             took = True
-            if self.request.inode.probe.sink is not None:
-                trace_sreq(front, "CANCL" if front.failed else "CONSM")
-            if self.request.progress is not None:
-                self.request.progress(self.request, front)
+            if request.progress is not None:
+                request.progress(request, front)
         if took:
-            advance(self.request)
+            if traced:
+                trace_collected(request, 1, min(self.done_to, request.start + request.length), len(self.subrequests))
+            advance(request)

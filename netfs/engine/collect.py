@@ -9,7 +9,7 @@ history). Owns no memory.
 
 from functools import partial
 
-from netfs.engine.events import ended, trace_sreq
+from netfs.engine.events import ended, trace_collected, trace_collecting, trace_taken
 from netfs.engine.request import IoRequest, nobody
 from netfs.engine.retry import delay_s, reissue
 from netfs.engine.split import launch, next_part
@@ -23,6 +23,7 @@ def advance(rreq: IoRequest) -> None:
         return
     rreq.advancing = True
     subreqs = rreq.subrequests
+    took = False
     while True:
         if subreqs and not subreqs[0].in_progress:
             if subreqs[0].need_retry and rreq.error is None and not rreq.abandoned:
@@ -34,6 +35,9 @@ def advance(rreq: IoRequest) -> None:
                 rreq.timer = None
                 reissue(rreq)
             else:
+                if not took:
+                    took = True
+                    trace_collecting(rreq, subreqs[0].start)
                 _take_front(rreq)
         elif (
             rreq.paused
@@ -51,6 +55,9 @@ def advance(rreq: IoRequest) -> None:
             launch(next_part(rreq))
             rreq.launched()
     rreq.advancing = False
+    if took:
+        collected_to = subreqs[0].start if subreqs else rreq.start + rreq.submitted
+        trace_collected(rreq, 0, collected_to, len(subreqs))
     if not (rreq.in_flight or subreqs or (rreq.cache is not None and rreq.cache.subrequests)):
         if rreq.ahead is not None:
             rreq.inode.ops.drop_staged(rreq.ahead)
@@ -81,7 +88,7 @@ def _take_front(rreq: IoRequest) -> None:
     if front.failed and rreq.error is None and not (rreq.short_transfer and rreq.progress is None):
         rreq.error = front.error  # behind the end of the file nothing can fail
     if rreq.inode.probe.sink is not None:
-        trace_sreq(front, "DSCRD" if rreq.short_transfer else "CONSM")
+        trace_taken(front, 0, "DSCRD" if rreq.short_transfer else "CONSM")
     if not rreq.short_transfer:
         rreq.transferred += front.transferred
         if front.transferred < front.length:

@@ -1,8 +1,8 @@
 """Sans-IO. What the request library tells the probe's sink, and the table of requests that have begun and not ended.
 
 Names and words are those of netfslib's tracepoints (`netfs_read`, `netfs_write`, `netfs_rreq`, `netfs_sreq`, `netfs_failure`,
-`netfs_folio`), so that one who reads kernel traces can read ours. Callers on the hot path test the sink before they call a
-function here; those that run once for a request test it themselves.
+`netfs_folio`, `netfs_collect*`, `netfs_copy2cache`), so that one who reads kernel traces can read ours. Callers on the hot path
+test the sink before they call a function here; those that run once for a request test it themselves.
 
     sreq   PREP  cut, memory chosen        SUBMT  issued        TERM   an issue has ended         RETRY  goes again
            RDOWN the cache failed: download   CANCL  not cached after all
@@ -10,6 +10,11 @@ function here; those that run once for a request test it themselves.
            CONSM counts for the result     DSCRD  does not
     rreq   PAUSE, UNPAUSE  issuing         RESUBMT  a retry begins       S-ABNDN  the caller was cancelled
            COMPLET  nothing in flight or left to do
+
+The collector tells of each time it takes something: `netfs_collect`, what may be taken; `netfs_collect_sreq`, a subrequest that
+is; `netfs_collect_folio`, a folio that is let go with it; `netfs_collect_gap`, what a stream has nothing for; and when it stops
+`netfs_collect_stream`, how far the stream is, and `netfs_collect_state`, how far the request. `netfs_copy2cache` names the
+request that takes to a local cache what another one has read.
 
 Owns no memory.
 """
@@ -23,8 +28,8 @@ from netfs.engine.request import IoRequest, IoSubrequest, Origin
 from transport.base import ClientCall
 
 __all__ = [
-    "begin", "ended", "errno_of", "number", "request_flags", "subrequest_flags", "trace_call", "trace_failure", "trace_folio",
-    "trace_rreq", "trace_sreq",
+    "begin", "ended", "errno_of", "number", "request_flags", "subrequest_flags", "trace_call", "trace_collected",
+    "trace_collecting", "trace_failure", "trace_folio", "trace_gap", "trace_let_go", "trace_rreq", "trace_sreq", "trace_taken",
 ]  # fmt: skip
 
 READS: Final = {
@@ -137,6 +142,48 @@ def trace_folio(inode: NetfsInode, folio: Folio, what: str) -> None:
     sink = inode.probe.sink
     if sink is not None:
         sink("netfs_folio", (inode.debug_id, folio.pos // folio.mapping.unit, what, folio.size))
+
+
+def trace_let_go(rreq: IoRequest, folio: Folio, what: str) -> None:
+    """Tell that the collector is past a folio, and what has become of it."""
+    inode = rreq.inode
+    sink = inode.probe.sink
+    if sink is not None:
+        index = folio.pos // folio.mapping.unit
+        sink("netfs_collect_folio", (rreq.debug_id, index, folio.pos, folio.pos + folio.size, rreq.start + rreq.transferred))
+        sink("netfs_folio", (inode.debug_id, index, what, folio.size))
+
+
+def trace_collecting(rreq: IoRequest, start: int) -> None:
+    """Tell that the collector has something to take, from `start` on."""
+    sink = rreq.inode.probe.sink
+    if sink is not None:
+        sink("netfs_collect", (rreq.debug_id, start, rreq.start + rreq.length))
+
+
+def trace_taken(subreq: IoSubrequest, stream: int, what: str) -> None:
+    """Tell that the collector takes a subrequest, and whether it counts."""
+    sink = subreq.request.inode.probe.sink
+    if sink is not None:
+        fields = (subreq.request.debug_id, stream, subreq.index, subreq.start, subreq.transferred, subreq.length)
+        sink("netfs_collect_sreq", fields)
+        trace_sreq(subreq, what)
+
+
+def trace_gap(rreq: IoRequest, stream: int, start: int, end: int) -> None:
+    """Tell that a stream has nothing for [start, end)."""
+    sink = rreq.inode.probe.sink
+    if sink is not None:
+        sink("netfs_collect_gap", (rreq.debug_id, stream, start, end))
+
+
+def trace_collected(rreq: IoRequest, stream: int, collected_to: int, left: int) -> None:
+    """Tell how far the collector has come: in a stream, of which `left` subrequests are queued, and in the request."""
+    sink = rreq.inode.probe.sink
+    if sink is not None:
+        sink("netfs_collect_stream", (rreq.debug_id, stream, collected_to, left))
+        cleaned_to = rreq.folios[0].pos if rreq.folios else collected_to
+        sink("netfs_collect_state", (rreq.debug_id, rreq.start + rreq.transferred, cleaned_to, request_flags(rreq)))
 
 
 def request_flags(rreq: IoRequest) -> int:

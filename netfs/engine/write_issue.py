@@ -15,7 +15,7 @@ from iov.iov_iter import Direction, IovIter
 from netfs.cache.folio import Folio
 from netfs.engine.cache_stream import END, CacheStream
 from netfs.engine.collect import advance
-from netfs.engine.events import begin, number, trace_folio
+from netfs.engine.events import begin, number, trace_folio, trace_let_go
 from netfs.engine.inode import NetfsInode
 from netfs.engine.park import park_at
 from netfs.engine.request import FileChanged, IoRequest, IoSubrequest, Origin
@@ -98,14 +98,16 @@ async def _send_run(inode: NetfsInode, run: list[Folio], origin: Origin) -> None
         return
     except BaseException:
         for folio in run:
+            trace_folio(inode, folio, "cancel-store")
             folio.mapping.end_writeback(folio)
         raise
     wreq.basis_sent = inode.others
     _go(wreq, _cache_pieces(inode, run))
 
 
-def copy_to_cache(inode: NetfsInode, folios: list[Folio]) -> None:
-    """Give the local cache what was read from the server for it, as far as nobody has changed, dropped or sent it since."""
+def copy_to_cache(rreq: IoRequest, folios: list[Folio]) -> None:
+    """Give the local cache what a request has read for it, as far as nobody has changed, dropped or sent it since."""
+    inode = rreq.inode
     mapping = inode.mapping
     run: list[Folio] = []
     for folio in folios:
@@ -132,6 +134,7 @@ def copy_to_cache(inode: NetfsInode, folios: list[Folio]) -> None:
     wreq.folios = run
     wreq.wake = lambda: _copy_ended(wreq)
     number(wreq)
+    inode.probe.emit("netfs_copy2cache", rreq.debug_id, wreq.debug_id)
     _go(wreq, pieces)
 
 
@@ -192,7 +195,7 @@ def _folios_written(wreq: IoRequest, front: IoSubrequest) -> None:
             folio.make_unstable(folio.dirty_from, folio.dirty_to, wreq.verifier)
         folio.cleaned()
         folio.basis = min(folio.basis, wreq.basis_sent)
-        trace_folio(inode, folio, "clear")
+        trace_let_go(wreq, folio, "clear")
         inode.sizes.wrote_server(end)
         folio.mapping.end_writeback(folio)
 
@@ -208,6 +211,7 @@ def _run_ended(wreq: IoRequest) -> None:
                 # It cannot be told from what is read again, so it is not kept: a restart of the server is an error from now on.
                 wreq.inode.wrote_direct(folio.verifier)
             folio.forget_rest()
+            trace_folio(wreq.inode, folio, "store-again")
             folio.mapping.end_writeback(folio)
         wreq.folios.clear()
         return
@@ -227,11 +231,12 @@ def _folios_copied(wreq: IoRequest, front: IoSubrequest) -> None:
     wreq.transferred = front.start + front.length - wreq.start
     while wreq.folios and wreq.folios[0].pos + wreq.folios[0].size <= wreq.cache.done_to:
         folio = wreq.folios.pop(0)
-        trace_folio(wreq.inode, folio, "clear-cc")
+        trace_let_go(wreq, folio, "clear-cc")
         folio.mapping.end_writeback(folio)
 
 
 def _copy_ended(wreq: IoRequest) -> None:
     for folio in wreq.folios:
+        trace_folio(wreq.inode, folio, "cancel-copy")
         folio.mapping.end_writeback(folio)
     wreq.folios.clear()

@@ -28,13 +28,22 @@ except ImportError as error:
 
 __all__ = ["PerfettoTrace"]
 
-FAMILIES: Final = ("requests", "subrequests", "calls", "calls served", "store", "cipher", "work requests", "folios", "other")
+FAMILIES: Final = (
+    "requests", "subrequests", "calls", "calls served", "store", "cipher", "work requests", "collector", "folios", "other",
+)  # fmt: skip
 INSTANTS: Final[dict[str, tuple[str, str]]] = {
     # event: family, name
     "netfs_write_iter": ("other", "buffered write"),
     "netfs_failure": ("other", "failure"),
     "netfs_wb_lock": ("other", "wb lock"),
     "netfs_folio": ("folios", "{2}"),
+    "netfs_collect": ("collector", "collect"),
+    "netfs_collect_sreq": ("collector", "take {1}:{2}"),
+    "netfs_collect_folio": ("collector", "folio {1}"),
+    "netfs_collect_gap": ("collector", "gap {1}:"),
+    "netfs_collect_stream": ("collector", "stream {1}:"),
+    "netfs_collect_state": ("collector", "state"),
+    "netfs_copy2cache": ("collector", "copy to cache"),
     "crypto_seal": ("cipher", "seal"),
     "crypto_open": ("cipher", "open"),
     "connection": ("other", "connection {0}"),

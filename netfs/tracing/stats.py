@@ -7,7 +7,8 @@
     DownOps  DL issued, ds ended without an error, df with one, di asked for again because a cache failed; UpldOps UL us uf
     CaRdOps  RD rs rf, CaWrOps WR ws wf: the same for a local cache
     Retries  rq, wq requests that retried; rs, ws subrequests issued again
-    Objs     rr requests and sr subrequests alive now; wsc parts of cache streams that were stopped
+    Objs     rr requests and sr subrequests alive now; foq folios queued in requests now;
+             wsc parts of cache streams that were stopped
     WbLock   skip: a writer left writeback to the task that has the lock; wait: one waited for it
 
 Owns no memory.
@@ -28,7 +29,7 @@ ROWS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("UpldOps", ("UL", "us", "uf")),
     ("CaWrOps", ("WR", "ws", "wf")),
     ("Retries", ("rq", "rs", "wq", "ws")),
-    ("Objs", ("rr", "sr", "wsc")),
+    ("Objs", ("rr", "sr", "foq", "wsc")),
     ("WbLock", ("skip", "wait")),
 )
 BEGUN: Final = {
@@ -50,6 +51,15 @@ SOURCES: Final = {
     "READ": ("CaRdOps.RD", "CaRdOps.rs", "CaRdOps.rf"),
     "UPLD": ("UpldOps.UL", "UpldOps.us", "UpldOps.uf"),
     "WRIT": ("CaWrOps.WR", "CaWrOps.ws", "CaWrOps.wf"),
+}
+FOLIOS: Final = {
+    # what happens to a folio: the count, and by how much
+    "mod-n-clear": ("Reads.WBZ", 1),
+    "copy-skip": ("ZeroOps.sk", 1),
+    **dict.fromkeys(("read", "store", "store+", "store-copy"), ("Objs.foq", 1)),
+    **dict.fromkeys(
+        ("read-unlock", "abandon", "clear", "clear-cc", "kill", "store-again", "cancel-store", "cancel-copy"), ("Objs.foq", -1)
+    ),
 }
 WRITE_ORIGINS: Final = frozenset({"DW", "UW", "WB", "WT"})
 
@@ -77,10 +87,10 @@ class Stats:
                 counts["Objs.rr"] -= 1
             case "netfs_sreq", (_, _, str(source), str(what), *_, error):
                 self._subrequest(source, what, good=error == 0)
-            case "netfs_folio", (_, _, "mod-n-clear", _):
-                counts["Reads.WBZ"] += 1
-            case "netfs_folio", (_, _, "copy-skip", _):
-                counts["ZeroOps.sk"] += 1
+            case "netfs_folio", (_, _, str(what), _):
+                if what in FOLIOS:
+                    name, by = FOLIOS[what]
+                    counts[name] += by
             case "netfs_wb_lock", (_, str(what)):
                 counts[f"WbLock.{what}"] += 1
             case _:

@@ -12,6 +12,7 @@ import trio.testing
 from iov.events import EVENTS
 from iov.probe import Field, Probe
 from netfs.cache.pagecache import PageCache
+from netfs.engine.events import request_flags
 from netfs.fs.client import Client
 from netfs.fs.plain import PlainVolume
 from netfs.tracing import Stats
@@ -86,7 +87,7 @@ async def test_events_are_what_the_table_says(transport: TransportName, encrypt:
     seen = Seen()
     async with pair(transport, encrypt=encrypt, world=SeenWorld(seen), rsize=1 << 16, wsize=1 << 16) as p:
         await work(p.client)
-    expected = EVENTS.keys() - {"netfs_failure", "netfs_wb_lock", "audit"}
+    expected = EVENTS.keys() - {"netfs_failure", "netfs_wb_lock", "audit", "netfs_copy2cache", "netfs_collect_gap"}
     if not encrypt:
         expected -= {"crypto_seal", "crypto_open"}
     if transport == "stream":
@@ -164,7 +165,7 @@ async def test_statistics_of_known_work() -> None:
         assert counts["DownOps.DL"] == counts["DownOps.ds"] and counts["UpldOps.UL"] == counts["UpldOps.us"]
         # 400,000 bytes in parts of 64 KiB; then a folio; then 10 bytes.
         assert counts["UpldOps.UL"] == 7 + 1 + 1
-        quiet = ("DownOps.df", "UpldOps.uf", "Objs.rr", "Objs.sr")
+        quiet = ("DownOps.df", "UpldOps.uf", "Objs.rr", "Objs.sr", "Objs.foq")
         assert all(count == 0 for name, count in counts.items() if name in quiet or name.startswith(("Retries", "Ca")))
     text = str(stats).splitlines()
     assert text[0] == f"Reads  : DR=1 RA={counts['Reads.RA']} RF=2 WB=0 WBZ={counts['Reads.WBZ']} UR=0"
@@ -197,7 +198,81 @@ async def test_statistics_of_a_local_cache() -> None:
     assert counts["CaRdOps.RD"] == counts["CaRdOps.rs"] + counts["CaRdOps.rf"]
     assert (counts["CaRdOps.rf"], counts["DownOps.di"]) == (1, 1)
     assert (counts["CaWrOps.wf"], counts["Objs.wsc"]) == (1, 1)
-    assert (counts["Objs.rr"], counts["Objs.sr"]) == (0, 0)
+    assert (counts["Objs.rr"], counts["Objs.sr"], counts["Objs.foq"]) == (0, 0, 0)
+
+
+async def test_folios_in_requests_are_counted_while_they_are() -> None:
+    stats = Stats()
+    async with mounted(folio=4096, probe=Probe(stats.sink)) as (client, transport):
+        await put(client, "/f", DATA[:8192])
+        client.drop_caches()
+        async with await client.open("/f", "r+") as file, trio.open_nursery() as nursery:
+            transport.hold = lambda request: isinstance(request, Read)
+            nursery.start_soon(file.read, 8192, 0)
+            await trio.testing.wait_all_tasks_blocked()
+            assert stats.counts["Objs.foq"] == 2
+            transport.let_go()
+    assert stats.counts["Objs.foq"] == 0
+
+
+# ---- the collector
+
+
+class FullCookie(MemoryCookie):
+    """A cache that has no room for the granule at `full`."""
+
+    full = -1
+
+    def prepare_write(self, start: int, end: int) -> tuple[int, int] | None:
+        return None if start == self.full else super().prepare_write(start, end)
+
+
+def collected(seen: Seen) -> list[tuple[str, tuple[Field, ...]]]:
+    return [(name.removeprefix("netfs_"), fields) for name, fields in seen.events if name.startswith("netfs_collect")]
+
+
+def test_the_collector_tells_what_it_takes() -> None:
+    """The second part ends first, and is taken with the first, which is short at the end of the file."""
+    seen = Seen()
+    answers = {(0, 0): Answer(40, eof=True)}
+    run = Run(ScriptedOps(PART, bytes(2 * PART), answers), parts=2, probe=Probe(seen.sink))
+    run.start()
+    run.ops.end(1, write=False)
+    assert collected(seen) == []
+    run.ops.end(0, write=False)
+    rreq, start = run.rreq.debug_id, run.rreq.start
+    assert collected(seen) == [
+        ("collect", (rreq, start, start + 2 * PART)),
+        ("collect_sreq", (rreq, 0, 0, start, 40, PART)),
+        ("collect_sreq", (rreq, 0, 1, start + PART, PART, PART)),
+        ("collect_stream", (rreq, 0, start + 2 * PART, 0)),
+        ("collect_state", (rreq, start + 40, start + 2 * PART, request_flags(run.rreq) | 1)),
+    ]
+
+
+async def test_the_collector_tells_of_folios_holes_and_copies() -> None:
+    seen = Seen()
+    cookie = FullCookie(4096)
+    async with mounted(folio=4096, rsize=1 << 20, wsize=1 << 20, probe=Probe(seen.sink)) as (client, _):
+        await put(client, "/f", DATA[: 4 * 4096])
+        client.drop_caches()
+        seen.events.clear()
+        async with await client.open("/f", "r+") as file:
+            file._inode.cookie = cookie
+            await file.read(4 * 4096, 0)
+            await trio.testing.wait_all_tasks_blocked()
+            reads = [fields[0] for name, fields in seen.events if name == "netfs_read"]
+            copies = [fields[0] for name, fields in seen.events if name == "netfs_write"]
+            assert [fields for name, fields in seen.events if name == "netfs_copy2cache"] == [(reads[-1], copies[0])]
+            let_go = [fields[:3] for name, fields in seen.events if name == "netfs_collect_folio"]
+            assert let_go == [(who, index, index * 4096) for who in (reads[-1], copies[0]) for index in range(4)]
+            seen.events.clear()
+            cookie.full = 4096
+            await file.pwritev([DATA[: 4 * 4096]], 0)
+            await file.fsync()
+    gaps = [fields[1:] for name, fields in seen.events if name == "netfs_collect_gap"]
+    assert gaps == [(1, 4096, 8192)]
+    assert {fields[1] for name, fields in seen.events if name == "netfs_collect_stream"} == {0, 1}
 
 
 @pytest.mark.parametrize(
