@@ -78,18 +78,24 @@ class _Silent:
 
 
 def _terminable(fn: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
-    """Return `fn` such that a SIGTERM cancels it, as an interrupt does: a plain one would leave temporary files behind."""
+    """Return `fn` such that a SIGTERM or an interrupt cancels it, and it cleans up; another interrupt meanwhile ends it at once.
+
+    Left to itself a SIGTERM would leave temporary files behind, and an interrupt would come in the middle of any line of any
+    task: of one that answers the kernel, or has begun to change what it shares.
+    """
 
     @functools.wraps(fn)
     async def run(*args: object, **kwargs: object) -> object:
         import trio  # noqa: PLC0415 - the help needs no event loop
 
         async def watch(scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
-            with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            # What is started in the background by a shell ignores interrupts, and goes on doing so.
+            numbers = [signal.SIGTERM, *([] if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else [signal.SIGINT])]
+            with trio.open_signal_receiver(*numbers) as signals:
                 task_status.started()
-                async for _ in signals:
+                async for number in signals:
                     scope.cancel()
-                    raise Terminated
+                    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
         async with trio.open_nursery() as nursery:
             await nursery.start(functools.partial(watch, nursery.cancel_scope))

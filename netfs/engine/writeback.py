@@ -29,7 +29,8 @@ __all__ = [
 ]  # fmt: skip
 
 END_OF_TIME = 1 << 63
-COMMIT_TRIES = 3
+COMMIT_TRIES = 10
+"""How often data is sent to a server that restarts before it is safe; what brings it down each time must end in an error."""
 SETTLE_TIMEOUT_S = 10
 """How long a cancelled task waits for reads that are under way, so that what they bring is not kept."""
 

@@ -49,14 +49,16 @@ async def serve_mount(
         settings.add("ro")
     pyfuse3.init(ops, str(folder), settings)
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_told, folder, ready)
-            await pyfuse3.main()
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_told, folder, ready)
+                await pyfuse3.main()
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                await ops.aclose()
     finally:
-        with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
-            await ops.aclose()
-        pyfuse3.close(unmount=True)
+        pyfuse3.close(unmount=True)  # whatever came meanwhile: a folder that nobody serves answers ENOTCONN
 
 
 async def _told(folder: Path, ready: Callable[[], None]) -> None:

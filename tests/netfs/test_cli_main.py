@@ -86,6 +86,26 @@ def test_ends(arguments: list[str], code: int, out: str, err: str, capfd: pytest
     assert len(printed.err.splitlines()) == (1 if err else 0)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_cancels_and_comes_in_the_middle_of_no_line(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
+    """Raised wherever the program happened to be, an interrupt left locks taken: clients did not close, mounts stayed."""
+    app, host = build([])
+
+    async def linger() -> None:
+        """Linger."""
+        os.kill(os.getpid(), number)
+        host.emit({}, "what was begun is ended")
+        try:
+            await trio.sleep_forever()
+        finally:
+            host.emit({}, "and cleaned up")
+
+    host.command(linger, name="linger", examples=["netfs linger"])
+    assert run(app, host, ["linger"]) == 128 + number
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("what was begun is ended\nand cleaned up\n", "")
+
+
 def test_debug_shows_where(capfd: pytest.CaptureFixture[str]) -> None:
     app, host = build([EntryPoint("toy", f"{__name__}:register", "netfs.commands")])
     assert run(app, host, ["end", "bug", "--debug"]) == 1
