@@ -277,18 +277,21 @@ class Identity(Secret):
         if len(seed) != SEED_SIZE:
             raise ValueError("an identity has 32 bytes")
         x25519 = X25519PrivateKey.from_private_bytes(hkdf_expand(seed, b"iovc/1 identity\0x25519", 32))
-        # As X-Wing expands its own seed: 64 bytes for ML-KEM-768, 32 for X25519.
-        wide = hashlib.shake_256(hkdf_expand(seed, b"iovc/1 identity\0xwing", 32)).digest(96)
-        mlkem, other = MLKEM768PrivateKey.from_seed_bytes(wide[:64]), X25519PrivateKey.from_private_bytes(wide[64:])
-        self._privates: tuple[X25519PrivateKey, MLKEM768X25519PrivateKey] = x25519, MLKEM768X25519PrivateKey(mlkem, other)
-        self.recipients = (
-            Recipient(Kem.XWING, mlkem.public_key().public_bytes_raw() + other.public_key().public_bytes_raw()),
-            Recipient(Kem.X25519, x25519.public_key().public_bytes_raw()),
-        )
+        xwing, public = xwing_private(hkdf_expand(seed, b"iovc/1 identity\0xwing", 32))
+        self._privates: tuple[X25519PrivateKey, MLKEM768X25519PrivateKey] = x25519, xwing
+        self.recipients = Recipient(Kem.XWING, public), Recipient(Kem.X25519, x25519.public_key().public_bytes_raw())
 
     def private(self, kem: Kem) -> X25519PrivateKey | MLKEM768X25519PrivateKey:
         """Return the private key of a KEM."""
         return self._privates[kem is Kem.XWING]
+
+
+def xwing_private(seed: bytes) -> tuple[MLKEM768X25519PrivateKey, bytes]:
+    """Expand a seed as X-Wing does: 64 bytes for ML-KEM-768, 32 for X25519. Returns: the private key, the public one."""
+    wide = hashlib.shake_256(seed).digest(96)
+    mlkem, other = MLKEM768PrivateKey.from_seed_bytes(wide[:64]), X25519PrivateKey.from_private_bytes(wide[64:])
+    public = mlkem.public_key().public_bytes_raw() + other.public_key().public_bytes_raw()
+    return MLKEM768X25519PrivateKey(mlkem, other), public
 
 
 # ---- files

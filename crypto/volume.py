@@ -235,10 +235,8 @@ def unlock(
     scope = header.scope
     if pinned is not None and not hmac.compare_digest(pinned, header.fingerprint):
         raise WrongKey(f"the volume has fingerprint {header.fingerprint.hex()}, not the one that is pinned, {pinned.hex()}")
-    try:
-        Ed25519PublicKey.from_public_bytes(scope.owner).verify(header.signature, SIGNED + header.signed_text)
-    except (InvalidSignature, ValueError):
-        raise WrongKey("the volume's header is not signed by its owner") from None
+    if not is_signed(scope.owner, SIGNED + header.signed_text, header.signature):
+        raise WrongKey("the volume's header is not signed by its owner")
     if scope.epoch < least_epoch:
         raise Rollback(f"the volume's header is of epoch {scope.epoch}; one of epoch {least_epoch} has been seen")
     seed = b""
@@ -263,6 +261,20 @@ def derived(scope: Scope, key: bytes, label: bytes) -> bytes:
 
 def mac_of(scope: Scope, key: bytes, text: bytes) -> bytes:
     return hmac.digest(derived(scope, key, b"hdr"), text, "sha256")
+
+
+def is_signed(owner: bytes, text: bytes, signature: bytes) -> bool:
+    """Say whether the owner of an Ed25519 public key (RFC 8032) has signed a text."""
+    try:
+        Ed25519PublicKey.from_public_bytes(owner).verify(signature, text)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def signed(seed: bytes, text: bytes) -> bytes:
+    """Return the signature of a text by who has the seed of a signing key."""
+    return Ed25519PrivateKey.from_private_bytes(seed).sign(text)
 
 
 def public_of(private: Ed25519PrivateKey) -> bytes:
@@ -372,6 +384,5 @@ def new_volume(
 
 def sealed_header(header: Header, key: bytes, seed: bytes) -> Header:
     """Return the header with its signature and MAC made anew."""
-    signature = Ed25519PrivateKey.from_private_bytes(seed).sign(SIGNED + header.signed_text)
-    signed = replace(header, signature=signature)
-    return replace(signed, mac=mac_of(header.scope, key, signed.authenticated_text))
+    named = replace(header, signature=signed(seed, SIGNED + header.signed_text))
+    return replace(named, mac=mac_of(header.scope, key, named.authenticated_text))
