@@ -482,6 +482,7 @@ async def open_client(
             nursery.start_soon(run_timers, client.page_cache.timers, env.now)
             nursery.start_soon(run_background, client.page_cache, env.now)
             nursery.start_soon(client.leases.run)
+            nursery.start_soon(volume.tend)
             try:
                 yield client
             except BaseException as error:  # noqa: BLE001 (raised below, outside the nursery, which would make a group of it)

@@ -20,6 +20,7 @@ from iov.probe import Probe
 from netfs.fs.calls import ask
 from netfs.fs.freshness import Freshness
 from netfs.fs.rooted import RootedTransport
+from netfs.fs.sealed_ageing import Ageing
 from netfs.fs.sealed_names import SealedNames, attr_of, failed
 from netfs.fs.sealed_ops import EncryptedOps
 from netfs.fs.volume import Change, FileOps, Volume
@@ -80,9 +81,14 @@ class EncryptedVolume(Volume):
         self.wsize = wsize
         self.log2bs = log2bs
         self.max_dirty_pages = MAX_DIRTY_PAGES
+        self.ageing = Ageing(env.now)
         self.pool = BufferPool(probe, max(rsize, wsize), MAX_AREAS)
         self.writer = env.nonces(WRITER_SIZE)
         self.names = SealedNames(transport, key, env, self.freshness, log2bs, self.writer)
+
+    async def tend(self) -> None:
+        """Commit what was written under claims that have grown old, until cancelled."""
+        await self.ageing.run()
 
     def file_ops(self, inode: "Inode") -> FileOps:
         """Make the table of a file."""

@@ -16,6 +16,7 @@ import trio
 from crypto.errors import CryptoError, IntegrityError
 from crypto.intent import open_intent
 from netfs.fs.calls import ask
+from netfs.fs.sealed_ageing import Ageing
 from netfs.fs.sealed_commit import SealedCommit
 from netfs.fs.sealed_file import Claim, SealedFile
 from netfs.fs.waiting import finished
@@ -34,12 +35,15 @@ AHEAD: Final = 64 << 20
 class SealedClaims:
     """The claims of one client on one file."""
 
-    def __init__(self, sealed: SealedFile, commits: SealedCommit) -> None:
+    def __init__(self, sealed: SealedFile, commits: SealedCommit, ageing: Ageing) -> None:
         self._sealed = sealed
         self._commits = commits
+        self._ageing = ageing
+        self._in_the_way: set[int] = set()
+        self._in_vain: set[int] = set()
 
     async def take(self, first: int, count: int) -> None:
-        """Claim blocks, unless they are. Raises: OSError(EAGAIN) when others hold them for long.
+        """Claim blocks, unless they are. Raises: OSError(EAGAIN) when others hold them for long, at once where it is known.
 
         Cancellation: may have happened.
         """
@@ -58,6 +62,9 @@ class SealedClaims:
                 if await self._settle(pos, length):
                     continue
                 if waited >= PATIENCE_S:
+                    self._in_vain |= self._in_the_way
+                if waited >= PATIENCE_S or (self._in_the_way and self._in_the_way <= self._in_vain):
+                    # Those were waited for to the end before; another who writes there is waited for anew.
                     raise OSError(errno.EAGAIN, "another client is writing there, and does not commit") from None
                 await self._commits.relieve()
                 await trio.sleep(delay)
@@ -70,23 +77,35 @@ class SealedClaims:
         since, size = sealed.others, sealed.file.block_size
         request = Transact([(sealed.handle, sealed.generation)], 0, [Step(StepKind.INTENT_PUT, sealed.handle, pos, length)])
         # A claim that was granted and not noted would keep others out for the length of the session.
+        self._ageing.taken(self._commits)
         with trio.move_on_after(ANSWER_S, shield=True):
-            reply = await ask(sealed.transport, request, TransactReply)
+            sealed.put_begins()
+            try:
+                reply = await ask(sealed.transport, request, TransactReply)
+            except BaseException as error:
+                sealed.put_ends(error)
+                raise
+            sealed.put_ends()
             sealed.claims.append(Claim(first, (pos + length) // size, reply.intents[0], since))
         await trio.lowlevel.checkpoint_if_cancelled()
 
     async def _settle(self, pos: int, length: int) -> bool:
         """Find out why a claim was refused. Returns: true when the reason is gone, false when another client is at work."""
         sealed = self._sealed
+        self._in_the_way.clear()
         reply = await ask(sealed.transport, RecordGet(sealed.handle), RecordReply)
+        self._in_vain &= {row.key for row in reply.intents}
+        if sealed.unknown({row.key for row in reply.intents if row.mine}):
+            await finished(sealed.refresh)  # an answer was lost, or was not the truth
         if reply.generation != sealed.generation or sealed.file.has_redo:
             await self._commits.catch_up()
             return True
-        left = [row for row in reply.intents if not row.live]
-        in_the_way = any(row.pos < pos + length and pos < row.pos + row.length for row in left)
-        if in_the_way:
-            await self._recover(left)
-        return in_the_way
+        there = [row for row in reply.intents if row.pos < pos + length and pos < row.pos + row.length]
+        self._in_the_way.update(row.key for row in there if row.live and not row.mine)
+        if all(row.live for row in there):
+            return False
+        await self._recover([row for row in reply.intents if not row.live])
+        return True
 
     async def settle_refused(self) -> None:
         """Settle what writes of this client that the server has refused left behind, so that others can write there.

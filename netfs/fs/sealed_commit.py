@@ -208,6 +208,11 @@ class SealedCommit:
             with contextlib.suppress(OSError, TransportError):
                 await ask(self._transport, Transact([], 0, steps), TransactReply)
 
+    @property
+    def has_claims(self) -> bool:
+        """Say whether others may be kept out."""
+        return bool(self._sealed.claims or self._sealed.orphans)
+
     async def _boot(self) -> int:
         return (await ask(self._transport, Commit(self._sealed.handle), WriteReply)).verifier
 

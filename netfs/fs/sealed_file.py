@@ -8,7 +8,7 @@ memory but leases for tag pages.
 
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from crypto.errors import CryptoError, IntegrityError, Malformed
@@ -61,12 +61,15 @@ class SealedFile:
     here and not committed ends, at most. doubtful: keys of claims and intents that a start of the server may have taken, and
     whether nothing is on its way under them; orphans: of those it has still, which end with the next commit. unsettled: keys of
     intents whose write the server has refused, wholly or in part, so that it is to be found out what their blocks are.
+    unsure: one may be there that nobody here knows of, as no answer said so.
     """
 
     __slots__ = (
         "_blocked",
         "_busy",
         "_next_leaf",
+        "_puts_begun",
+        "_puts_open",
         "_turns",
         "carried",
         "claims",
@@ -89,6 +92,7 @@ class SealedFile:
         "told",
         "transport",
         "unsettled",
+        "unsure",
         "verifier",
         "writing",
     )
@@ -123,6 +127,8 @@ class SealedFile:
         self._busy = False
         self._turns: deque[Callable[[], None]] = deque()
         self._next_leaf = 0
+        self._puts_begun = self._puts_open = 0
+        self.unsure = False
 
     # ---- who may change what
 
@@ -154,6 +160,21 @@ class SealedFile:
     def ours(self) -> int:
         """Return where what was written here and not committed ends, 0 for nothing."""
         return self.own_end if self.file.is_uncommitted else 0
+
+    def put_begins(self) -> None:
+        """A claim or an intent is asked for."""
+        self._puts_begun += 1
+        self._puts_open += 1
+
+    def put_ends(self, error: BaseException | None = None) -> None:
+        """The answer is there, or will not be waited for."""
+        self._puts_open -= 1
+        self.unsure = self.unsure or error is not None
+
+    def unknown(self, mine: Iterable[int]) -> list[int]:
+        """Return which claims and intents of this client, as the server has them, it does not know of: nothing is under them."""
+        known = {claim.key for claim in self.claims} | {*self.intents, *self.doubtful, *self.orphans, *self.unsettled}
+        return [] if self._puts_open else sorted(set(mine) - known)
 
     def lost_claims(self) -> None:
         """The server has restarted: it knows of none, unless some were taken since."""
@@ -367,6 +388,7 @@ class SealedFile:
     def _refresh(self, then: Then, tries: int = REFRESHES) -> None:
         asked = self.freshness.clock
         claims, doubtful = list(self.claims), list(self.doubtful)
+        begun = -1 if self._puts_open else self._puts_begun
 
         def got(outcome: Outcome) -> None:
             body = body_of(outcome, RecordReply)
@@ -378,6 +400,9 @@ class SealedFile:
                 if claim.key not in mine and claim in self.claims:
                     self.claims.remove(claim)  # the server was started again
             self._judge(doubtful, mine)
+            if begun == self._puts_begun:
+                self.unsure = False
+                self.orphans += self.unknown(mine)
             try:
                 missing = self._take_record(body, asked)
             except Exception as error:  # noqa: BLE001 (handed on to the one who asked)

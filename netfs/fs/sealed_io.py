@@ -343,6 +343,7 @@ class SealedWrite(SealedCall):
 
         def told(outcome: Outcome) -> None:
             body = body_of(outcome, TransactReply)
+            sealed.put_ends(body if isinstance(body, Exception) else None)
             if isinstance(body, BlockingIOError) and self._moves < RECORD_MOVES:
                 # The record has moved, by a commit from here or of other blocks; or the server was started again.
                 self._moves += 1
@@ -362,6 +363,7 @@ class SealedWrite(SealedCall):
             else:
                 sealed.with_tags(self.first, self.count, self._tell_of)
 
+        sealed.put_begins()
         sealed.transport.submit(Transact([(sealed.handle, sealed.generation)], 0, [step]), told)
 
     def _write(self) -> None:

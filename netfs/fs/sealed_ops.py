@@ -54,7 +54,7 @@ class EncryptedOps(FileOps):
             volume.transport, inode.handle, volume.key, volume.env, volume.pool, volume.freshness
         )  # fmt: skip
         self._commits = SealedCommit(self._sealed, inode, volume.writer)
-        self._claims = SealedClaims(self._sealed, self._commits)
+        self._claims = SealedClaims(self._sealed, self._commits, volume.ageing)
         self._commits.claim = self._claims.take
         self._sealed.on_others = self._changed_elsewhere
         limits = volume.transport.limits
@@ -95,12 +95,15 @@ class EncryptedOps(FileOps):
         if sealed.file.fetches(first, count):
             await finished(lambda then: sealed.with_tags(first, count, then))
         if rreq.debug_id in sealed.held and rreq.origin is not Origin.READ_FOR_WRITE:
+            here = [claim for claim in sealed.claims if claim.first < first + count and first < claim.end]
             for block in partial_blocks(rreq, self.block_size):
                 if sealed.is_outdated(block, block + 1, rreq.basis):
                     # What is read now is read under this claim; so it is left at the next commit, if one comes before the write.
-                    for claim in sealed.claims:
-                        claim.again = claim.again or (claim.first < first + count and first < claim.end)
+                    for claim in here:
+                        claim.again = True
                     raise FileChanged
+            for claim in here:
+                claim.again = False  # this is the write
 
     def end_request(self, rreq: IoRequest) -> None:
         """Let a commit end the request's claims."""
@@ -224,10 +227,13 @@ class EncryptedOps(FileOps):
             self._sealed.file.tree.rest()
 
     async def written(self) -> None:
-        """Give back claims that nothing was written under; what refused writes left behind is settled."""
+        """Give back claims that nothing was written under, known or not; what refused writes left behind is settled."""
         if self._sealed.unsettled:
             with contextlib.suppress(OSError, TransportError, CryptoError):  # tried again the next time
                 await self._claims.settle_refused()
+        if self._sealed.unsure:
+            with contextlib.suppress(OSError, TransportError, CryptoError):
+                await finished(self._sealed.refresh)
         if self._sealed.claims or self._sealed.orphans:
             async with Turn(self._sealed):
                 await self._commits.end_claims()

@@ -204,6 +204,9 @@ class Volume(ABC):
         del name
         return False
 
+    async def tend(self) -> None:  # noqa: B027 (most volumes have nothing of the kind)
+        """Do what has to be done as time goes by, until cancelled."""
+
     def close(self) -> None:  # noqa: B027 (most volumes own nothing)
         """Insist that no memory of the volume is lent any more; called when the connection is closed."""
 

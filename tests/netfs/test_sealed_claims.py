@@ -1,0 +1,101 @@
+"""Claims on blocks of an encrypted file: who has one for how long, and what becomes of those that nobody knows of."""
+
+import errno
+
+import pytest
+import trio
+
+from netfs.fs.file import File
+from netfs.fs.sealed_ageing import HOLD_S
+from tests.netfs.sealed_world import BLOCK, CONTENT, World, fails, get, in_world, put
+from transport.base import Outcome, Reply
+from transport.messages import Request, StepKind, Transact
+
+
+async def writes_in_time(file: File, data: bytes, pos: int) -> float:
+    """Write and make durable. Returns: the seconds that took."""
+    began = trio.current_time()
+    await file.write(data, pos)
+    await file.fsync()
+    return trio.current_time() - began
+
+
+def test_who_neither_syncs_nor_closes_does_not_keep_others_out() -> None:
+    async def test(world: World) -> None:
+        one, two = world.client(), world.client()
+        await put(one, "/f", CONTENT)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one._volume.tend)
+            async with await one.open("/f", "r+", direct=True) as mine, await two.open("/f", "r+", direct=True) as theirs:
+                await mine.write(b"one", BLOCK + 5)
+                assert await writes_in_time(theirs, b"two", BLOCK + 9) < 2 * HOLD_S
+                await mine.write(b"ONE", 2 * BLOCK)
+            nursery.cancel_scope.cancel()
+        expected = bytearray(CONTENT)
+        expected[BLOCK + 5 : BLOCK + 8], expected[BLOCK + 9 : BLOCK + 12], expected[2 * BLOCK : 2 * BLOCK + 3] = (
+            b"one",
+            b"two",
+            b"ONE",
+        )
+        assert await get(world.client(), "/f") == expected
+
+    in_world(test)
+
+
+def test_a_claim_that_was_waited_for_in_vain_is_not_waited_for_again() -> None:
+    async def test(world: World) -> None:
+        one, two = world.client(), world.client()
+        await put(one, "/f", CONTENT)
+        async with await one.open("/f", "r+", direct=True) as mine, await two.open("/f", "r+", direct=True) as theirs:
+            await mine.write(b"one", BLOCK + 5)
+            waited = []
+            for _ in range(3):
+                began = trio.current_time()
+                with fails(errno.EAGAIN):
+                    await theirs.write(b"two", BLOCK + 9)
+                waited.append(trio.current_time() - began)
+            assert waited[0] >= 30
+            assert max(waited[1:]) < 1
+            await mine.fsync()
+            await writes_in_time(theirs, b"two", BLOCK + 9)
+            # Though this was read under the claim and read again, as another client's record came between.
+            assert not world.store.intents.rows(await world.handle("f"), 0), "an fsync gives all back"
+            await mine.write(b"ONE", 2 * BLOCK)  # another claim is waited for anew
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(writes_in_time, theirs, b"TWO", 2 * BLOCK + 5)
+                await trio.sleep(20)
+                await mine.fsync()
+        assert (await get(world.client(), "/f"))[2 * BLOCK : 2 * BLOCK + 8] == b"ONE\3\3TWO"
+
+    in_world(test)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EAGAIN])
+def test_a_claim_whose_answer_was_lost_is_given_back(code: int) -> None:
+    """The server has it, and its client does not know: until it asks what there is."""
+
+    async def test(world: World) -> None:
+        lost = [2]
+
+        def fault(request: Request) -> Outcome | None:
+            if isinstance(request, Transact) and request.steps[0].kind is StepKind.INTENT_PUT and lost:
+                lost.pop()
+                one.transport.handle(request, None)  # type: ignore[attr-defined]
+                return Reply(code)
+            return None
+
+        one, two = world.client(fault=fault), world.client()
+        lost.clear()
+        await put(one, "/f", CONTENT)
+        lost.append(1)
+        async with await one.open("/f", "r+", direct=True) as mine, await two.open("/f", "r+", direct=True) as theirs:
+            if code == errno.EIO:
+                with fails(errno.EIO):
+                    await mine.write(b"one", BLOCK + 5)
+            else:
+                await writes_in_time(mine, b"one", BLOCK + 5)
+            assert not lost
+            assert await writes_in_time(theirs, b"two", BLOCK + 5) < 5
+        assert (await get(world.client(), "/f"))[BLOCK + 5 : BLOCK + 8] == b"two"
+
+    in_world(test)
