@@ -64,14 +64,7 @@ def new_record(file_id: bytes, file_key: bytes, *, log2bs: int, suite: Suite = S
 
 def file_key_of(record: Record) -> FileKey:
     """Return what the blocks of a file are under."""
-    return FileKey(
-        record.file_key,
-        record.file_id,
-        suite=record.suite,
-        log2bs=record.log2bs,
-        before=record.key_before,
-        since=record.key_since,
-    )
+    return FileKey(record.file_key, record.file_id, suite=record.suite, log2bs=record.log2bs)
 
 
 def first_of_other_kind(entries: bytes | bytearray) -> tuple[bool, int]:
@@ -363,10 +356,7 @@ class EncryptedFile:
         """
         mine = self.record
         record = open_record(self.key, sealed, mine.file_id)
-        if (record.kind, record.suite, record.log2bs) != (mine.kind, mine.suite, mine.log2bs) or mine.file_key not in {
-            record.file_key,
-            record.key_before,
-        }:
+        if (record.kind, record.suite, record.log2bs, record.file_key) != (mine.kind, mine.suite, mine.log2bs, mine.file_key):
             raise IntegrityError("the record is another file's", file_id=mine.file_id)
         if record.generation < mine.generation or (record.generation == mine.generation and sealed != self.sealed):
             raise Rollback("the server returned an older state of the file than it did before")
@@ -379,8 +369,6 @@ class EncryptedFile:
                 if first < kept:
                     redo.append((first, entries[: (kept - first) * ENTRY_SIZE]))
             self._redo = redo
-            if record.file_key != mine.file_key or record.key_before != mine.key_before:
-                self.cipher.key = file_key_of(record)
             self.record, self.sealed, self.size = record, sealed, record.size
             self.rekey = max(self.rekey, record.rekey)
             if self._head_is_new:

@@ -113,15 +113,12 @@ class FileKey(Secret):
     Keeps the last 64 subkeys. Handing one out is safe from several threads; a race only derives a key twice.
     """
 
-    __slots__ = ("_subkeys", "before", "file_id", "log2bs", "secret", "since", "suite")
+    __slots__ = ("_subkeys", "file_id", "log2bs", "secret", "suite")
 
-    def __init__(self, secret: bytes, file_id: bytes, *, suite: Suite, log2bs: int, before: bytes = b"", since: int = 0) -> None:
-        """before: the key of blocks whose rekey number is below `since`."""
+    def __init__(self, secret: bytes, file_id: bytes, *, suite: Suite, log2bs: int) -> None:
         if len(secret) != KEY_SIZE or len(file_id) != FILE_ID_SIZE:
             raise ValueError("a file key has 32 bytes, a file id 16")
         self.secret = secret
-        self.before = before
-        self.since = since
         self.file_id = file_id
         self.suite = suite
         self.log2bs = log2bs
@@ -135,8 +132,7 @@ class FileKey(Secret):
             if not self.secret:
                 raise KeyUnavailable("the file's key has been closed")
             info = SUBKEY_INFO.pack(b"iovc/1 data\0", self.file_id, *wanted, self.suite, self.log2bs)
-            secret = self.secret if rekey >= self.since else self.before
-            aead = Aead(self.suite, hkdf_expand(secret, info, KEY_SIZE))
+            aead = Aead(self.suite, hkdf_expand(self.secret, info, KEY_SIZE))
             if len(self._subkeys) >= SUBKEYS_KEPT:
                 self._subkeys.pop(next(iter(self._subkeys)), None)
             self._subkeys[wanted] = aead
@@ -144,7 +140,7 @@ class FileKey(Secret):
 
     def close(self) -> None:
         """Forget the key."""
-        self.secret = self.before = b""
+        self.secret = b""
         self._subkeys.clear()
 
 

@@ -48,7 +48,7 @@ NOBODY: Final = (1 << 32) - 1
 # magic, format, flags (0), epoch, key id, file id, nonce
 HEADER: Final = struct.Struct(f"<4sHHI16s16s{XAES_NONCE_SIZE}s")
 FILE_ID_OFF: Final = 28
-# kind, suite, log2bs, depth, rekey, generation, size, uses, key since; file key, its commitment, key before, root;
+# kind, suite, log2bs, depth, rekey, generation, size, uses, zero; file key, its commitment, zeros, root;
 # mode, uid, gid, mtime, ctime, xattr digest, writer, hash of the record before, inline length
 BODY: Final = struct.Struct("<BBBBIQQQI32s32s32s32sIIIqq32s16s32sH")
 # dir id, epoch of the names, entries, next entry number, sum of the listing, whether it is the volume's top
@@ -91,9 +91,8 @@ class Record:
 
     size: plain bytes. generation: grows by one with each commit, kept by clients and not the server's number. root: hash of the
     top tag page, zero when the file has no data block. rekey: the number under which new blocks are encrypted; uses: blocks
-    encrypted under it so far, at least. key_since: blocks of this and later rekey numbers are under file_key, those of earlier
-    ones under key_before. writer: the client that sealed it. before: hash of the record it replaced. inline: content of a small
-    file, or a link's target.
+    encrypted under it so far, at least. writer: the client that sealed it. before: hash of the record it replaced. inline:
+    content of a small file, or a link's target.
     """
 
     file_id: bytes
@@ -106,8 +105,6 @@ class Record:
     root: bytes = NO_HASH
     kind: Kind = Kind.FILE
     uses: int = 0
-    key_before: bytes = NO_KEY
-    key_since: int = 0
     mode: int = 0
     uid: int = NOBODY
     gid: int = NOBODY
@@ -147,8 +144,8 @@ def seal_record(key: VolumeKey, record: Record, nonce: bytes) -> bytes:
     r = record
     header = HEADER.pack(MAGIC, FORMAT, 0, key.epoch, key.key_id, r.file_id, nonce)
     body = BODY.pack(
-        r.kind, r.suite, r.log2bs, r.depth, r.rekey, r.generation, r.size, r.uses, r.key_since,
-        r.file_key, commitment(r.file_key, r.file_id), r.key_before, r.root,
+        r.kind, r.suite, r.log2bs, r.depth, r.rekey, r.generation, r.size, r.uses, 0,
+        r.file_key, commitment(r.file_key, r.file_id), NO_KEY, r.root,
         r.mode, r.uid, r.gid, r.mtime_ns, r.ctime_ns, r.xattrs, r.writer, r.before, len(r.inline),
     )  # fmt: skip
     if r.folder is not None:
@@ -190,7 +187,7 @@ def open_record(key: VolumeKey, sealed: bytes, file_id: bytes | None = None) -> 
 def parse_body(key: VolumeKey, file_id: bytes, body: bytes, epoch: int) -> Record:
     """Parse what was sealed: whoever did held the key, so the checks guard against a faulty writer, not against the server."""
     (
-        kind, suite, log2bs, depth, rekey, generation, size, uses, since, file_key, committed, key_before, root,
+        kind, suite, log2bs, depth, rekey, generation, size, uses, zero, file_key, committed, zeros, root,
         mode, uid, gid, mtime_ns, ctime_ns, xattrs, writer, before, nr_inline,
     ) = BODY.unpack_from(body)  # fmt: skip
     if kind not in set(Kind) or suite not in key.suites or not MIN_LOG2BS <= log2bs <= MAX_LOG2BS:
@@ -204,12 +201,13 @@ def parse_body(key: VolumeKey, file_id: bytes, body: bytes, epoch: int) -> Recor
         end += nr_inline
         inline = body[BODY.size : end]
     record = Record(
-        file_id, file_key, Suite(suite), log2bs, rekey, generation, size, root, Kind(kind), uses, key_before, since,
+        file_id, file_key, Suite(suite), log2bs, rekey, generation, size, root, Kind(kind), uses,
         mode, uid, gid, mtime_ns, ctime_ns, xattrs, writer, before, inline, folder, epoch,
     )  # fmt: skip
     right = (
         size <= MAX_PLAIN_SIZE
-        and since <= rekey < MAX_REKEY
+        and rekey < MAX_REKEY
+        and (zero, zeros) == (0, NO_KEY)
         and depth == record.depth
         and len(body) == (BODY_LONG if nr_inline else BODY_SHORT)
         and end <= len(body)

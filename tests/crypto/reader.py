@@ -114,9 +114,7 @@ class Record:
     log2bs: int
     depth: int
     size: int
-    since: int
     file_key: bytes
-    key_before: bytes
     root: bytes
     mode: int
     mtime_ns: int
@@ -146,13 +144,14 @@ class Volume:
         aad = b"iovc/1 inode" + self.vol_id + file_id + u32(epoch)
         body = xaes_open(self.derived(b"inode", epoch), nonce, sealed[68:], aad)
         (
-            kind, suite, log2bs, depth, _, _, size, _, since, file_key, commitment, before, root,
+            kind, suite, log2bs, depth, _, _, size, _, zero, file_key, commitment, zeros, root,
             mode, _, _, mtime_ns, _, xattrs, _, _, nr_inline,
         ) = BODY.unpack_from(body)  # fmt: skip
+        assert (zero, zeros) == (0, ZERO)
         assert commitment == expand(file_key, b"iovc/1 commit\0" + file_id, 32)
         tail = body[BODY.size :]
         return Record(
-            file_id, KINDS[kind], suite, log2bs, depth, size, since, file_key, before, root, mode, mtime_ns, xattrs,
+            file_id, KINDS[kind], suite, log2bs, depth, size, file_key, root, mode, mtime_ns, xattrs,
             tail[:nr_inline], tail,
         )  # fmt: skip
 
@@ -183,7 +182,7 @@ class Volume:
         assert state & 3 == 1
         rekey = state >> 2
         info = b"iovc/1 data\0" + record.file_id + u32(rekey) + u32(block >> 16) + bytes([record.suite, record.log2bs])
-        key = expand(record.file_key if rekey >= record.since else record.key_before, info, 32)
+        key = expand(record.file_key, info, 32)
         aad = record.file_id + u64(block) + u32(rekey) + bytes([record.suite, record.log2bs, 0, 0])
         stored = data[block * size : (block + 1) * size]
         return decrypt(record.suite, key, entry[:12], stored + entry[12:28], aad)

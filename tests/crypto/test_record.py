@@ -106,7 +106,7 @@ def sealed_body(*fields: object, tail: bytes = b"", length: int = BODY_SHORT) ->
 
 
 COMMITTED = commitment(b"f" * 32, b"i" * 16)
-# kind, suite, log2bs, depth, rekey, generation, size, uses, since, file key, commitment, key before, root, mode, uid, gid, times,
+# kind, suite, log2bs, depth, rekey, generation, size, uses, zero, file key, commitment, zeros, root, mode, uid, gid, times,
 # xattrs, writer, before, inline length
 GOOD = (
     1, 1, 14, 0, 0, 7, 100_000, 0, 0, b"f" * 32, COMMITTED, bytes(32), b"r" * 32,
@@ -118,7 +118,7 @@ GOOD = (
     ("at", "value"),
     [
         (0, 0), (0, 3), (0, 4), (1, 0), (1, 4), (2, 11), (2, 19), (3, 1), (4, 1 << 30), (6, MAX_PLAIN_SIZE + 1), (8, 1),
-        (9, b"g" * 32), (10, bytes(32)), (21, 1), (21, 60_000),
+        (9, b"g" * 32), (10, bytes(32)), (11, b"h" * 32), (21, 1), (21, 60_000),
     ],
 )  # fmt: skip
 def test_values_we_do_not_speak(at: int, value: object) -> None:

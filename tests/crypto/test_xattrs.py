@@ -30,7 +30,7 @@ def test_round_trip() -> None:
     assert sealed_set({}) == (b"", replace(RECORD, xattrs=NO_HASH))
     assert open_xattrs(RECORD, b"whatever the server keeps") == {}
     read = Read(
-        record.file_id, "file", 1, 14, 0, 0, 0, record.file_key, bytes(32), bytes(32), 0, 0, record.xattrs, b"", b""
+        record.file_id, "file", 1, 14, 0, 0, record.file_key, bytes(32), 0, 0, record.xattrs, b"", b""
     )  # fmt: skip
     assert Volume({0: bytes(32)}).xattrs(read, sealed) == VALUES
 
