@@ -19,10 +19,12 @@ import trio
 
 from transport.rdma.capture import Capture
 from trials import sim
+from trials.checkers.honesty import check_errors
 from trials.checkers.nonces import Ledger, watch
-from trials.faults.catalogue import draw_plan
+from trials.faults.catalogue import allowed_errnos, draw_plan
 from trials.faults.injector import Injector
 from trials.faults.plan import Plan
+from trials.faults.rows_attacks import LIED_TO
 from trials.history import Failure, History
 from trials.pairs import TransportName
 from trials.scene import Scene
@@ -167,7 +169,7 @@ class _Trial:
         """Run the phases."""
         self._world = world
         self.history = history = History(trio.current_time)
-        self._injector = Injector(self.plan, world.streams, world.trace.record)
+        self._injector = Injector(self.plan, world.streams, world.trace.record, history.struck)
         attacks = getattr(self.workload, "attacks", None)
         tampers = attacks(random.Random(stream_seed(self.case.seed, "attack")), self.case) if attacks is not None else ()
         scene = Scene(self.case, self.plan, world, self._injector, history, tampers)
@@ -184,7 +186,12 @@ class _Trial:
         finally:
             self.virtual_s = trio.current_time() - began
         seen = history.failures[0] if history.failures else None
-        return late or self.workload.check(history) or seen or _unbalanced(scene) or scene.leak(history)
+        failed = late or self.workload.check(history) or seen
+        return failed or self._dishonest(history, bool(tampers)) or _unbalanced(scene) or scene.leak(history)
+
+    def _dishonest(self, history: History, lied: bool) -> Failure | None:
+        """Return what somebody was told that cannot come of what went wrong. lied: the scenario's server does."""
+        return next(check_errors(history, allowed_errnos(self.fired) | (LIED_TO if lied else frozenset())), None)
 
     async def _phases(self, scene: Scene, operations: Sequence[Operation], history: History) -> Failure | None:
         """Prepare, work, heal, look again, leave. Returns: what did not end in time."""

@@ -113,6 +113,8 @@ class History:
     failures: list[Failure] = field(default_factory=list)
     ticks: int = 0
     descriptors: int = 0
+    faults: list[int] = field(default_factory=list)
+    """The ticks at which a fault took effect."""
 
     def begin(
         self, client: str, kind: str, file: str, *, fd: int = -1, pos: int = 0, length: int = 0, direct: bool = False,
@@ -148,6 +150,11 @@ class History:
         """Note something that happened to the world."""
         self.ticks += 1
         self.marks.append(Mark(kind, node, self.ticks, self.now()))
+
+    def struck(self) -> None:
+        """Note that a fault took effect."""
+        self.ticks += 1
+        self.faults.append(self.ticks)
 
     def wrong(self, kind: str, message: str) -> None:
         """Note a failure that was seen on the spot."""

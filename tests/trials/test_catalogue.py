@@ -67,7 +67,7 @@ def test_a_fault_takes_effect_and_what_is_allowed_comes_of_it(name: str) -> None
         if name in outcome.fired:
             assert outcome.history is not None
             errors = {op.error for op in outcome.history.ops if op.error}
-            assert errors <= allowed_errnos(outcome.case.plan), f"{errors} by {case.plan}"
+            assert errors <= allowed_errnos(fault.id for fault in outcome.case.plan), f"{errors} by {case.plan}"
             return
     pytest.fail(f"{name} never took effect")
 

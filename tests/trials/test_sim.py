@@ -334,8 +334,9 @@ def test_run_blocking_takes_virtual_time_and_outlasts_a_cancel() -> None:
 
 
 def test_ordered_set_is_a_set_in_order() -> None:
-    items = OrderedSet("cab")
-    items.add("c")
+    items: OrderedSet[str] = OrderedSet()
+    for item in "cabc":
+        items.add(item)
     items.discard("a")
     items.add("a")
     assert list(items) == ["c", "b", "a"]

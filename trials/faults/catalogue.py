@@ -6,7 +6,7 @@ most faults out and each combination comes about. Owns no memory.
 
 import math
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from trials.faults.plan import Fault, Plan, PlanError, Value
@@ -29,7 +29,7 @@ KNOBS: Final[dict[str, tuple[Value, ...]]] = {
     "rsize": (4096, 16384, 65536),
     "wsize": (4096, 16384, 65536),
     "cache_bytes": (0, 65536, 262144),
-    "credits": (2, 3, 4),
+    "credits": (1, 2, 3, 4),
     "channels": (2, 3),
     "timeout_s": (5.0, 15.0),
     "keepalive_s": (1.0, 3.0),
@@ -65,9 +65,9 @@ def check_knob(name: str, value: object) -> None:
         raise PlanError(f"knob {name} is a number that is not negative, not {value!r}")
 
 
-def allowed_errnos(plan: Plan) -> frozenset[int]:
-    """Return the errors that callers may be told under a plan."""
-    return frozenset().union(*(errnos_of(row_of(fault.id).allowed) for fault in plan))
+def allowed_errnos(ids: Iterable[str]) -> frozenset[int]:
+    """Return the errors that callers may be told of faults."""
+    return frozenset().union(*(errnos_of(row_of(name).allowed) for name in ids))
 
 
 def draw_plan(

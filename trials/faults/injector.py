@@ -51,17 +51,20 @@ _NONE: Sequence[Armed] = ()
 
 
 class Injector:
-    """The faults of one trial. record: takes a line for each that took effect.
+    """The faults of one trial. record: takes a line for each that took effect; struck: is told of it.
 
     timed: those that happen at a moment, which `moment` waits for. states: what `when` looks at, each for a node or for none.
     """
 
-    def __init__(self, plan: Plan, streams: Streams, record: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Plan, streams: Streams, record: Callable[[str], None], struck: Callable[[], None] = lambda: None
+    ) -> None:
         self.plan = plan
         self.armed = [Armed(fault, index, streams) for index, fault in enumerate(plan)]
         self.active = self.healed = False
         self.ids: dict[str, int] = {}
         self._record = record
+        self._struck = struck
         self._at: dict[tuple[str, str], list[Armed]] = {}
         self.timed: list[Armed] = []
         self.states: Mapping[str, Callable[[str], float]] = {}
@@ -86,6 +89,10 @@ class Injector:
     def watches(self, site: str) -> bool:
         """Say whether anything can go wrong at a site."""
         return any(row_of(one.fault.id).site == site for one in self.armed)
+
+    def expects(self, site: str, event: str) -> bool:
+        """Say whether anything can go wrong with an event."""
+        return (site, event) in self._at
 
     def due(self, site: str, event: str, node: str = "", size: int = 0) -> Sequence[Armed]:
         """Tell an event, and return what goes wrong with it. An `event.` with a dot is over."""
@@ -117,6 +124,7 @@ class Injector:
     def fired(self, one: Armed, note: str = "") -> None:
         """Note that a fault took effect."""
         one.fired += 1
+        self._struck()
         self.ids[one.fault.id] = self.ids.get(one.fault.id, 0) + 1
         self._record(f"fault {one.fault}{f': {note}' if note else ''}")
 

@@ -41,6 +41,8 @@ class Pipe:
         self._rng: random.Random | None = None
         self._readers = trio.lowlevel.ParkingLot()
         self._writers = trio.lowlevel.ParkingLot()
+        self._arriving: trio.CancelScope | None = None
+        """In which the reader waits; its deadline is when the next bytes arrive, so that nobody runs before that."""
 
     # ---- conditions
 
@@ -106,7 +108,8 @@ class Pipe:
         self._last = arrival = max(arrival, self._last)
         self._queue.append((arrival, memoryview(taken)))
         self._size += len(taken)
-        self._readers.unpark_all()
+        if self._arriving is not None and len(self._queue) == 1:
+            self._arriving.deadline = self.next_arrival()
         return len(taken)
 
     def next_arrival(self) -> float:
@@ -149,14 +152,23 @@ class Pipe:
         self._writers.unpark_all()
 
     async def until_readable(self, closed: Callable[[], bool]) -> None:
-        """Wait until there is something to be received."""
-        await trio.lowlevel.checkpoint()
+        """Wait until there is something to be received. One task at a time may."""
+        assert self._arriving is None, "two tasks receive from one link"
+        if closed() or self.next_arrival() <= self._now():
+            await trio.lowlevel.checkpoint()
         while not closed() and (at := self.next_arrival()) > self._now():
-            with trio.CancelScope(deadline=at):
-                await self._readers.park()
+            with trio.CancelScope(deadline=at) as self._arriving:
+                try:
+                    await self._readers.park()
+                finally:
+                    self._arriving = None
 
     async def until_writable(self, closed: Callable[[], bool]) -> None:
         """Wait until there is room."""
-        await trio.lowlevel.checkpoint()
-        while not closed() and not self.broken and not self.ended and self._size >= self._capacity:
+        if closed() or not self._full():
+            await trio.lowlevel.checkpoint()
+        while not closed() and self._full():
             await self._writers.park()
+
+    def _full(self) -> bool:
+        return self._size >= self._capacity and not self.broken and not self.ended

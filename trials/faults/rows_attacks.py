@@ -1,13 +1,16 @@
 """Trio shell. The catalogue's rows of layers K and X: damaged ciphertext, a server that lies (`tamper.py`). Owns no memory."""
 
+import errno
 from typing import Final
 
-from trials.faults.rows import NONE_YET, Row
+from trials.faults.rows import NONE_YET, Row, errnos_of
 
-__all__ = ["ATTACKED"]
+__all__ = ["ATTACKED", "LIED_TO"]
 
 WHEN: Final = ("nth(request, 1:60)",)
 DET: Final = ("DET", "E(EBADMSG)", "E(ESTALE)", "E(EIO)", "E(ENOENT)", "E(EAGAIN)", "E(ENOSPC)", "?")
+LIED_TO: Final = errnos_of(DET) | {errno.EPROTO}
+"""What a client of a lying server may be told."""
 FOR: Final = {"for_s": (0.001, 0.02)}
 
 
@@ -50,7 +53,7 @@ ATTACKED: Final = (
         needs="encrypt"),
     _attack("X6", "answer to another question", ["A34:crossed", "A34:older", "A34:record"], "of the same connection"),
     Row("X7", "lengths that lie", "store", ("p(read, 0.1:0.6)",), (*DET, "RECONN"), "more bytes than were asked for, or fewer",
-        {"by": (1, 5000)}, needs="encrypt stream"),
+        {"by": (1, 5000)}, needs="encrypt"),
     Row("X8", "RDMA outside of what was offered", "device", ("nth(write, 1:6)", "nth(read, 1:6)"),
         ("RECONN", "E(EIO)", "E(ETIMEDOUT)", "?"), "the address of a request is moved", needs="rdma-memory"),
     Row("X9", "slow loris", "handler", ("p(request, 0.05:0.3)",), ("OK", "RECONN", "E(ETIMEDOUT)"), "answers come after seconds",

@@ -36,7 +36,7 @@ NETWORK: Final = (
         "a request is done, the connection ends before the answer leaves, and the client asks again", needs="link"),
     Row("T12", "corruption of payload", "link", ("nth(send, 1:60)", "p(send, 0.02:0.2)"), ("DET", "E(EBADMSG)", *BORNE),
         "one bit of ciphertext is flipped; what is not encrypted has TLS, or MPA's CRC: tests/transport/test_tls.py",
-        needs="encrypt stream", swarm=False),
+        needs="encrypt stream"),
     Row("T13", "corruption of a header", "link", ("nth(send, 1:60)",), BORNE,
         "one bit of a frame's check word is flipped", needs="stream"),
     Row("T14", "reset before, during or after a send", "link", (*SENDS, "after_bytes(1:60000)"), BORNE,

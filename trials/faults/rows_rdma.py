@@ -12,7 +12,7 @@ BREAKS: Final = ("RECONN", "E(ETIMEDOUT)", "E(EIO)", "?")
 RDMA: Final = (
     Row("R1", "receiver not ready, for a while", "device", ("nth(send, 1:30)", "p(send, 0.05:0.4)"), ("OK", "RECONN"),
         "once or again and again; connections are made with no RNR retries, since credits see to it that a receive is there: "
-        "this one gets them", needs="rdma-memory", swarm=False),
+        "this one gets them", needs="rdma-memory"),
     Row("R2", "receiver not ready too often", "device", ("nth(send, 1:30)",), BREAKS, "RNR_RETRY_EXC_ERR", needs="rdma-memory"),
     Row("R3", "acknowledgement lost", "device", ANY, ("OK", *BREAKS), "the request or its answer is lost, and sent again",
         {"what": ["answer", "request"]}, needs="rdma-memory"),

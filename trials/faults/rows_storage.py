@@ -15,8 +15,9 @@ DAMAGE: Final = ("DET", "E(EBADMSG)", "E(EIO)")
 DOWN: Final = {"restart_s": (0.001, 2.0), "unsynced": ["all", "none", "any", "prefix"]}
 
 STORAGE: Final = (
-    Row("S1", "short read or write at the server", "store", (*READS, "nth(written, 1:40)"), ("OK",),
-        "the store moves fewer bytes than it was asked for"),
+    Row("S1", "short read or write at the server", "store", (*READS, "nth(written, 1:40)"), ("OK", "E(EBADMSG)"),
+        "the store moves fewer bytes than it was asked for; an encrypted block that another fault keeps from being sent again "
+        "is torn"),
     Row("S2", "slow", "handler", ("p(request, 0.05:0.4)",), ("OK",), "requests take longer", {"for_s": (0.0005, 0.05)}),
     Row("S3", "stall", "handler", ("nth(request, 1:60)",), ("OK", "RECONN"), "one request takes long", {"for_s": (0.5, 20.0)}),
     Row("S4", "ENOSPC", "store", (*WRITES, "nth(apply, 1:20)", "nth(commit, 1:10)"), ("E(ENOSPC)", "?"),
@@ -52,12 +53,12 @@ STORAGE: Final = (
     Row("S18", "bit rot", "store", ("nth(read, 1:30)",), DAMAGE, "a bit is wrong until it is written over", needs="encrypt"),
     Row("S19", "latent sector error", "store", ("nth(read, 1:30)",), ("E(EIO)", "?"), "a byte cannot be read until written over"),
     Row("S20", "any subset of what was not synced survives", "crash",
-        ("after(write, 1:30)", "at(0.0002:0.012)"), CRASH,
+        ("after(write, 1:30)", "at(0.0002:0.012)", "when(unsafe, 1:100000)"), CRASH,
         "page by page, the size apart", DOWN | {"unsynced": "any"}, side="server"),
     Row("S21", "restart without the notes of sessions", "crash", ("nth(request, 1:60)",), (*CRASH, "E(ESTALE)"),
         "what was answered is forgotten: a call that may have happened ends with ESTALE",
         DOWN | {"notes": "lost", "unsynced": "all"}, side="server"),
-    Row("S22", "restart without leases and locks", "crash", ("at(0.0002:0.012)",), CRASH,
+    Row("S22", "restart without leases and locks", "crash", ("at(0.0002:0.012)", "when(unsafe, 1:100000)"), CRASH,
         "clients have leases, which the next server does not know", DOWN, side="server", knobs={"leases": 1}),
     Row("S23", "credit starvation", "handler", ("p(request, 0.3:0.8)",), ("OK", "RECONN"),
         "all credits are out with slow requests",

@@ -7,8 +7,8 @@ Ownership: as `servers.stores.base`; where a read was changed, what is lent is a
 
 import errno
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from iov.iov_iter import Direction, IovIter
@@ -37,6 +37,13 @@ class _Spot:
     start: int
     end: int
     bit: int
+
+
+@dataclass(slots=True)
+class _Apart(Landing):
+    """Memory beside the store for one payload."""
+
+    memory: bytearray = field(kw_only=True)
 
 
 class FaultyStore:
@@ -132,9 +139,16 @@ class FaultyStore:
 
     # ---- writes
 
+    def write_landing(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Landing:
+        """Lend the store's memory; where a write may be cut short, memory beside it, so that the rest comes to nothing."""
+        self._check()
+        if length and self._injector.active and self._injector.expects("store", "written"):
+            return _Apart(IovIter.ubuf(Direction.DEST, apart := bytearray(length)), memory=apart)
+        return self.inner.write_landing(handle, pos, length, aux=aux)
+
     def write(self, handle: Handle, pos: int, landing: Landing, *, stable: bool, aux: bool = False) -> int:
         """Write, or say so."""
-        length = landing.iter.count
+        length = len(landing.memory) if isinstance(landing, _Apart) else landing.iter.count
         if self.dead and landing.release is not None:
             landing.release()
         self._check()
@@ -149,8 +163,15 @@ class FaultyStore:
                 return length
             self._fail(one, "write")
         self.spots = [spot for spot in self.spots if spot.handle != handle or not pos <= spot.start < pos + length]
-        done = self.inner.write(handle, pos, landing, stable=stable, aux=aux)
-        return self._after(handle, pos, done, aux)
+        due = self._injector.due("store", "written")
+        if isinstance(landing, _Apart):
+            short = self._shortened(due, pos, length)
+            payload = IovIter.ubuf(Direction.SOURCE, memoryview(landing.memory)[:short])
+            done = self.inner.write_from(handle, pos, payload, stable=stable, aux=aux)
+        else:
+            done = self.inner.write(handle, pos, landing, stable=stable, aux=aux)
+        self._misdirect(due, handle, pos, done, aux)
+        return done
 
     def try_write(self, handle: Handle, pos: int, landing: Landing, *, stable: bool, aux: bool = False) -> int | None:
         """The same; nothing here sleeps."""
@@ -164,20 +185,21 @@ class FaultyStore:
                 self._fail(one, "write")
         return self.inner.write_from(handle, pos, payload, stable=stable, aux=aux)
 
-    def _after(self, handle: Handle, pos: int, done: int, aux: bool) -> int:
-        """Do what is to happen to bytes that have just been written. Returns: how many are said to have been."""
-        for one in self._injector.due("store", "written"):
-            match one.fault.id:
-                case "S1" | "N2" if done > 1:
-                    self._injector.fired(one, f"{done} at {pos}")
-                    return one.rng.randrange(1, done)
-                case "S16" if not aux and pos >= done:
-                    self._injector.fired(one, f"{done} at {pos}")
-                    self.inner.copy_range(handle, pos, handle, pos - done, done)
-                    self.inner.punch(handle, pos, done)
-                case _:
-                    pass
-        return done
+    def _shortened(self, due: Sequence[Armed], pos: int, length: int) -> int:
+        """Return how many bytes of a write get to the disk."""
+        for one in due:
+            if one.fault.id in {"S1", "N2"} and length > 1:
+                self._injector.fired(one, f"{length} at {pos}")
+                length = one.rng.randrange(1, length)
+        return length
+
+    def _misdirect(self, due: Sequence[Armed], handle: Handle, pos: int, done: int, aux: bool) -> None:
+        """Move bytes that have just been written to another place."""
+        for one in due:
+            if one.fault.id == "S16" and not aux and pos >= done:
+                self._injector.fired(one, f"{done} at {pos}")
+                self.inner.copy_range(handle, pos, handle, pos - done, done)
+                self.inner.punch(handle, pos, done)
 
 
 def _lying(lent: Lent, by: int) -> Lent:

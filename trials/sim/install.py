@@ -126,8 +126,11 @@ def run(
     def idle() -> None:
         end(Deadlock(f"no task can run and no deadline is set; waiting: {', '.join(waiting_tasks())}"))
 
+    bounds = [most_steps]
+
     def look() -> None:
-        if trace.steps > most_steps * (1 + len(stuck) / 10) and scopes:
+        if trace.steps > bounds[0] and scopes:
+            bounds[0] += most_steps // 10
             end(Endless(f"more than {most_steps:,} steps, and no end, at {trio.current_time():.6f} s of virtual time"))
 
     with install(seed, policy) as deciding, fences:  # also of a program that was broken off, which never leaves its own block

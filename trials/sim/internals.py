@@ -8,7 +8,7 @@ silently. Owns no memory.
 """
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
 from heapq import heappush
 from typing import Any, Final, NoReturn, TypeVar
@@ -34,9 +34,6 @@ class OrderedSet(dict[T, None]):
     """A set that remembers the order of insertion, with as much of a set's interface as Trio uses."""
 
     __slots__ = ()
-
-    def __init__(self, items: Iterable[T] = ()) -> None:
-        super().__init__(dict.fromkeys(items) if items else ())
 
     def add(self, value: T) -> None:
         """Add at the end, unless it is there."""
@@ -87,7 +84,8 @@ def _order(patches: Patches, cls: type[Any], *names: str) -> None:
     def init(self: object, *args: object, **kwargs: object) -> None:
         made(self, *args, **kwargs)
         for name in names:
-            setattr(self, name, OrderedSet(getattr(self, name)))
+            items = getattr(self, name)
+            setattr(self, name, OrderedSet.fromkeys(items) if items else OrderedSet())
 
     patches.set(cls, "__init__", init)
 

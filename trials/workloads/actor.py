@@ -64,9 +64,10 @@ class Fd:
             done += count
         self.actor.history.end(op, done)
 
-    async def read(self, pos: int, length: int, rng: random.Random) -> tuple[Op, bytearray | None]:
+    async def read(self, pos: int, length: int, rng: random.Random, *, named: bool = True) -> tuple[Op, bytearray | None]:
         """Read into segments of drawn sizes between red zones. Returns: also a copy of what came, None for an error.
 
+        named: the history notes whose cells they are, which takes a while; not needed where an oracle compares plain bytes.
         A short count is followed up: it is the end of the file, or there is an error behind it. Memory behind the count is as
         before, except that a direct read whose connection was lost has been asked twice: the first answer, which did not count,
         may have reached anywhere into the memory that was lent, and the second may be shorter.
@@ -87,7 +88,7 @@ class Fd:
             self.actor.wrong(lent.returned(length if twice else count))
             data = lent.content(count)
             got.append(data)
-            self.actor.history.end(op, count, seen=self._parsed(data, pos))
+            self.actor.history.end(op, count, seen=self._parsed(data, pos) if named else ())
 
         await self.actor.noted(op, call)
         if not got:

@@ -6,6 +6,7 @@ what is late has no deadline. Sizes are known up to the failed calls that would 
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 __all__ = ["BytesModel"]
 
@@ -94,11 +95,22 @@ class BytesModel:
         want = bytes(self.data[pos : pos + len(got)]).ljust(len(got), b"\0")
         if got == want:
             return None
-        differ = int.from_bytes(got, "little") ^ int.from_bytes(want, "little")
-        for at in range(((differ & -differ).bit_length() - 1) // 8, len(got)):
-            if got[at] != want[at] and not self._may_be(pos + at, got[at]):
-                return pos + at
-        return None
+        wrong = _marks(got, want, _DIFFERS)
+        for start, content in self.doubts:
+            first, last = max(pos, start), min(pos + len(got), start + len(content))
+            if first < last:
+                same = _marks(got[first - pos : last - pos], content[first - start : last - start], _EQUAL)
+                wrong &= ~(same << 8 * (first - pos))
+                if not wrong:
+                    return None
+        return pos + ((wrong & -wrong).bit_length() - 1) // 8
 
-    def _may_be(self, pos: int, value: int) -> bool:
-        return any(start <= pos < start + len(content) and content[pos - start] == value for start, content in self.doubts)
+
+_EQUAL: Final = bytes([1] + [0] * 255)
+_DIFFERS: Final = bytes([0] + [1] * 255)
+
+
+def _marks(one: bytes | bytearray, other: bytes | bytearray, table: bytes) -> int:
+    """Compare byte by byte. Returns: a number with a one at the start of each byte that is equal, or that differs."""
+    between = int.from_bytes(one, "little") ^ int.from_bytes(other, "little")
+    return int.from_bytes(between.to_bytes(len(one), "little").translate(table), "little")

@@ -139,7 +139,7 @@ class SharedFile:
 
     async def do_read(self, one: Do, fd: Fd) -> None:
         """Read and compare."""
-        op, got = await fd.read(one.pos, one.length, one.rng)
+        op, got = await fd.read(one.pos, one.length, one.rng, named=False)
         if got is not None and not self.blind:
             self.differs(one.pos, one.length, got, str(op))
 
@@ -266,7 +266,7 @@ class SharedFile:
         found: list[bytearray | None] = []
 
         async def read() -> None:
-            found.append((await other.read(one.pos, one.length, one.rng))[1])
+            found.append((await other.read(one.pos, one.length, one.rng, named=False))[1])
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
@@ -294,7 +294,7 @@ class SharedFile:
                 if fd is None:
                     continue
                 self.compare_size(fd)
-                op, got = await fd.read(0, MOST + 5, random.Random(1))
+                op, got = await fd.read(0, MOST + 5, random.Random(1), named=False)
                 await fd.close()
                 if got is not None:
                     self.differs(0, MOST + 5, got, str(op))

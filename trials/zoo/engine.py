@@ -5,7 +5,7 @@ from typing import Any
 from iov.iov_iter import IovIter
 from netfs.cache.folio import Folio
 from netfs.cache.waiters import WakeList
-from netfs.engine import buffered_write, collect, direct, read_collect, writeback
+from netfs.engine import buffered_write, collect, direct, read_collect, write_collect, writeback
 from netfs.engine.inode import ErrorSequence, NetfsInode
 from netfs.engine.request import IoRequest, IoSubrequest
 from netfs.engine.sizes import FileSizes
@@ -33,6 +33,18 @@ def _short_read(patches: Patches) -> None:
     patches.set(read_collect, "judge_read", judged)
 
 
+@bug("short-write-is-all", "netfs", "fsx", kinds=("N2", "S1"))
+def _short_write(patches: Patches) -> None:
+    """A write of which the server took only the first part counts as done: the rest is not sent again."""
+    judge = write_collect.judge_write
+
+    def judged(subreq: IoSubrequest) -> Verdict:
+        verdict = judge(subreq)
+        return Verdict.DONE if verdict is Verdict.RETRY and subreq.error is None else verdict
+
+    patches.set(write_collect, "judge_write", judged)
+
+
 @bug("wrong-prefix", "netfs", "racing", kinds=("S6",), rsize=4096)
 def _wrong_prefix(patches: Patches) -> None:
     """A part in the middle that failed is counted as if it had come, so that the count says more than was moved."""
@@ -55,6 +67,17 @@ def _lost_error(patches: Patches) -> None:
         del self, error
 
     patches.set(ErrorSequence, "record", record)
+
+
+@bug("errors-are-told-again", "netfs", "sharing", kinds=("S4", "S6"))
+def _told_again(patches: Patches) -> None:
+    """What a descriptor has been told by one fsync the next one says again, though nothing else was lost."""
+    check = ErrorSequence.check
+
+    def checked(self: ErrorSequence, mark: int) -> tuple[Exception | None, int]:
+        return check(self, mark)[0], mark
+
+    patches.set(ErrorSequence, "check", checked)
 
 
 @bug("no-write-verifier", "netfs", "sharing", first=12, kinds=("S11", "S13", "S20"))

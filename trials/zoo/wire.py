@@ -1,12 +1,17 @@
 """Trio shell. Bugs of transports: sessions, connections, emulated RDMA. Owns no memory."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import trio
+
+from servers.sessions import Session, Sessions
 from transport.base import Reply
 from transport.framing import FrameReader
 from transport.messages import BindReply
 from transport.rdma.client import ClientEnd
+from transport.rdma.mr import MR
 from transport.rdma.mr_pool import MrPool
 from transport.rpc import Call, ClientConnection
 from transport.session import ClientSession, ServerSlots, SlotAction, SlotState
@@ -114,3 +119,33 @@ def _forgotten(patches: Patches) -> None:
         restore(self, slot, seq, None)
 
     patches.set(ServerSlots, "restore", restored)
+
+
+@bug("missing-fence", "transport", "racing", kinds=("T18", "T19"), keepalive_s=1.0)
+def _no_fence(patches: Patches) -> None:
+    """A connection that its client gave up is not cut: what was held up on it is done late, after the client has asked again."""
+
+    async def fence(self: Sessions, session: Session, numbers: list[int]) -> bool:
+        del self, session, numbers
+        await trio.lowlevel.checkpoint()
+        return True
+
+    patches.set(Sessions, "_fence", fence)
+
+
+@bug("stale-rkey", "transport", "fsx", transport="rdma-memory")
+def _stale_key(patches: Patches) -> None:
+    """A region that is registered again gets a new key, and goes on meaning the memory it had before where that is as long."""
+    map_sg = MR.map_sg
+    before: dict[MR, list[memoryview]] = {}
+
+    def mapped(self: MR, views: Sequence[memoryview], iova: int) -> int:
+        length = map_sg(self, views, iova)
+        old = before.get(self)
+        if old is not None and sum(map(len, old)) == length:
+            self.set_memory(old, iova)
+        else:
+            before[self] = list(views)
+        return length
+
+    patches.set(MR, "map_sg", mapped)
