@@ -40,7 +40,7 @@ def main() -> None:
         work = Path(folder)
         record(work)
         perfetto(work)
-        timeline(work, 8)
+        timeline(work, 31)
         terminal(HERE / "wireshark.png", wireshark(work), 1180)
         terminal(HERE / "session.png", session(work), 1330)
 

@@ -21,7 +21,7 @@ from trials.report.timeline import Span, read_line, timeline
 
 RESET = Fault("T14", Trigger("nth", 9, "send"), "client1", (("side", "during"),))
 CRASH = Fault("S9", Trigger("nth", 2, "commit"))
-CASE = Case("own-files", 5, operations=6, plan=Plan((RESET,)))
+CASE = Case("own-files", 5, operations=6, plan=Plan((RESET,)), schedule=())
 
 
 @pytest.fixture(scope="module")
