@@ -3,8 +3,11 @@
 import pytest
 
 from tests.trials.test_checkers import Story
+from trials.case import Case
 from trials.cells import CELL, fill
 from trials.checkers.atomic import check_atomic
+from trials.faults.plan import Fault, Plan, Trigger
+from trials.workloads.shared import Racing
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -33,3 +36,20 @@ def test_a_close_that_failed_may_have_lost_what_was_written_to_an_encrypted_file
     for write in (two, one, two):
         story.read("c", 0, fill(write.id, 0, 1), direct=True)
     assert len(list(check_atomic(story.history, "f", sealed=sealed))) == 1, "but not to and fro"
+
+
+@pytest.mark.parametrize(("lie", "excused"), [("A34:older", True), ("A34:crossed", False)])
+def test_what_was_built_on_an_old_answer_is_no_stale_read(lie: str, excused: bool) -> None:
+    """A client that is shown an old state, and cannot know of a newer one, writes it back: another's write is undone."""
+    racing = Racing()
+    plan = Plan((Fault("X6", Trigger("nth", 1, "request"), "", (("attack", lie),)),))
+    racing.case = Case("racing", 7074, encrypt=True, plan=plan)
+    story = Story()
+    story.write("a", 0, 1, direct=True)
+    first = story.history.ops[-1]
+    story.write("b", 0, 1, direct=True)
+    story.read("c", 0, fill(first.id, 0, 1), direct=True)
+    for op in story.history.ops:
+        op.file = "/racing"
+    found = racing.check(story.history)
+    assert (found is None) == excused, found

@@ -12,6 +12,7 @@ WRITES: Final = ("nth(write, 1:40)", "p(write, 0.02:0.3)")
 CRASH: Final = ("OK", "RECONN", "E(ETIMEDOUT)", "E(EIO)", "E(ESTALE)", "E(EAGAIN)", "E(EBADMSG)", "?")
 """EBADMSG: an encrypted block that the disk has torn, until it is written again."""
 DAMAGE: Final = ("DET", "E(EBADMSG)", "E(EIO)")
+LIED: Final = (*DAMAGE, "E(ESTALE)", "E(ENOENT)", "E(EAGAIN)", "E(EINVAL)", "E(EPROTO)", "?")
 DOWN: Final = {"restart_s": (0.001, 2.0), "unsynced": ["all", "none", "any", "prefix"]}
 
 STORAGE: Final = (
@@ -43,8 +44,8 @@ STORAGE: Final = (
         DOWN | {"unsynced": "prefix"}, side="server"),
     Row("S14", "lost write", "store", ("nth(write, 1:30)",), DAMAGE, "a write is said to be done, and was not",
         needs="encrypt"),
-    Row("S15", "lost fsync", "tamper", ("nth(request, 1:60)",), (*DAMAGE, "E(ESTALE)", "E(ENOENT)", "E(EAGAIN)", "?"),
-        "a commit is said to be done, and was not, or half",
+    Row("S15", "lost fsync", "tamper", ("nth(request, 1:60)",), LIED,
+        "a commit is said to be done, and was not, or half; the next one, which builds on it, is refused",
         {"attack": ["A35:dropped", "A35:record-only", "A35:tags-only"], "for_s": (0.001, 0.02)}, needs="encrypt", side="server"),
     Row("S16", "misdirected write", "store", ("nth(written, 1:30)",), DAMAGE, "bytes go to another place of the file",
         needs="encrypt"),

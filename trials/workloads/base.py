@@ -24,6 +24,8 @@ __all__ = ["Do", "Operation", "Scenario", "Workload"]
 
 LIES: Final = frozenset({"S15"})
 """Faults with which a commit that is said to be done was not: a rollback, which only who knows the newer state can see."""
+OLD_ANSWERS: Final = frozenset({"A34:older", "A34:record"})
+"""Attacks that do the same to one client, which then builds on the old state, and so puts it in the place of the newer one."""
 ROLLBACKS: Final = frozenset({
     "U1 lost after crash", "U1 old version", "U1 page before its record", "U1 stale after open", "U1 stale read",
     "U6 impossible namespace", "U7 lost without an error",
@@ -95,7 +97,7 @@ class Scenario:
     def is_honest(self) -> bool:
         """Say whether the server has done what it said was done; else only who wrote something can say that it is gone."""
         assert self.case.plan is not None
-        return all(fault.id not in LIES for fault in self.case.plan)
+        return all(fault.id not in LIES and fault.arg("attack", "") not in OLD_ANSWERS for fault in self.case.plan)
 
     def actor(self, clients: Sequence[Client], index: int, history: History) -> Actor:
         """Return the actor of a client."""
