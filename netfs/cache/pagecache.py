@@ -29,6 +29,8 @@ MAX_FOLIO_SIZE = 1 << 20
 MIN_FOLIO_SIZE = 1 << 14
 MIN_FOLIOS = 16
 MAX_FOLIOS = 1 << 16
+_NO_FOLIOS: dict[int, Folio] = {}
+"""Of files that have none: many may be open. Never written to."""
 SECOND_CHANCE = 2
 """Uses since a folio came that keep it once more."""
 
@@ -59,9 +61,9 @@ class Mapping:
     host: "NetfsInode"
     unit: int
     largest: int
-    folios: dict[int, Folio] = field(default_factory=dict)
-    dirty: dict[int, Folio] = field(default_factory=dict)
-    unstable: dict[int, Folio] = field(default_factory=dict)
+    folios: dict[int, Folio] = field(default_factory=lambda: _NO_FOLIOS)
+    dirty: dict[int, Folio] = field(default_factory=lambda: _NO_FOLIOS)
+    unstable: dict[int, Folio] = field(default_factory=lambda: _NO_FOLIOS)
     unsent_bytes: int = 0
     dirty_since: float = 0.0
     writeback: int = 0
@@ -183,6 +185,8 @@ class PageCache:
                 return None
         folio = Folio(mapping, pos, place.memory, size, place)
         first = pos // mapping.unit
+        if mapping.folios is _NO_FOLIOS:
+            mapping.folios = {}
         if size == mapping.unit:
             mapping.folios[first] = folio
         else:
@@ -201,6 +205,8 @@ class PageCache:
         first = folio.pos // mapping.unit
         for index in range(first, first + folio.size // mapping.unit):
             del mapping.folios[index]
+        if not mapping.folios:
+            mapping.folios = _NO_FOLIOS
         del self._lru[folio]
         if folio.dirty or folio.unstable:
             folio.cleaned()
@@ -225,6 +231,8 @@ class PageCache:
         pos = folio.pos
         was = pos in mapping.dirty or pos in mapping.unstable
         if folio.dirty or folio.writeback:
+            if mapping.dirty is _NO_FOLIOS:
+                mapping.dirty = {}
             mapping.dirty[pos] = folio
         else:
             mapping.dirty.pop(pos, None)
@@ -236,6 +244,8 @@ class PageCache:
                 self.flusher.wake_all()
             mapping.unsent_bytes += folio.size if unsent else -folio.size
         if folio.unstable:
+            if mapping.unstable is _NO_FOLIOS:
+                mapping.unstable = {}
             mapping.unstable[pos] = folio
         else:
             mapping.unstable.pop(pos, None)
@@ -248,7 +258,7 @@ class PageCache:
         else:
             self.holders.pop(mapping, None)
             # A dictionary keeps the room it once had, and many open files have nothing in theirs.
-            mapping.dirty, mapping.unstable = {}, {}
+            mapping.dirty = mapping.unstable = _NO_FOLIOS
 
     def busy_folio(self) -> Folio | None:
         """Return a folio that is being filled, which one who needs room can wait for."""

@@ -23,7 +23,7 @@ import errno
 from typing import Final
 
 from netfs.cache.folio import Folio
-from netfs.engine.inode import NetfsInode
+from netfs.engine.inode import NO_REQUESTS, NetfsInode
 from netfs.engine.request import IoRequest, IoSubrequest, Origin
 from transport.base import ClientCall
 
@@ -55,6 +55,8 @@ def number(rreq: IoRequest) -> None:
     probe = inode.probe
     probe.requests += 1
     probe.request_ids = rreq.debug_id = probe.request_ids + 1
+    if inode.requests is NO_REQUESTS:
+        inode.requests = {}
     inode.requests[rreq.debug_id] = rreq
     sink = probe.sink
     if sink is not None:
@@ -91,7 +93,7 @@ def ended(rreq: IoRequest) -> None:
     requests.pop(rreq.debug_id, None)
     rreq.inode.ops.end_request(rreq)
     if not requests and rreq.origin in WRITES:
-        rreq.inode.requests = {}  # a dictionary keeps the room it once had, and many files may stay open
+        rreq.inode.requests = NO_REQUESTS  # a dictionary keeps the room it once had, and many files may stay open
     if rreq.inode.probe.sink is not None:
         trace_rreq(rreq, "COMPLET")
 

@@ -4,6 +4,7 @@ After `netfs_inode` of Linux netfslib. Owns no memory; the folios belong to the 
 """
 
 import errno
+from typing import Final
 
 from iov.pool import BufferPool
 from iov.probe import Probe
@@ -15,7 +16,10 @@ from netfs.engine.ops import NetfsOps
 from netfs.engine.request import IoRequest
 from netfs.engine.sizes import FileSizes
 
-__all__ = ["ErrorSequence", "NetfsInode"]
+__all__ = ["NO_REQUESTS", "ErrorSequence", "NetfsInode"]
+
+NO_REQUESTS: Final[dict[int, IoRequest]] = {}
+"""Of files that have none under way: many may be open. Never written to."""
 
 
 class ErrorSequence:
@@ -81,7 +85,7 @@ class NetfsInode:
         self.others = 0
         probe.inode_ids += 1
         self.debug_id = probe.inode_ids
-        self.requests: dict[int, IoRequest] = {}
+        self.requests = NO_REQUESTS
 
     def set_ops(self, ops: NetfsOps) -> None:
         """Plug the filesystem in."""

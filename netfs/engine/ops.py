@@ -37,6 +37,7 @@ class NetfsOps(ABC):
     its way.
     """
 
+    __slots__ = ()
     seals: bool = False
     stages_writes: bool = False
     block_size: int = 1

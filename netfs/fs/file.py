@@ -7,6 +7,7 @@ it; everything else moves data straight between the caller's memory and the foli
 import errno
 import io
 import os
+import struct
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from netfs.errors import translate
 from netfs.fs.file_locks import FileLocks
 from netfs.fs.file_space import FileSpace
 from netfs.fs.inode import Inode
-from transport.messages import Attr, Handle, Setattr
+from transport.messages import Attr, FileType, Handle, Setattr
 
 if TYPE_CHECKING:
     from netfs.fs.client import Client
@@ -39,6 +40,8 @@ __all__ = ["File", "OpenMode", "parse_mode"]
 MAX_POS: Final = (1 << 63) - 1
 READ_ON_CHUNK: Final = 1 << 20
 _DEST = Direction.DEST
+_DIRECT: Final = (Origin.DIO_READ, Origin.DIO_WRITE)
+_UNBUFFERED: Final = (Origin.UNBUFFERED_READ, Origin.UNBUFFERED_WRITE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,15 @@ class OpenMode:
     truncate: bool
 
 
+_ATTR: Final = struct.Struct("<QBIIIIqqqqq?")
 _MODES: Final = {
     "r": OpenMode(read=True, write=False, append=False, create=False, exclusive=False, truncate=False),
     "w": OpenMode(read=False, write=True, append=False, create=True, exclusive=False, truncate=True),
     "a": OpenMode(read=False, write=True, append=True, create=True, exclusive=False, truncate=False),
     "x": OpenMode(read=False, write=True, append=False, create=True, exclusive=True, truncate=False),
 }
+
+_BOTH: Final = {letter: replace(mode, read=True, write=True) for letter, mode in _MODES.items()}
 
 
 def parse_mode(mode: str) -> OpenMode:
@@ -67,22 +73,30 @@ def parse_mode(mode: str) -> OpenMode:
     base = _MODES.get(letters[:1])
     if base is None or letters[1:] not in {"", "+"}:
         raise ValueError(f"not an open mode: {mode!r}")
-    return replace(base, read=True, write=True) if letters[1:] else base
+    return _BOTH[letters[:1]] if letters[1:] else base
 
 
 class File(FileSpace, FileLocks):
     """An open file. Use it as an async context manager, or call `aclose`."""
+
+    __slots__ = (
+        "_ahead", "_attr", "_client", "_closed", "_error_mark", "_inode", "_mode", "_origins", "_owner", "_pos", "direct", "path",
+        "sync",
+    )  # fmt: skip
 
     def __init__(
         self, client: "Client", inode: Inode, path: str, mode: OpenMode, attr: Attr, *,
         direct: bool, sync: bool = False, buffers: bool = True,
     ) -> None:  # fmt: skip
         self.path = path
-        self.attr = attr
-        """The attributes when it was opened; its size is not the one to believe."""
+        # As bytes, since many files may stay open.
+        self._attr = _ATTR.pack(
+            attr.ino, attr.type, attr.mode, attr.nlink, attr.uid, attr.gid, attr.size, attr.atime_ns, attr.mtime_ns,
+            attr.ctime_ns, attr.change, attr.sealed,
+        )  # fmt: skip
         self.direct = direct or not buffers
         self.sync = sync
-        self._origins = (Origin.DIO_READ, Origin.DIO_WRITE) if direct else (Origin.UNBUFFERED_READ, Origin.UNBUFFERED_WRITE)
+        self._origins = _DIRECT if direct else _UNBUFFERED
         self._client = client
         self._inode = inode
         self._mode = mode
@@ -90,7 +104,13 @@ class File(FileSpace, FileLocks):
         self._closed = False
         self._owner = client.new_owner()
         self._error_mark = inode.wb_error.sample()
-        self._ahead = Readahead(limit=min(MAX_WINDOW, inode.cache.budget // 4))
+        self._ahead: Readahead | None = None
+
+    @property
+    def attr(self) -> Attr:
+        """The attributes when it was opened, the caller's to change; their size is not the one to believe."""
+        ino, kind, *rest = _ATTR.unpack(self._attr)
+        return Attr(ino, FileType(kind), *rest)
 
     @property
     def size(self) -> int:
@@ -208,7 +228,7 @@ class File(FileSpace, FileLocks):
             self._check_read(pos)
             await trio.lowlevel.checkpoint()
             self._check_read(pos)
-            done = cached_read(self._inode, view, pos, self._ahead)
+            done = cached_read(self._inode, view, pos, self._ahead or self._read_ahead())
             if done:
                 return done
         return await self.read_iter(IovIter.iovec(_DEST, buffers), pos)
@@ -233,7 +253,7 @@ class File(FileSpace, FileLocks):
         try:
             if self.direct:
                 return await direct_read(self._inode, it, pos, self._origins[0])
-            return await buffered_read(self._inode, it, pos, self._ahead)
+            return await buffered_read(self._inode, it, pos, self._ahead or self._read_ahead())
         except Exception as error:
             raise translate(error, self.path, self._inode.probe) from error
 
@@ -300,7 +320,8 @@ class File(FileSpace, FileLocks):
         (self._check_write if write else self._check_read)(pos)
         if self.direct:
             raise OSError(errno.EINVAL, "a direct descriptor has nothing in memory", self.path)
-        lent = map_write(self._inode, pos, length) if write else map_read(self._inode, pos, length, self._ahead)
+        ahead = self._ahead or self._read_ahead()
+        lent = map_write(self._inode, pos, length) if write else map_read(self._inode, pos, length, ahead)
         async with AsyncExitStack() as stack:
             try:
                 view = await stack.enter_async_context(lent)
@@ -308,7 +329,7 @@ class File(FileSpace, FileLocks):
                 raise translate(error, self.path, self._inode.probe) from error
             yield view
         if not write:
-            self._ahead.consumed(pos + len(view))
+            ahead.consumed(pos + len(view))
 
     async def truncate(self, size: int | None = None) -> int:
         """Cut or extend the file to `size` bytes, by default to the position. Returns: the size. Cancellation: may have
@@ -406,6 +427,11 @@ class File(FileSpace, FileLocks):
 
     async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         await self.aclose()
+
+    def _read_ahead(self) -> Readahead:
+        # Made at the first read, since many files may stay open.
+        self._ahead = Readahead(limit=min(MAX_WINDOW, self._inode.cache.budget // 4))
+        return self._ahead
 
     def _raise_late_error(self) -> None:
         error, self._error_mark = self._inode.wb_error.check(self._error_mark)

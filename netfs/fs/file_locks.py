@@ -20,6 +20,7 @@ __all__ = ["FileLocks"]
 class FileLocks:
     """The part of `File` that locks."""
 
+    __slots__ = ()
     path: str
     _client: "Client"
     _inode: Inode

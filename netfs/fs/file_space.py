@@ -26,6 +26,7 @@ COPY_CHUNK: Final = 1 << 20
 class FileSpace:
     """The part of `File` that changes or reads the map of a file's room."""
 
+    __slots__ = ()
     path: str
     _inode: Inode
 

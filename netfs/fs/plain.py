@@ -67,12 +67,14 @@ COHERENCY = struct.Struct("<QQqq")
 
 
 class PlainOps(FileOps):
-    """The operations table of a plain file."""
+    """The operations table of a plain file. wanted: most bytes of one READ and of one WRITE."""
 
-    def __init__(self, transport: Transport, handle: Handle, rsize: int, wsize: int) -> None:
+    __slots__ = ("_limits", "_wanted", "handle", "max_in_flight", "max_segs", "rsize", "transport", "wsize")
+
+    def __init__(self, transport: Transport, handle: Handle, wanted: tuple[int, int]) -> None:
         self.transport = transport
         self.handle = handle
-        self._wanted = rsize, wsize
+        self._wanted = wanted
         self._go_by(transport.limits)
 
     def _go_by(self, limits: Limits) -> None:
@@ -196,10 +198,11 @@ class PlainVolume(Volume):
         self.transport = transport
         self.rsize = rsize
         self.wsize = wsize
+        self._sizes = rsize, wsize
 
     def file_ops(self, inode: Inode) -> FileOps:
         """Make the table of a file."""
-        return PlainOps(self.transport, inode.handle, self.rsize, self.wsize)
+        return PlainOps(self.transport, inode.handle, self._sizes)
 
     async def root(self, handle: Handle) -> None:
         """Any directory will do."""

@@ -326,9 +326,10 @@ class MountOps(pyfuse3.Operations):
             file = await self._client.open(path, self._mode(flags, writes=True), direct=self._options.direct)
             if flags & os.O_TRUNC:
                 await file.truncate(0)
-        file.attr.size = file.size
-        node = self._nodes.found(parent, _text(name), file.attr.ino)
-        return await self._opened(node, file), self._attributes(node, file.attr)
+        attr = file.attr
+        attr.size = file.size
+        node = self._nodes.found(parent, _text(name), attr.ino)
+        return await self._opened(node, file), self._attributes(node, attr)
 
     @answering
     async def read(self, fh: int, off: int, size: int) -> bytes:

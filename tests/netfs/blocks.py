@@ -18,7 +18,7 @@ class BlockOps(PlainOps):
     """The server holds whole blocks; the real size is kept in `sizes`, as a sealed record would."""
 
     def __init__(self, volume: "BlockVolume", inode: Inode) -> None:
-        super().__init__(volume.transport, inode.handle, volume.rsize, volume.wsize)
+        super().__init__(volume.transport, inode.handle, (volume.rsize, volume.wsize))
         self.inode = inode
         self.volume = volume
         self.block_size = volume.block
