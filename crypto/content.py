@@ -12,7 +12,9 @@ caller's; stages are kept here for reuse.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+import sys
+from array import array
+from collections.abc import Sequence
 from itertools import chain, repeat
 from struct import unpack_from
 from typing import Final
@@ -33,7 +35,7 @@ REKEY_SHIFT: Final = 2
 STATE_MASK: Final = 3
 Bytes = bytes | bytearray | memoryview
 
-ENTRY: Final = struct.Struct(f"<{NONCE_SIZE}s{TAG_SIZE}sI")
+ENTRY: Final = f"{NONCE_SIZE}s{TAG_SIZE}sI"
 AAD: Final = struct.Struct("<16sQIBB2x")
 tag_at: Final = struct.Struct(f"{TAG_SIZE}s").unpack_from
 put_tag: Final = struct.Struct(f"{TAG_SIZE}s").pack_into
@@ -180,8 +182,8 @@ class ContentCipher:
     def _open_run(self, area: memoryview, entries: Bytes, first_block: int, done: int, run: int, out: memoryview) -> None:
         """Decrypt `run` blocks from the slots from `done` on to the start of `out`."""
         size = self.block_size
-        view = memoryview(entries)[done * ENTRY_SIZE : (done + run) * ENTRY_SIZE]
-        nonces, tags, states = zip(*ENTRY.iter_unpack(view), strict=True)
+        fields = unpack_from("<" + ENTRY * run, entries, done * ENTRY_SIZE)
+        nonces, tags, states = fields[::3], fields[1::3], fields[2::3]
         at = 0
         while at < run:
             block, state = first_block + done + at, states[at]
@@ -230,11 +232,15 @@ class ContentCipher:
                 raise
             raise IntegrityError("a block is not what was written", file_id=key.file_id, block_no=block + at) from None
 
-    def _aads(self, block: int, count: int, rekey: int) -> Iterator[bytes]:
-        """Return the associated data of consecutive blocks."""
+    def _aads(self, block: int, count: int, rekey: int) -> tuple[bytes, ...]:
+        """Return the associated data of consecutive blocks: rows that are alike but for the number, which are made at once."""
         key = self.key
-        blocks = range(block, block + count)
-        return map(AAD.pack, repeat(key.file_id), blocks, repeat(rekey), repeat(int(key.suite)), repeat(key.log2bs))
+        words = array("Q", AAD.pack(key.file_id, 0, rekey, key.suite, key.log2bs) * count)
+        numbers = array("Q", range(block, block + count))
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        words[2::4] = numbers
+        return unpack_from(f"{AAD.size}s" * count, words)
 
     def _whole_blocks(self, dest: IovIter, most: int) -> memoryview | None:
         """Return the memory `dest` stands on if whole blocks lie there in one piece."""

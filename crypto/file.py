@@ -145,6 +145,15 @@ class EncryptedFile:
         """Return what the entry of a block may be on the server, now or by a commit to come, each once; it is not missing."""
         return self.tree.possible_entries(block)
 
+    def written_blocks(self) -> list[int]:
+        """Return the blocks that were written here since the last commit."""
+        return [first + at for first, entries in self.tree.written_entries() for at in range(len(entries) // ENTRY_SIZE)]
+
+    def lost(self, block: int, entry: bytes) -> None:
+        """What was written of a block and not committed is not there; it is under this entry."""
+        self.tree.unset_entry(block, entry)
+        self.changes += 1
+
     # ---- writing
 
     def wrote(self, first: int, entries: bytes | bytearray | memoryview) -> None:

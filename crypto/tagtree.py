@@ -131,7 +131,7 @@ class TagTree:
         part = slice(off * ENTRY_SIZE, (off + 1) * ENTRY_SIZE)
         pages = [b"" if page is None else page.data]
         if page is not None and page.dirty:
-            pages += [page.stored, self._committing.get(PageId(0, leaf), b"")]
+            pages += [page.stored, self._committing.get(PageId(0, leaf), page.stored)]
         return list(dict.fromkeys(bytes(data[part]) or EMPTY_PAGE[part] for data in pages))
 
     def set_entries(self, first: int, entries: bytes | bytearray | memoryview) -> None:

@@ -21,7 +21,8 @@ from netfs.fs.calls import ask
 from netfs.fs.freshness import Freshness
 from netfs.fs.rooted import RootedTransport
 from netfs.fs.sealed_ageing import Ageing
-from netfs.fs.sealed_names import SealedNames, attr_of, failed
+from netfs.fs.sealed_folder import attr_of
+from netfs.fs.sealed_names import SealedNames, failed
 from netfs.fs.sealed_ops import EncryptedOps
 from netfs.fs.volume import Change, FileOps, Volume
 from transport.base import Transport

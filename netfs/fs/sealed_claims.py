@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from crypto.errors import CryptoError, IntegrityError
+from crypto.errors import CryptoError
 from crypto.intent import open_intent
 from netfs.fs.calls import ask
 from netfs.fs.sealed_ageing import Ageing
@@ -147,19 +147,10 @@ class SealedClaims:
                 continue  # whoever put that was no client of the volume
             for block, now, to_be in intent.rows:
                 await finished(lambda then, block=block: sealed.with_tags(block, 1, then, tries=0))  # type: ignore[misc]
-                if block < file.tree.blocks and file.entries(block, 1) == now and not await fits(commits, block):
+                if block < file.tree.blocks and file.entries(block, 1) == now and not await commits.fits(block):
                     file.wrote(block, to_be)
-                    if not await fits(commits, block):
+                    if not await commits.fits(block):
                         file.wrote(block, now)  # neither: damaged, and told so when it is read
         stored = await commits.store_recovered([row.key for row in left])  # else another client was first
         await finished(mine.refresh)
         return stored
-
-
-async def fits(commits: SealedCommit, block: int) -> bool:
-    """Say whether a block on the server is under its entry."""
-    try:
-        await commits.check_block(block)
-    except IntegrityError:
-        return False
-    return True

@@ -74,6 +74,8 @@ class SealedCommit:
     async def commit(self, verifier: int) -> int:
         """Store tags and record, and with them make the data durable."""
         if verifier < 0:
+            async with self._quiet_turn():
+                await self._settle_lost()
             return await self._boot()  # of two boots, so one at least is over
         for conflicts in range(CONFLICTS):
             if conflicts > CONFLICTS // 4:
@@ -94,6 +96,7 @@ class SealedCommit:
                     boot = await self._boot()
                     if boot == verifier:
                         raise
+                    await self._settle_lost()
                     return boot
             await self.catch_up(known)
         raise OSError(errno.EAGAIN, "other clients are faster at changing the file")
@@ -213,6 +216,25 @@ class SealedCommit:
         """Say whether others may be kept out."""
         return bool(self._sealed.claims or self._sealed.orphans)
 
+    async def _settle_lost(self) -> None:
+        """The server was started again: find out which of the blocks that were written and not committed it has.
+
+        The others are as they were; whoever wrote them is told, or writes them again. The caller has the turn.
+        """
+        sealed, file = self._sealed, self._sealed.file
+        sealed.rebooted = True
+        for block in file.written_blocks():
+            if block >= file.tree.blocks or sealed.is_written(block, block + 1) or await self.fits(block):
+                continue
+            mine = bytes(file.entries(block, 1))  # header: an entry
+            for entry in sealed.lost_entries(block):
+                file.lost(block, entry)
+                if await self.fits(block):
+                    break
+            else:
+                file.wrote(block, mine)  # damaged, and told so when it is read
+        sealed.rebooted = False
+
     async def _boot(self) -> int:
         return (await ask(self._transport, Commit(self._sealed.handle), WriteReply)).verifier
 
@@ -229,6 +251,8 @@ class SealedCommit:
         try:
             if file.wants_merge or file.has_redo:
                 return False
+            if sealed.rebooted:
+                await self._settle_lost()
             sealed.carried = [(block, block + 1) for block, _ in carried]
             if file.cuts(plain_size):
                 sealed.carried.append((nr_blocks(plain_size, file.record.log2bs), FAR))
@@ -316,11 +340,15 @@ class SealedCommit:
             file.end_commit(stored=stored)
         return stored
 
-    async def check_block(self, block: int) -> None:
-        """Read a block and verify it. Raises: IntegrityError."""
+    async def fits(self, block: int) -> bool:
+        """Say whether a block on the server is under its entry."""
         stage = self._pool.get(self._block_size)
         try:
             await self._open_block(block, stage.view)
+        except IntegrityError:
+            return False
+        else:
+            return True
         finally:
             wipe(stage.view)
             stage.release()

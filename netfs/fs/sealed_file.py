@@ -23,7 +23,7 @@ from netfs.fs.calls import body_of
 from netfs.fs.freshness import Freshness
 from transport.base import Outcome, Reply, Transport
 from transport.env import Env
-from transport.messages import AuxRead, Handle, IntentRow, ReadReply, RecordGet, RecordReply
+from transport.messages import AuxRead, Commit, Handle, IntentRow, ReadReply, RecordGet, RecordReply, WriteReply
 
 __all__ = ["Claim", "SealedFile", "Then"]
 
@@ -61,7 +61,8 @@ class SealedFile:
     here and not committed ends, at most. doubtful: keys of claims and intents that a start of the server may have taken, and
     whether nothing is on its way under them; orphans: of those it has still, which end with the next commit. unsettled: keys of
     intents whose write the server has refused, wholly or in part, so that it is to be found out what their blocks are.
-    unsure: one may be there that nobody here knows of, as no answer said so.
+    unsure: one may be there that nobody here knows of, as no answer said so. rebooted: the server was started again since some of
+    what is not committed was written, and may have lost it.
     """
 
     __slots__ = (
@@ -89,6 +90,7 @@ class SealedFile:
         "others",
         "own_end",
         "pool",
+        "rebooted",
         "told",
         "transport",
         "unsettled",
@@ -129,6 +131,7 @@ class SealedFile:
         self._next_leaf = 0
         self._puts_begun = self._puts_open = 0
         self.unsure = False
+        self.rebooted = False
 
     # ---- who may change what
 
@@ -184,6 +187,14 @@ class SealedFile:
         self.intents.clear()
         self.orphans.clear()
 
+    def lost_claim(self, first: int, end: int, intent: int) -> None:
+        """The server refused a write: it may not have the claims on these blocks, nor the intent, 0 for none."""
+        here = [claim for claim in self.claims if claim.first < end and first < claim.end]
+        self.claims = [claim for claim in self.claims if claim not in here]
+        self.doubtful |= {claim.key: True for claim in here}
+        if intent in self.intents:
+            self.doubtful[intent] = self.intents.pop(intent)
+
     def _judge(self, keys: list[int], mine: set[int]) -> None:
         """Find out what the server still has of what was in doubt when its answer was asked for."""
         for key in keys:
@@ -196,6 +207,24 @@ class SealedFile:
     def other_entries(self, block: int, entry: bytes | bytearray) -> list[bytes]:
         """Return what a block may be under instead of `entry`, as a write of it has begun and not been committed."""
         return [to_be for now, to_be in self.named.get(block, ()) if now == entry]
+
+    def lost_entries(self, block: int) -> list[bytes]:
+        """Return what a block may be under where the server, when it was started again, has lost what was written here."""
+        if not self.rebooted:
+            return []
+        known = self.file.possible_entries(block)
+        return [*known, *(to_be for entry in known for to_be in self.other_entries(block, entry))]
+
+    def ask_boot(self, then: Callable[[bool], None]) -> None:
+        """Find out whether the server was started again since what is not committed was written, and tell."""
+
+        def told(outcome: Outcome) -> None:
+            body = body_of(outcome, WriteReply)
+            if isinstance(body, WriteReply) and body.verifier != self.verifier:
+                self.rebooted = True
+            then(self.rebooted)
+
+        self.transport.submit(Commit(self.handle), told)
 
     def in_doubt(self, first: int, entries: bytes | bytearray) -> bool:
         """Say whether one of the blocks from `first` on may be under something else than its entry."""

@@ -233,6 +233,7 @@ class SealedRead(SealedCall):
                 at = error.block_no - self.first
                 part = slice(at * ENTRY_SIZE, (at + 1) * ENTRY_SIZE)
                 others = sealed.other_entries(error.block_no, sealed.file.entries(error.block_no, 1))
+                others += sealed.lost_entries(error.block_no)
                 turn = tried.get(at, 0)
                 if turn >= len(others) or at < 0:
                     raise
@@ -246,11 +247,20 @@ class SealedRead(SealedCall):
             self._give_back()
             self.start()
         elif self._unmoved > 1 or self._again == READS_AGAIN:
-            self._finish(max(0, error.block_no - self.first), error)
+            self._give_up(error)
         else:
             self._again += 1
             self._give_back()
             sealed.refresh(self._refreshed)
+
+    def _give_up(self, error: IntegrityError) -> None:
+        """Fail, unless the server may have lost what was written here: that is told by fsync."""
+        sealed, blocks = self._sealed, max(0, error.block_no - self.first)
+        self._give_back()
+        if sealed.rebooted or not sealed.verifier or len(sealed.file.possible_entries(error.block_no)) < 2:
+            self._finish(blocks, error)
+        else:
+            sealed.ask_boot(lambda rebooted: self.start() if rebooted else self._finish(blocks, error))
 
     def _refreshed(self, failed: Exception | None) -> None:
         """Read again. Where neither record nor intents have moved around a read, what it found was not another client's doing."""
@@ -436,7 +446,7 @@ class SealedWrite(SealedCall):
             if isinstance(outcome, Reply) and outcome.status:
                 self._refused()
             if isinstance(body, BlockingIOError):
-                sealed.lost_claims()
+                sealed.lost_claim(self.first, self.first + self.count, self._intent)
                 body = FileChanged()
             self._end(0, body)
             return
@@ -445,6 +455,7 @@ class SealedWrite(SealedCall):
             self._refused()
         if sealed.verifier and body.verifier != sealed.verifier:
             sealed.lost_claims()
+            sealed.rebooted = sealed.rebooted or sealed.file.is_uncommitted
         self._subreq.verifier = sealed.verifier = body.verifier
         cookie = self._cookie()
         if cookie is None:

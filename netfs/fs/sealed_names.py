@@ -14,21 +14,19 @@ import errno
 import os
 from collections import OrderedDict
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
-
-import trio
 
 from crypto.aead import KEY_SIZE, XAES_NONCE_SIZE
 from crypto.errors import CryptoError, IntegrityError, Malformed
 from crypto.file import new_record
 from crypto.keys import FILE_ID_SIZE, VolumeKey
 from crypto.names import Entry, Names, check_listing, with_entry, without_entry
-from crypto.record import INLINE_MAX, NOBODY, Folder, Kind, Record, open_record, seal_record
+from crypto.record import INLINE_MAX, Folder, Kind, Record, open_record, seal_record
 from crypto.volume import HEADER_NAME
 from netfs.fs.calls import ask
 from netfs.fs.freshness import Freshness
+from netfs.fs.sealed_folder import Found, SealedFolder, attr_of
 from transport.base import Transport
 from transport.env import Env
 from transport.messages import (
@@ -49,7 +47,7 @@ from transport.messages import (
     TransactReply,
 )  # fmt: skip
 
-__all__ = ["CONFLICTS", "Found", "SealedNames", "attr_of"]
+__all__ = ["CONFLICTS", "SealedNames"]
 
 CONFLICTS: Final = 32
 """How often a change is tried while other clients change the same directory."""
@@ -57,48 +55,6 @@ FOLDERS_KEPT: Final = 4096
 SLACK: Final = 4096
 """Entries that a listing may have beyond those known, for what others add meanwhile."""
 NO_MODE: Final = 0o700
-TYPES: Final = {Kind.FILE: FileType.FILE, Kind.DIRECTORY: FileType.DIRECTORY, Kind.SYMLINK: FileType.SYMLINK}
-
-
-@dataclass(slots=True, eq=False)
-class SealedFolder:
-    """A directory in use. record, sealed, generation: as this client knows them; lock: one change at a time from here."""
-
-    handle: Handle
-    record: Record
-    sealed: bytes
-    generation: int
-    names: Names
-    lock: trio.Lock = field(default_factory=trio.Lock)
-
-    @property
-    def folder(self) -> Folder:
-        """What the record says of the entries."""
-        assert self.record.folder is not None
-        return self.record.folder
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A name looked up and verified: the entry, the object's record, and what the server said."""
-
-    entry: Entry
-    record: Record
-    reply: EntryReply
-
-
-def attr_of(attr: Attr, record: Record) -> Attr:
-    """Return attributes as the record has them; what only the server knows is the server's word."""
-    attr.type = TYPES[record.kind]
-    if record.kind is not Kind.DIRECTORY:
-        attr.size = record.size
-    attr.mode = record.mode
-    attr.mtime_ns, attr.ctime_ns = record.mtime_ns, record.ctime_ns
-    if record.uid != NOBODY:
-        attr.uid = record.uid
-    if record.gid != NOBODY:
-        attr.gid = record.gid
-    return attr
 
 
 class SealedNames:
@@ -149,7 +105,12 @@ class SealedNames:
         sealed = folder.names.seal(name)
         while True:
             asked = self._freshness.clock
-            reply = await ask(self._transport, Lookup(parent, sealed.shown), EntryReply)
+            try:
+                reply = await ask(self._transport, Lookup(parent, sealed.shown), EntryReply)
+            except FileNotFoundError:
+                await self._unless_listed(folder, sealed.shown, listed=True)
+                raise
+            await self._unless_listed(folder, sealed.shown, listed=False)
             entry = folder.names.entry(sealed.shown, reply.certificate)
             if (record := self._verified(entry, reply.record, reply.attr, asked)) is not None:
                 break
@@ -158,6 +119,13 @@ class SealedNames:
         reply.attr = attr_of(reply.attr, record)
         return Found(entry, record, reply)
 
+    async def _unless_listed(self, folder: SealedFolder, shown: str, *, listed: bool) -> None:
+        """Refuse an answer that a whole listing contradicts, if the directory is still as it was then. Raises: EBADMSG."""
+        if folder.knows_of(shown) is listed:
+            await self._refresh(folder)  # somebody may have changed it: then its record has moved
+            if folder.knows_of(shown) is listed:
+                raise IntegrityError("a name is not as the listing has it", file_id=folder.record.file_id)
+
     async def listing(self, handle: Handle) -> list[tuple[DirEntry, Entry, Record]]:
         """Return all entries of a directory; the listing is complete or refused. Raises: EBADMSG, EAGAIN."""
         folder = self._folder(handle)
@@ -165,7 +133,7 @@ class SealedNames:
         for _ in range(CONFLICTS):
             await self._refresh(folder)
             asked = self._freshness.clock
-            names, state = folder.names, folder.folder
+            names, state, sealed = folder.names, folder.folder, folder.sealed
             try:
                 listed = [
                     (row, names.entry(row.name, row.certificate)) for row in await self._rows(handle) if not hides(row.name)
@@ -184,6 +152,7 @@ class SealedNames:
                     record = open_record(self._key, row.record or b"", entry.file_id)
                 row.attr = attr_of(row.attr, record)
                 rows.append((row, entry, record))
+            folder.was_listed(sealed, [entry.name.shown for _, entry in listed])
             return rows
         raise OSError(errno.EAGAIN, "other clients are changing the directory all the time")
 

@@ -17,8 +17,9 @@ from netfs.fs.calls import ask
 from netfs.fs.sealed_claims import SealedClaims
 from netfs.fs.sealed_commit import SealedCommit
 from netfs.fs.sealed_file import SealedFile
+from netfs.fs.sealed_folder import attr_of
 from netfs.fs.sealed_io import HEAD_MAX, SealedRead, SealedWrite, partial_blocks
-from netfs.fs.sealed_names import attr_of, failed
+from netfs.fs.sealed_names import failed
 from netfs.fs.sealed_turn import Turn
 from netfs.fs.stray import strays
 from netfs.fs.volume import CacheIdentity, Change, FileOps

@@ -30,8 +30,8 @@ MUTANTS = (
     Mutant(
         "the associated data has no block number",
         "crypto/content.py",
-        "        blocks = range(block, block + count)\n",
-        "        blocks = [0] * count\n",
+        '        numbers = array("Q", range(block, block + count))\n',
+        '        numbers = array("Q", [0] * count)\n',
         ("tests/crypto/test_content.py", "tests/crypto/test_vectors.py"),
     ),
     Mutant(
@@ -50,7 +50,7 @@ MUTANTS = (
     ),
     Mutant(
         "the server says how large a file is",
-        "netfs/fs/sealed_names.py",
+        "netfs/fs/sealed_folder.py",
         "        attr.size = record.size\n",
         "        attr.size += 0\n",
         (

@@ -9,7 +9,7 @@ from netfs.fs.file import File
 from netfs.fs.sealed_ageing import HOLD_S
 from tests.netfs.sealed_world import BLOCK, CONTENT, World, fails, get, in_world, put
 from transport.base import Outcome, Reply
-from transport.messages import Request, StepKind, Transact
+from transport.messages import Request, StepKind, Transact, Write
 
 
 async def writes_in_time(file: File, data: bytes, pos: int) -> float:
@@ -97,5 +97,32 @@ def test_a_claim_whose_answer_was_lost_is_given_back(code: int) -> None:
             assert not lost
             assert await writes_in_time(theirs, b"two", BLOCK + 5) < 5
         assert (await get(world.client(), "/f"))[BLOCK + 5 : BLOCK + 8] == b"two"
+
+    in_world(test)
+
+
+def test_a_write_that_is_refused_puts_its_own_claim_in_doubt_only() -> None:
+    async def test(world: World) -> None:
+        refused = [1]
+
+        def fault(request: Request) -> Outcome | None:
+            return (
+                Reply(errno.EAGAIN) if isinstance(request, Write) and request.pos == BLOCK and refused and refused.pop() else None
+            )
+
+        refused.clear()
+        client = world.client(fault=fault)
+        await put(client, "/f", CONTENT)
+        async with await client.open("/f", "r+", direct=True) as file:
+            await file.write(b"kept", 3 * BLOCK)
+            sealed = file._inode.ops._sealed  # type: ignore[attr-defined]
+            (kept,) = sealed.claims
+            refused.append(1)
+            await file.write(b"again", BLOCK)
+            assert not refused
+            assert kept in sealed.claims
+        got = await get(world.client(), "/f")
+        assert (got[BLOCK : BLOCK + 5], got[3 * BLOCK : 3 * BLOCK + 4]) == (b"again", b"kept")
+        assert not world.store.intents.rows(await world.handle("f"), 0)
 
     in_world(test)
