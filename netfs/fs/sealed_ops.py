@@ -16,7 +16,7 @@ from netfs.engine.request import FileChanged, IoRequest, IoSubrequest, Origin
 from netfs.fs.calls import ask
 from netfs.fs.sealed_claims import SealedClaims
 from netfs.fs.sealed_commit import SealedCommit
-from netfs.fs.sealed_file import SealedFile
+from netfs.fs.sealed_file import SealedFile, Then
 from netfs.fs.sealed_folder import attr_of
 from netfs.fs.sealed_io import HEAD_MAX, SealedRead, SealedWrite, partial_blocks
 from netfs.fs.sealed_names import failed
@@ -25,7 +25,7 @@ from netfs.fs.stray import strays
 from netfs.fs.volume import CacheIdentity, Change, FileOps
 from netfs.fs.waiting import finished
 from transport.errors import TransportError
-from transport.messages import Attr, AttrReply, EntryReply, FileType, Getattr
+from transport.messages import Attr, AttrReply, EntryReply, FileType, Getattr, Whence
 
 if TYPE_CHECKING:
     from netfs.fs.encrypted import EncryptedVolume
@@ -38,6 +38,8 @@ CLAIMING = frozenset({
 })  # fmt: skip
 MOST_INTENTS = 768
 """Of one client on one file, before it commits in between: a server keeps about a thousand on a file."""
+SEEK_BLOCKS = 4096
+"""How many blocks' tags are looked at in one go for data or a hole."""
 NOT_A_FILE = {FileType.DIRECTORY: errno.EISDIR, FileType.SYMLINK: errno.ELOOP, FileType.OTHER: errno.EINVAL}
 
 
@@ -211,6 +213,34 @@ class EncryptedOps(FileOps):
         """Put the time into the record."""
         while not await self._commits.change(Change({"mtime_ns": mtime_ns})):
             await self._commits.catch_up()
+
+    async def seek(self, pos: int, whence: Whence, size: int) -> int:
+        """Find data or a hole by the verified tags, whatever the server has there. Raises: ENXIO."""
+        sealed, length = self._sealed, self.block_size
+        if pos >= size or sealed.file.head is not None:
+            return await super().seek(pos, whence, size)  # a small file is all data
+        block = pos // length
+        found: list[tuple[bool, int]] = []
+
+        def look(then: Then) -> None:
+            count = min(SEEK_BLOCKS, sealed.file.tree.blocks - block)
+
+            def tagged(error: Exception | None) -> None:
+                if error is None:
+                    found.append(first_of_other_kind(sealed.file.entries(block, count)))
+                then(error)
+
+            sealed.with_tags(block, count, tagged)
+
+        while block < min(sealed.file.tree.blocks, -(-size // length)):
+            await finished(look)
+            is_hole, alike = found.pop()
+            if is_hole is (whence is Whence.HOLE):
+                return max(pos, block * length)
+            block += alike
+        if whence is Whence.DATA:
+            raise OSError(errno.ENXIO, "no more data")
+        return min(size, max(pos, block * length))  # behind the last data, at the end of the file at the latest
 
     def cache_identity(self, attr: Attr, size: int) -> CacheIdentity:
         """The file is known by its own number, whatever the server calls it; each of its blocks answers for itself."""

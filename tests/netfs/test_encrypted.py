@@ -146,6 +146,42 @@ def test_holes_ask_the_server_for_nothing() -> None:
     in_world(test)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_data_and_holes_are_found_by_the_tags(seed: int) -> None:
+    """Whatever the server has there: of each place the next data and the next hole are those of the blocks that were written."""
+
+    async def test(world: World) -> None:
+        chance = random.Random(seed)
+        written = {chance.randrange(300) for _ in range(40)} | {5, 6, 7}
+        client = world.client()
+        async with await client.open("/f", "w+", direct=bool(seed % 2)) as file:
+            for block in sorted(written, key=lambda _: chance.random()):
+                await file.write(b"d" * BLOCK, block * BLOCK)
+            await file.truncate(310 * BLOCK + 100)
+            await file.fsync()
+            world.write(await world.handle("f"), 309 * BLOCK, b"noise")  # which is no data
+            size = file.size
+            async with await world.client().open("/f") as other:
+                for pos in (0, 1, 5 * BLOCK + 9, *(chance.randrange(size) for _ in range(60)), size - 1):
+                    block = pos // BLOCK
+                    data = next((max(pos, at * BLOCK) for at in range(block, 310) if at in written), None)
+                    hole = next((max(pos, at * BLOCK) for at in range(block, 310) if at not in written), size)
+                    for each in (file, other):
+                        assert await each.seek_hole(pos) == (hole if block < 310 else pos)
+                        if data is None:
+                            with fails(errno.ENXIO):
+                                await each.seek_data(pos)
+                        else:
+                            assert await each.seek_data(pos) == data
+            with fails(errno.ENXIO):
+                await file.seek_hole(size)
+        await put(client, "/small", b"all data")
+        async with await client.open("/small") as small:
+            assert (await small.seek_data(3), await small.seek_hole(3)) == (3, 8)
+
+    in_world(test)
+
+
 def test_tags_held_back_are_bounded() -> None:
     async def test(world: World) -> None:
         client = world.client(rsize=1 << 20)
