@@ -1,5 +1,6 @@
 """The memory store and a power cut: what was committed is there, what was not is gone or not, page by page, and nothing else."""
 
+import errno
 import random
 
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 from iov.probe import Probe
 from servers.stores.memory import MemoryStore
 from servers.stores.overlay import PAGE
-from tests.conformance.store_words import MIB, get, names, new, put, source, top
-from transport.messages import Step, StepKind
+from tests.conformance.store_words import MIB, get, names, new, put, refused, source, top
+from transport.messages import Handle, Step, StepKind
 
 
 def crashable() -> MemoryStore:
@@ -47,6 +48,31 @@ def test_what_makes_durable() -> None:
     store.transact([(file, 0)], store.verifier, steps, source(b"tags"))
     store.crash()
     assert (get(store, file), get(store, file, aux=True), store.record_get(file)) == (b"STABLE", b"tags", (b"r", 1))
+
+
+def test_of_intents_a_crash_leaves_those_with_a_word() -> None:
+    """The word is what others settle by; a claim without one was for nothing that could be on the disk. Keys are new ones."""
+    store = crashable()
+    file = new(store)
+    mine = store.intents.new_session()
+    steps = [Step(StepKind.INTENT_PUT, file, 0, 10), Step(StepKind.INTENT_PUT, file, 20, 10, b"word")]
+    keys = store.apply([], 0, steps, None, mine).intents
+    store.crash()
+    yours = store.intents.new_session()
+    (left,) = store.intents.rows(file, yours)
+    assert (left.pos, left.length, left.live, left.record) == (20, 10, False, b"word")
+    assert store.intents.may_write(file, 0, 10, yours)
+    assert not store.intents.may_write(file, 20, 10, yours)
+    (made,) = store.apply([], 0, [Step(StepKind.INTENT_PUT, file, 0, 10)], None, yours).intents
+    assert made not in keys
+
+
+def test_a_transaction_that_makes_nothing_has_nothing_to_say_of_what_it_made() -> None:
+    store = crashable()
+    assert store.transact([], store.verifier, [], None) == []
+    for kind in (StepKind.RECORD_PUT, StepKind.TRUNCATE, StepKind.INTENT_PUT):
+        with refused(errno.EINVAL):
+            store.transact([], store.verifier, [Step(kind, Handle(b""), record=b"r")], None)
 
 
 @pytest.mark.parametrize("cut", ["truncate", "punch", "extend"])

@@ -45,6 +45,14 @@ def test_a_fault_happens_in_a_state(state: str) -> None:
         assert ["T14" in outcome.lines[number] for number in places[:2]] == [True, False]
 
 
+def test_a_client_that_cannot_connect_does_not_die_of_it() -> None:
+    """One more client is to die, and its connection is reset within the first bytes: that is no failure of the trial."""
+    dies = Fault("P9", Trigger("at", 0.002), "client0", (("steps", 9),))
+    outcome = run_case(Case("own-files", 0, operations=4, plan=Plan((dies, Fault("T26", Trigger("nth", 1, "connect"))))))
+    assert outcome.failure is None
+    assert "T26" in outcome.fired
+
+
 def test_what_is_not_given_back_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial that passes, with one thing of each kind kept back."""
     case = Case("own-files", 1, "rdma-memory", operations=2, plan=Plan())

@@ -15,6 +15,7 @@ from crypto.keys import VolumeKey
 from iov.iov_iter import IovIter
 from netfs.fs.client import Client, open_client
 from transport.base import ClientCall, Done, Reply, Transport
+from transport.errors import TransportError
 from transport.messages import Request
 from trials.faults.injector import Armed, Injector
 
@@ -85,8 +86,8 @@ class Disturber:
         }  # fmt: skip
         try:
             await acts[one.fault.id](one, client, f"/disturbed-{self._serial}")
-        except* OSError:
-            pass  # of another fault of the plan; perhaps of two calls at once
+        except* (OSError, TransportError):
+            pass  # of another fault of the plan, also while one more client connects; perhaps of two calls at once
 
     async def _prepared(self, client: Client, path: str) -> None:
         async with await client.open(path, "w") as file:
