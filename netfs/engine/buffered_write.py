@@ -24,7 +24,7 @@ from netfs.engine.inode import NetfsInode
 from netfs.engine.park import acquire_exclusive, park_at
 from netfs.engine.read_gaps import fill_gaps
 from netfs.engine.request import Origin
-from netfs.engine.writeback import balance_dirty, make_room, start_writeback
+from netfs.engine.writeback import balance_dirty, flush_range, make_room, start_writeback
 
 __all__ = ["WRITEBACK_BATCH", "barrier", "buffered_write", "writable_folio", "wrote_folio"]
 
@@ -122,7 +122,10 @@ async def writable_folio(inode: NetfsInode, pos: int, count: int, *, whole: bool
         elif folio.dirty and folio.group != inode.group:
             # What a barrier has put before this write goes first.
             trace_folio(inode, folio, "mod-group")
-            await start_writeback(inode, folio.pos, folio.pos + folio.size)
+            if folio.stale:
+                await flush_range(inode, folio.pos, folio.pos + folio.size)  # it is not sent before it was read again
+            else:
+                await start_writeback(inode, folio.pos, folio.pos + folio.size)
         elif len(folio.parts) >= PARTS_MAX and inode.ops.block_size > 1 and not folio.stale:
             await start_writeback(inode, folio.pos, folio.pos + folio.size)
         elif folio.uptodate or (off == 0 and end == folio.size and not whole):

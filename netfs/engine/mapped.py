@@ -14,7 +14,7 @@ from netfs.cache.folio import Folio
 from netfs.engine.buffered_read import readable_folio
 from netfs.engine.buffered_write import writable_folio, wrote_folio
 from netfs.engine.inode import NetfsInode
-from netfs.engine.park import acquire_exclusive
+from netfs.engine.park import acquire_exclusive, park
 from netfs.engine.readahead import Readahead
 from netfs.engine.writeback import writeback_held
 
@@ -48,11 +48,15 @@ async def map_write(inode: NetfsInode, pos: int, length: int) -> AsyncIterator[m
     """
     await acquire_exclusive(inode.lock)
     try:
-        async with writeback_held(inode):
-            end = min(pos + length, inode.sizes.i_size)
-            if end <= pos:
-                raise OSError(errno.EINVAL, "a mapping does not extend the file")
+        end = min(pos + length, inode.sizes.i_size)
+        if end <= pos:
+            raise OSError(errno.EINVAL, "a mapping does not extend the file")
+        folio = await writable_folio(inode, pos, end - pos, whole=True)
+        while inode.wb_lock:
+            # What the folio needs may be writeback itself, so that is held back afterwards, and the folio looked at again.
+            await park(inode.wb_waiters)
             folio = await writable_folio(inode, pos, end - pos, whole=True)
+        async with writeback_held(inode):
             view = _part(folio, pos, end)
             folio.pins += 1
             try:

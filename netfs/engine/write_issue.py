@@ -37,15 +37,17 @@ async def send_dirty(inode: NetfsInode, start: int, end: int, origin: Origin = O
     groups = sorted({folio.group for folio in mapping.dirty.values() if folio.group < newest})
     for group in groups:
         await _send(inode, [folio for folio in mapping.dirty.values() if folio.group == group], origin)
-        await _reached(inode, group)
+        if not await _reached(inode, group):
+            return  # they are read again first (flush_range), and what is behind them waits
     await _send(inode, [folio for folio in inside if folio.group >= newest or not groups], origin)
 
 
-async def _reached(inode: NetfsInode, group: int) -> None:
-    """Wait until nothing of a group is on its way."""
+async def _reached(inode: NetfsInode, group: int) -> bool:
+    """Wait until nothing of a group is on its way. Returns: false when another client was faster somewhere."""
     for folio in list(inode.mapping.dirty.values()):
         while folio.writeback and folio.group <= group:
             await park_at(folio)
+    return not any(folio.stale and folio.dirty and folio.group <= group for folio in inode.mapping.dirty.values())
 
 
 async def _send(inode: NetfsInode, folios: list[Folio], origin: Origin) -> None:

@@ -72,15 +72,16 @@ async def _refill(inode: NetfsInode, folio: Folio) -> None:
             inode.cache.drop(folio)
 
 
-async def settle_range(inode: NetfsInode, start: int, end: int) -> None:
+async def settle_range(inode: NetfsInode, start: int, end: int, *, alone: bool = True) -> None:
     """Have what overlaps [start, end) on the server's disk, so that nothing of it is sent again over what comes there next.
 
-    The caller keeps writers out. Raises: the commit's error; OSError(EIO) when the server does not keep the data.
+    Args: alone: the caller keeps writers out, so that what is still held afterwards is what the server does not keep.
+    Raises: the commit's error; OSError(EIO) when the server does not keep the data.
     """
     await flush_range(inode, start, end)
     if inode.mapping.unstable and _held(inode, start, end):
         await fsync(inode)
-        if _held(inode, start, end):
+        if alone and _held(inode, start, end):
             raise OSError(errno.EIO, "the server restarts faster than it takes the data")
 
 

@@ -117,7 +117,8 @@ class FileSpace:
                 ours.sizes.wrote_server(pos + copied)
 
         try:
-            await flush_range(theirs, source_pos, source_pos + length)
+            # Safe, not only there: a restart of the server before the copy would have it copy what was there before.
+            await settle_range(theirs, source_pos, source_pos + length, alone=False)
             await self._changing(copy, pos, pos + length)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:

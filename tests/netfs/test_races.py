@@ -12,7 +12,7 @@ from netfs.engine.locking import IoLock
 from netfs.engine.park import acquire_exclusive, acquire_shared
 from netfs.engine.writeback import drop_range, flush_range, start_writeback
 from netfs.fs.file import File
-from tests.netfs.mount import DATA, get, mounted, put
+from tests.netfs.mount import DATA, FaultyTransport, get, mounted, put
 from tests.netfs.test_fsx import Setup, make
 from transport.messages import Commit, Open, Read, Truncate, Write
 
@@ -122,6 +122,52 @@ async def test_what_a_direct_write_overtakes_is_safe_first_and_not_sent_again_ov
             await file.fsync()
             await direct.fsync()
         assert await get(client, "/f") == b"new boot" + DATA[8:2000]
+
+
+async def test_what_is_copied_on_the_server_is_safe_first() -> None:
+    """Else a restart between the write and the copy would have it copy what was there before."""
+    async with mounted() as (client, transport):
+        await put(client, "/f", DATA[:4000])
+        await put(client, "/g", DATA[:4000])
+        async with await client.open("/f", "r+") as file, await client.open("/g", "r+") as other:
+            await file.pwritev([b"new"], 100)
+            await flush_range(file._inode, 0, 4000)
+            transport.restart()
+            assert await other.copy_from(file, 0, 0, 1000) == 1000
+            await other.fsync()
+            await file.fsync()
+        expected = DATA[:100] + b"new" + DATA[103:4000]
+        assert (await get(client, "/f"), await get(client, "/g")) == (expected, expected)
+
+
+@pytest.mark.parametrize("on_its_way", [False, True])
+async def test_a_copy_beside_dirty_folios_and_folios_on_their_way(on_its_way: bool) -> None:
+    """Of the source all goes along; of the destination what is around the copy stays, and what the copy covers is gone."""
+    async with mounted() as (client, transport):
+        await put(client, "/f", DATA[:8000])
+        await put(client, "/g", bytes(8000))
+        async with await client.open("/f", "r+") as file, await client.open("/g", "r+") as other, trio.open_nursery() as nursery:
+            assert await other.read(-1, 0) == bytes(8000)
+            await file.pwritev([b"f" * 3000], 500)
+            await other.pwritev([b"g" * 3000], 500)
+            if on_its_way:
+                transport.hold = lambda request: isinstance(request, Write)
+                nursery.start_soon(file.fsync)
+                nursery.start_soon(other.fsync)
+                await trio.testing.wait_all_tasks_blocked()
+                assert file._inode.mapping.writeback and other._inode.mapping.writeback
+                nursery.start_soon(_let_go, transport)
+            assert await other.copy_from(file, 1000, 1000, 2000) == 2000
+            assert await other.read(-1, 0) == bytes(500) + b"g" * 500 + b"f" * 2000 + b"g" * 500 + bytes(4500)
+            await other.fsync()
+        want = bytes(500) + b"g" * 500 + b"f" * 2000 + b"g" * 500 + bytes(4500)
+        assert await get(client, "/g") == want
+        assert await get(client, "/f") == DATA[:500] + b"f" * 3000 + DATA[3500:8000]
+
+
+async def _let_go(transport: FaultyTransport) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    transport.let_go()
 
 
 async def test_a_hole_is_not_filled_by_what_a_restart_has_made_dirty_again() -> None:

@@ -10,6 +10,7 @@ import trio.testing
 from iov.copy_iter import copy_to_iter
 from iov.probe import Probe
 from netfs.engine.request import FileChanged, IoSubrequest
+from netfs.engine.writeback import start_writeback
 from netfs.fs.client import Client, open_client
 from servers.stores.memory import MemoryStore
 from tests.netfs.blocks import BlockOps, BlockVolume
@@ -218,3 +219,67 @@ def test_a_partly_written_block_is_read_again_when_another_client_changed_it(dir
         await file.fsync()  # type: ignore[attr-defined]
 
     trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_a_barrier_holds_when_another_client_was_faster_before_it(same: bool) -> None:
+    """What is behind the barrier waits until what is before it has been read again and sent."""
+
+    async def test() -> None:
+        store, new_client, transport = make(Setup(4096, 4096, block=1024), 0)
+        client = new_client()
+        client._volume = ContestedVolume(transport, 4096, 4096, 1024)
+        await put(client, "/f", DATA[:65536])
+        client.drop_caches()
+        ContestedOps.rival = b"R" * 1024
+        async with await client.open("/f", "r+") as file:
+            unit = file._inode.mapping.unit
+            await file.pwritev([b"before"], 500)
+            await file.barrier()
+            ContestedOps.fights = 1
+            await start_writeback(file._inode, 0, 1024)
+            await trio.testing.wait_all_tasks_blocked()
+            assert file._inode.mapping.folios[0].stale
+            at = 700 if same else unit + 100
+            with trio.fail_after(60):
+                await file.pwritev([b"behind"], at)
+                transport.log.clear()
+                await start_writeback(file._inode, 0, 1 << 20)
+                await file.fsync()
+            sent = [call.pos // 1024 * 1024 for call in transport.log if isinstance(call, Write)]
+            assert sent == ([0] if same else [0, unit])
+            want = bytearray(b"R" * 1024 + DATA[1024:65536])
+            want[500:506] = b"before"
+            want[at : at + 6] = b"behind"
+            client.drop_caches()
+            assert await file.read(-1, 0) == want
+        await client.aclose()
+        store.close()
+
+    trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_mapping_of_what_lies_before_a_barrier_is_changed_behind_it(busy: bool, autojump_clock: object) -> None:
+    async with mounted() as (client, transport):
+        await put(client, "/f", DATA[:5000])
+        async with await client.open("/f", "r+") as file, trio.open_nursery() as nursery:
+            await file.pwritev([b"before"], 0)
+            await file.barrier()
+            if busy:
+                # Somebody has a sync under way when the mapping is asked for.
+                transport.hold = lambda request: isinstance(request, Commit)
+                nursery.start_soon(file.fsync)
+                await trio.testing.wait_all_tasks_blocked()
+            with trio.fail_after(60):
+                nursery.start_soon(_let_go, transport)
+                async with file.mapped(0, 100, write=True) as view:
+                    assert bytes(view[:6]) == b"before"
+                    view[:6] = b"behind"
+                await file.fsync()
+        assert await get(client, "/f") == b"behind" + DATA[6:5000]
+
+
+async def _let_go(transport: FaultyTransport) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    transport.let_go()
