@@ -17,13 +17,14 @@ _ALL = 0o7777
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def register(host: Host) -> None:
-    """Add the commands.
+class _Commands:
+    """Three commands: their signatures are the options, their docstrings the help."""
 
-    Over the limit because the signatures and docstrings inside are the options and the help of three commands.
-    """
+    def __init__(self, host: Host) -> None:
+        self._host = host
 
     async def serve(
+        self,
         folder: Path | None = None,
         *,
         config: Path | None = None,
@@ -77,7 +78,7 @@ def register(host: Host) -> None:
             log_json: log one JSON object in a line.
             tamper: lie to clients, on this machine alone: as an attack of docs/threat-model.md, A04 or A04:block+page.
         """
-        found = _config(host, config)
+        found = _config(self._host, config)
         options = Options(
             folder=folder or _path(found.folder),
             listen=listen or found.listen,
@@ -85,7 +86,7 @@ def register(host: Host) -> None:
             rdma_crc=_said(rdma_crc, found.rdma_crc),
             read_only=_said(read_only, found.read_only),
             memory=_said(memory, found.memory),
-            mapping=_mapping(host, mode_mask or found.mode_mask, utf8_names=_said(utf8_names, found.utf8_names)),
+            mapping=_mapping(self._host, mode_mask or found.mode_mask, utf8_names=_said(utf8_names, found.utf8_names)),
             identity=identity or _path(found.identity),
             authorized_keys=authorized_keys or _path(found.authorized_keys),
             ca=ca or _path(found.ca),
@@ -99,19 +100,19 @@ def register(host: Host) -> None:
             exports={name: Path(where) for name, where in found.exports.items()},
             limits=found.limits,
         )
-        _check_options(host, options)
-        tampering = None if tamper is None else _tampering(host, tamper, listen, rdma, insecure=options.insecure)
-        await run_server(host, options, tampering)
+        _check_options(self._host, options)
+        tampering = None if tamper is None else _tampering(self._host, tamper, listen, rdma, insecure=options.insecure)
+        await run_server(self._host, options, tampering)
 
-    async def status(server: str) -> None:
+    async def status(self, server: str) -> None:
         """Show what a running server is doing: its connections and sessions, and what it has done so far.
 
         Args:
             server: the folder that it serves, or what it was given as --metrics: host:port or unix:/path.
         """
-        await show_status(host, server)
+        await show_status(self._host, server)
 
-    async def top(server: str, *, interval: float = 2.0, times: int = 0) -> None:
+    async def top(self, server: str, *, interval: float = 2.0, times: int = 0) -> None:
         """Watch a running server: what it does a second, and who is connected. Ctrl-C ends it.
 
         Args:
@@ -120,17 +121,21 @@ def register(host: Host) -> None:
             times: how many looks, for ever by default; under --json each is an object on a line of its own.
         """
         if interval <= 0 or times < 0:
-            host.fail(_USAGE, "--interval is more than 0 seconds, --times not less than 0")
-        await show_top(host, server, interval, times)
+            self._host.fail(_USAGE, "--interval is more than 0 seconds, --times not less than 0")
+        await show_top(self._host, server, interval, times)
 
+
+def register(host: Host) -> None:
+    """Add the commands."""
+    commands = _Commands(host)
     host.command(
-        top,
+        commands.top,
         name="top",
         usage="netfs top FOLDER|ADDRESS [OPTIONS]",
         examples=("netfs top ~/data", "netfs top 127.0.0.1:9100 --interval 0.5", "netfs top ~/data --times 1 --json"),
     )
     host.command(
-        serve,
+        commands.serve,
         name="serve",
         usage="netfs serve FOLDER [OPTIONS]",
         examples=(
@@ -143,7 +148,7 @@ def register(host: Host) -> None:
         ),
     )
     host.command(
-        status,
+        commands.status,
         name="status",
         usage="netfs status FOLDER|ADDRESS [OPTIONS]",
         examples=("netfs status ~/data", "netfs status 127.0.0.1:9100 --json"),

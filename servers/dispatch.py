@@ -18,6 +18,7 @@ from iov.pool import BufferPool
 from iov.probe import Probe
 from servers.compound import ENTRY_BYTES, CompoundRun, entry_bytes, reads
 from servers.hops import Hop, Noted
+from servers.numbered import Answer, Numbered, release
 from servers.place import Noting, Place
 from servers.sharing import Sharing
 from servers.stores.base import Lent, Store
@@ -54,8 +55,8 @@ from transport.messages import (
     Unlock,
     Write,
     WriteReply,
+    name_of,
 )
-from transport.session import SlotAction
 
 __all__ = ["Dispatcher"]
 
@@ -65,7 +66,6 @@ _STAGING_SLOT: Final = 1 << 16
 _STAGING_SLOTS: Final = 4
 PEEKED: Final = frozenset({Lookup, Getattr, Open})
 
-Answer = Reply | Awaitable[Reply]
 R = TypeVar("R", Reply, Reply | None)
 
 
@@ -95,6 +95,7 @@ class Dispatcher:
         self._limits = limits
         self._staging = BufferPool(probe, _STAGING_SLOT, _STAGING_SLOTS)
         self._place = place
+        self._numbered = None if place is None else Numbered(place, self._answer_noted)
         self._noting: Noting | None = None
         self._table: dict[type[Any], Callable[[Any, Landing | None], Answer]] = {
             Read: self._read,
@@ -128,6 +129,8 @@ class Dispatcher:
         try:
             match request:
                 case Sequenced(request=inner):
+                    if self._place is not None and self._place.is_over(request):
+                        return Landing(IovIter.discard(length))
                     return self.admit(inner, length)
                 case Write(handle=handle, pos=pos, intent=intent):
                     if not self._store.intents.may_write(handle, pos, length, self._session, intent):
@@ -171,7 +174,7 @@ class Dispatcher:
     def _told(self, request: Request, received: int, reply: Reply) -> Reply:
         source = reply.source
         sent = 0 if source is None else source.count if isinstance(source, IovIter) else source.length
-        self._probe.emit("server_op", request.op.name, reply.status, received, sent)
+        self._probe.emit("server_op", name_of(request), reply.status, received, sent)
         return reply
 
     async def _told_later(self, request: Request, received: int, answer: Awaitable[Reply]) -> Reply:
@@ -188,7 +191,7 @@ class Dispatcher:
         try:
             await self._sharing.settle(self._session, request)
         except BaseException:
-            _release(landing)
+            release(landing)
             raise
         self._noting = noting
         answer = self._answer_now(request, landing)
@@ -201,7 +204,7 @@ class Dispatcher:
         special = self._table.get(kind)
         if special is not None:
             return special(request, landing)
-        _release(landing)
+        release(landing)
         if kind in PEEKED and self._store.blocking:
             found = self._peek(request)
             if found is not None:
@@ -235,7 +238,7 @@ class Dispatcher:
     # ---- sessions
 
     def _joining(self, request: Bind | Fence | EndSession, landing: Landing | None) -> Answer:
-        _release(landing)
+        release(landing)
         place = self._place
         if place is None:
             return Reply(errno.EOPNOTSUPP)
@@ -252,42 +255,18 @@ class Dispatcher:
         return reply
 
     def _sequenced(self, request: Sequenced, landing: Landing | None) -> Answer:
-        """Do a numbered request, unless it has been done."""
-        place = self._place
-        if place is None or reads(request.request):
-            _release(landing)
-            return Reply(errno.EOPNOTSUPP if place is None else errno.EINVAL)
-        action = place.begin(request)
-        if action is SlotAction.EXECUTE:
-            self._noting = noting = place.running(request)
-            answer = self._answer(request.request, landing)
-            self._noting = None
-            if not isinstance(answer, Reply):
-                return self._finish(place, request, noting, answer)
-            noting.take(answer)
-            place.ran(request, noting)
-            return place.answer(request)
-        if action is SlotAction.WAIT:
-            return self._wait(place, request, landing)
-        _release(landing)
-        return place.answer(request) if action is SlotAction.REPLAY else Reply(errno.EINVAL)
+        numbered = self._numbered
+        if numbered is None or reads(request.request):
+            release(landing)
+            return Reply(errno.EOPNOTSUPP if numbered is None else errno.EINVAL)
+        return numbered(request, landing)
 
-    async def _finish(self, place: Place, request: Sequenced, noting: Noting, answer: Awaitable[Reply]) -> Reply:
-        try:
-            noting.take(await answer)
-        finally:
-            place.ran(request, noting)
-        return place.answer(request)
-
-    async def _wait(self, place: Place, request: Sequenced, landing: Landing | None) -> Reply:
-        """Ask again when the slot's earlier call has ended."""
-        try:
-            await place.until_free(request)
-        except BaseException:
-            _release(landing)
-            raise
-        answer = self._sequenced(request, landing)
-        return answer if isinstance(answer, Reply) else await answer
+    def _answer_noted(self, request: Request, landing: Landing | None, noting: Noting | None) -> Answer:
+        """Do a request; what becomes of it is noted by whoever does its work."""
+        self._noting = noting
+        answer = self._answer(request, landing)
+        self._noting = None
+        return answer
 
     def _noted(self, work: Callable[[], Reply]) -> Callable[[], Reply]:
         """Return the work of a numbered request with the notes that make it happen once, any other as it is."""
@@ -297,7 +276,7 @@ class Dispatcher:
     # ---- payload
 
     def _read(self, request: Read | AuxRead, landing: Landing | None) -> Answer:
-        _release(landing)
+        release(landing)
         length = min(request.length, self._limits.max_payload)
         try:
             lent = self._store.try_read_source(request.handle, request.pos, length, aux=type(request) is AuxRead)
@@ -324,7 +303,8 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001
             return Reply(status_of(error, request))
         if count is None:
-            return self._sleep(partial(self._do, partial(self._write_slowly, landing, stable=stable, aux=aux), request), landing)
+            work = self._noted(partial(self._do, partial(self._write_slowly, landing, stable=stable, aux=aux), request))
+            return self._sleep(work, landing)
         return Reply(0, WriteReply(count, self._store.verifier))
 
     def _write_slowly(self, landing: Landing, request: Write | AuxWrite, *, stable: bool, aux: bool) -> Body:
@@ -336,14 +316,14 @@ class Dispatcher:
         if self._store.blocking:
             return self._transact_slowly(work, landing)
         reply = work()
-        _release(landing)
+        release(landing)
         return reply
 
     async def _transact_slowly(self, work: Callable[[], Reply], landing: Landing | None) -> Reply:
         try:
             return await self._sleep(work, None)
         finally:
-            _release(landing)
+            release(landing)
 
     def _transact_now(self, landing: Landing | None, request: Transact) -> Body:
         payload = None
@@ -369,7 +349,7 @@ class Dispatcher:
             while reply is None and run.for_the_loop:
                 reply = run.here() or run.run()
             if reply is not None:
-                _release(landing)
+                release(landing)
                 return reply
         return self._compound_slowly(run, landing)
 
@@ -379,7 +359,7 @@ class Dispatcher:
         if self._store.blocking:
             return self._numbered_slowly(run, work, landing)
         reply = work()
-        _release(landing)
+        release(landing)
         self._ask_for(run)
         return reply
 
@@ -413,7 +393,7 @@ class Dispatcher:
             run.drop()
             raise
         finally:
-            _release(landing)
+            release(landing)
 
     def _allowed(self, request: Request) -> bool:
         return not self._sharing.leases or self._sharing.free(self._session, request)
@@ -421,7 +401,7 @@ class Dispatcher:
     # ---- what clients share
 
     def _await(self, request: Await, landing: Landing | None) -> Answer:
-        _release(landing)
+        release(landing)
         return self._events(request)
 
     async def _events(self, request: Await) -> Reply:
@@ -432,7 +412,7 @@ class Dispatcher:
 
     def _share(self, request: LockTest | Lock | Unlock | Lease | LeaseReturn, landing: Landing | None) -> Answer:
         """Do what the tables of leases and locks are for, if the file is there."""
-        _release(landing)
+        release(landing)
         look = partial(self._do, lambda r: AttrReply(self._store.getattr(r.handle)), request)
         return self._share_slowly(look, request) if self._store.blocking else self._share_now(look(), request)
 
@@ -482,7 +462,7 @@ class Dispatcher:
         except BaseException:
             _drop(hop.replies)
             if not hop.began:
-                _release(landing)
+                release(landing)
             raise
         self._tell_removed()
         return hop.replies[0]
@@ -492,8 +472,3 @@ def _drop(replies: Sequence[Reply | None]) -> None:
     for reply in replies:
         if reply is not None and reply.release is not None:
             reply.release()
-
-
-def _release(landing: Landing | None) -> None:
-    if landing is not None and landing.release is not None:
-        landing.release()

@@ -47,6 +47,9 @@ class Place(Protocol):
     def end(self, request: EndSession) -> Awaitable[Reply]:
         """Forget the session; the connection stays."""
 
+    def is_over(self, request: Sequenced) -> bool:
+        """Say whether a numbered request is not going to be done, so that its payload is not wanted."""
+
     def begin(self, request: Sequenced) -> SlotAction:
         """Say what is to be done with a numbered request."""
 

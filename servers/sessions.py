@@ -20,7 +20,7 @@ from servers.sharing import Sharing
 from servers.stores.base import Store
 from transport.base import Reply
 from transport.env import Env
-from transport.messages import Ack, Bind, BindReply, EndSession, Fence, Sequenced
+from transport.messages import Ack, AuxWrite, Bind, BindReply, EndSession, Fence, Sequenced, Write
 from transport.session import ServerSlots, SlotAction
 
 __all__ = ["Channel", "Keeper", "Kept", "Session", "Sessions"]
@@ -33,6 +33,7 @@ MAX_OF_ONE: Final = 1024
 MAX_CHANNELS: Final = 16
 MAX_SLOTS: Final = 64
 SESSION_BYTES: Final = 16
+_NOT_KEPT: Final = frozenset({Write, AuxWrite})
 FENCE_TIMEOUT_S: Final = 20.0
 
 
@@ -86,6 +87,10 @@ class Channel:
         """See `Place`."""
         del request
         return await self._sessions.end(self)
+
+    def is_over(self, request: Sequenced) -> bool:
+        """See `Place`."""
+        return self.session is not None and self.session.slots.is_over(request.slot, request.seq)
 
     def begin(self, request: Sequenced) -> SlotAction:
         """See `Place`."""
@@ -370,5 +375,6 @@ class Sessions:
         self.sharing.end(session.owner)
 
     def running(self, session: Session, request: Sequenced, doubt: Doubt | None) -> Running:
-        """Return what notes the doing of a request."""
-        return Running(request, self.store, self._names, session.keeping, doubt)
+        """Return what notes the doing of a request; that a write was done is remembered for as long as this server lives."""
+        keeping = None if type(request.request) in _NOT_KEPT else session.keeping
+        return Running(request, self.store, self._names, keeping, doubt)

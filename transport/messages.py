@@ -70,7 +70,7 @@ __all__ = [
     "RenameFlag", "Request", "Result", "Revoke", "Rmdir", "Seek", "SeekReply", "Sequenced", "SequencedReply", "Setattr",
     "Statfs", "StatfsReply", "Step", "StepKind", "Symlink", "TargetReply", "Transact", "TransactReply", "Truncate",
     "Unlink", "Unlock", "Whence", "Write", "WriteReply", "XattrGet", "XattrList", "XattrListReply", "XattrMode",
-    "XattrRemove", "XattrReply", "XattrSet", "is_idempotent",
+    "XattrRemove", "XattrReply", "XattrSet", "is_idempotent", "name_of",
 ]  # fmt: skip
 
 
@@ -477,6 +477,11 @@ Body = (
 
 NOW_NS: Final = -(1 << 63)
 """Instead of a time in a Setattr: the moment at which the server does it."""
+
+
+def name_of(request: Request) -> str:
+    """Return the name of what is asked, for traces: a numbered request is what it is about."""
+    return request.request.op.name if isinstance(request, Sequenced) else request.op.name
 
 
 def is_idempotent(request: Request) -> bool:

@@ -36,7 +36,7 @@ from transport.framing import (
     FrameWriter,
     pack_header,
 )
-from transport.messages import REQUEST_PAYLOAD, Body, Op, Request, Sequenced, is_idempotent
+from transport.messages import REQUEST_PAYLOAD, Body, Op, Request, is_idempotent, name_of
 
 __all__ = ["CALL_STATES", "Call", "CallEvent", "CallState", "ClientConnection", "ServerCall", "ServerConnection", "Spawn"]
 
@@ -229,7 +229,7 @@ class ClientConnection:
             probe = self._probe
             probe.messages += 1
             if probe.sink is not None:
-                probe.sink("call_sent", (call.xid, _named(call.request), len(call.head) - HEADER.size, call.payload_length))
+                probe.sink("call_sent", (call.xid, name_of(call.request), len(call.head) - HEADER.size, call.payload_length))
             writer.add(call.head, call.payload, call.payload_length, call)
 
     def sent(self, length: int) -> None:
@@ -301,7 +301,7 @@ class ClientConnection:
         assert reply is not None
         sink = self._probe.sink
         if sink is not None:
-            sink("reply_received", (call.xid, _named(call.request), reply.status, reply.received))
+            sink("reply_received", (call.xid, name_of(call.request), reply.status, reply.received))
         if due:
             call.done(reply)
 
@@ -399,7 +399,7 @@ class ServerConnection:
         length = frame.payload_length
         sink = self._probe.sink
         if sink is not None:
-            sink("call_received", (frame.xid, _named(request), length))
+            sink("call_received", (frame.xid, name_of(request), length))
         if length and not self.reader.land(frame, self._admit(call, length)):
             self._landing = call
             return
@@ -452,7 +452,7 @@ class ServerConnection:
         probe = self._probe
         probe.messages += 1
         if probe.sink is not None:
-            probe.sink("reply_sent", (call.xid, _named(call.request), status, length))
+            probe.sink("reply_sent", (call.xid, name_of(call.request), status, length))
         self.writer.add(head, payload, length, call)
 
     def sent(self, length: int) -> None:
@@ -472,11 +472,6 @@ class ServerConnection:
             call.landing.release()
         for call in self.writer.lost():
             _release(call)
-
-
-def _named(request: Request) -> str:
-    """Return the name of what is asked, for traces: a numbered request is what it is about."""
-    return request.request.op.name if isinstance(request, Sequenced) else request.op.name
 
 
 def _body_of(reply: Reply) -> Body:

@@ -1,6 +1,6 @@
 """Sans-IO. Both halves of a session: calls that outlive their connection, and the slots that make each of them happen once.
 
-A session lies above connections, its *channels*. Calls that may be made twice (`IDEMPOTENT`) travel as they are. Every other
+A session lies above connections, its *channels*. Calls that may be made twice (`_REPEATABLE`) travel as they are. Every other
 gets a *slot* and a number in it that only grows, and the server remembers the last answer of each slot:
 
     client                                            server
@@ -30,6 +30,7 @@ from transport.errors import ProtocolError, SmallerLimits, TransportError
 from transport.messages import (
     IDEMPOTENT,
     Allocate,
+    AuxWrite,
     BindReply,
     Compound,
     Punch,
@@ -37,7 +38,7 @@ from transport.messages import (
     Sequenced,
     Setattr,
     Truncate,
-    is_idempotent,
+    Write,
 )
 from transport.session_call import CallEvent, CallState, SessionCall
 
@@ -46,10 +47,12 @@ __all__ = ["SLOT_STATES", "ClientSession", "ServerSlots", "SlotAction", "SlotEve
 _SENT: Final = CallState.SENT
 MAX_BREACHES: Final = 3
 """Connections a call may lose to a server that breaks the protocol; then it is the server that is broken."""
-_REPEATABLE: Final = frozenset(
-    kind for kind in get_args(Request) if kind.op in IDEMPOTENT and kind not in {Setattr, Truncate, Punch, Allocate}
-)
-"""Requests without a number. Those left out could be repeated by a lone client, but would undo what another wrote meanwhile."""
+_UNDOING: Final = frozenset({Setattr, Truncate, Punch, Allocate, Write, AuxWrite})
+"""Requests that a lone client could repeat, but that would undo what another wrote meanwhile."""
+_REPEATABLE: Final = frozenset(kind for kind in get_args(Request) if kind.op in IDEMPOTENT and kind not in _UNDOING)
+"""Requests without a number."""
+_ANEW: Final = frozenset({Write, AuxWrite})
+"""Requests that are made again in a new session too: until a commit it is the client that answers for what it wrote."""
 
 # ---- the client's half
 
@@ -93,20 +96,13 @@ class ClientSession:
     def submit(
         self, request: Request, done: Done, source: IovIter | None = None, dest: IovIter | None = None
     ) -> SessionCall:  # fmt: skip
-        """Start a call, or have it wait for a channel or a slot. Raises: as the channel's `submit`."""
+        """Start a call, or have it wait for a channel or a slot. Raises: as the channel's `submit`, for what has no number."""
         call = SessionCall(self, request, done, source, dest)
         channel = self._alone
         if channel is not None and type(request) in _REPEATABLE:
             call.state = _SENT
             call.channel = channel
-            try:
-                inner = channel.submit(request, call, source, dest)
-            except ValueError as error:
-                if source is None or source.count <= channel.limits.max_payload:
-                    raise
-                call.step(CallEvent.LOSE)
-                self._give_up(call, SmallerLimits(str(error)))
-                return call
+            inner = channel.submit(request, call, source, dest)
             if call.state is _SENT:
                 call.inner = inner
         elif self.error is not None:
@@ -144,6 +140,9 @@ class ClientSession:
             except ValueError as error:  # its limits are smaller than those the call was made for
                 call.step(CallEvent.LOSE)
                 self._give_up(call, SmallerLimits(str(error)))
+            except OSError as error:  # memory that it cannot send from
+                call.step(CallEvent.LOSE)
+                self._give_up(call, TransportError(error.errno or errno.EFAULT, str(error)))
 
     def answered(self, call: SessionCall) -> None:
         """Take back the slot of a call that is over."""
@@ -192,7 +191,7 @@ class ClientSession:
             self._free = list(range(reply.slots - 1, -1, -1))
             for call in waiting:
                 call.slot = -1
-                if call.waited.maybe:
+                if call.waited.maybe and type(call.request) not in _ANEW:
                     text = f"the server has lost the session; whether {type(call.request).__name__} happened is not known"
                     self._take_out(call)
                     self._give_up(call, TransportError(errno.ESTALE, text))
@@ -269,7 +268,9 @@ class ClientSession:
 
 
 def _is_repeatable(request: Request) -> bool:
-    return type(request) in _REPEATABLE or (isinstance(request, Compound) and is_idempotent(request))
+    if isinstance(request, Compound):
+        return all(type(step.request) in _REPEATABLE for step in request.steps)
+    return type(request) in _REPEATABLE
 
 
 # ---- the server's half
@@ -354,6 +355,13 @@ class ServerSlots(Generic[Answer]):
             found.last = seq
             found.answer = None
         return action
+
+    def is_over(self, slot: int, seq: int) -> bool:
+        """Say whether a request is not going to be done, because it has been, or a later one of its slot."""
+        if not 0 <= slot < len(self._slots):
+            return True
+        found = self._slots[slot]
+        return seq < found.last or (seq == found.last and found.state is SlotState.ANSWERED)
 
     def answer(self, slot: int) -> Answer:
         """Return the answer that a slot remembers."""

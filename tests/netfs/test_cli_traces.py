@@ -93,8 +93,8 @@ def test_wireshark_reads_a_capture(tmp_path: Path, url: str) -> None:
     )
     infos = [info for row in rows for info in row[0].removeprefix("netfs: ").split("; ")]
     assert infos[0] == "hello, version 1" and infos[1] == "hello, version 1"
-    (write,) = [info for info in infos if re.fullmatch(r"WRITE \d+ with 300000 bytes", info)]
-    assert f"{' '.join(write.split()[:2])} ok" in infos
+    (write,) = [info for info in infos if re.fullmatch(r"SEQUENCED \d+ WRITE with 300000 bytes", info)]
+    assert f"{write.removesuffix(' with 300000 bytes')} ok" in infos
     assert [info for info in infos if re.fullmatch(r"LOOKUP \d+ errno 2", info)]
     assert any(info.startswith("SEQUENCED") and info.endswith("RENAME") for info in infos)
     bodies = " ".join(row[2] for row in rows)

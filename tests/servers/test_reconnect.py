@@ -30,6 +30,7 @@ from transport.messages import (
     Request,
     Unlink,
     Write,
+    WriteReply,
 )
 from transport.reconnect import Recovery, SessionTransport, connect_session
 from transport.stream import connect_stream
@@ -168,6 +169,43 @@ async def test_everything_in_flight_goes_on(autojump_clock: trio.testing.MockClo
             assert [reply.status for reply in replies] == [0] * 64
             for name in await names(transport, root):
                 assert (await transport.call(Unlink(root, name))).status == 0
+
+
+async def written(transport: Transport, file: Handle, data: bytes) -> None:
+    reply = await transport.call(Write(file, 0), IovIter.ubuf(Direction.SOURCE, memoryview(bytearray(data))))
+    assert isinstance(reply.body, WriteReply) and reply.body.count == len(data), reply
+
+
+@pytest.mark.parametrize("length", [3, 300_000])
+async def test_a_write_whose_answer_is_lost_does_not_undo_a_newer_one(
+    length: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with (
+        session() as (transport, net, root),
+        connect_session(net.dial, system_env(), Probe()) as other,
+        trio.open_nursery() as nursery,
+    ):
+        file = body(await transport.call(Create(root, "file"))).handle
+        net.links[0][1]._out.shape = LinkShape(delay_s=1e9)  # the answer does not come
+        nursery.start_soon(written, transport, file, b"a" * length)
+        await trio.testing.wait_all_tasks_blocked()
+        await written(other, file, b"b" * length)
+        net.cut(0)
+        await trio.testing.wait_all_tasks_blocked()
+        await written(transport, file, b"")  # the first one has been answered, too: it was sent again before
+        found = memoryview(bytearray(length))
+        await other.call(Read(file, 0, length), dest=IovIter.ubuf(Direction.DEST, found))
+        assert found == b"b" * length
+        assert net.server.sessions.replays == 1
+
+
+async def test_a_write_under_way_goes_on_in_a_new_session(autojump_clock: trio.testing.MockClock) -> None:
+    async with session() as (transport, net, root), trio.open_nursery() as nursery:
+        file = body(await transport.call(Create(root, "file"))).handle
+        net.links[0][1]._out.shape = LinkShape(delay_s=1e9)
+        nursery.start_soon(written, transport, file, b"abc")
+        await trio.testing.wait_all_tasks_blocked()
+        net.restart()  # that server knows the session no more; what is not committed is the client's to write again
 
 
 async def test_an_idle_connection_is_made_anew(autojump_clock: trio.testing.MockClock) -> None:

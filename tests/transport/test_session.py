@@ -39,6 +39,7 @@ class Wire(Transport):
     limits: Limits = field(default_factory=Limits)
     calls: list[WireCall] = field(default_factory=list)
     gone: bool = False
+    refuses: OSError | None = None
 
     def submit(self, request: Request, done: Done, source: IovIter | None = None, dest: IovIter | None = None) -> WireCall:
         call = WireCall(request, done)
@@ -46,6 +47,8 @@ class Wire(Transport):
             done(TransportError(errno.EPIPE, "gone", retryable=True))
         elif source is not None and source.count > self.limits.max_payload:
             raise ValueError("too long")
+        elif self.refuses is not None:
+            raise self.refuses
         else:
             self.calls.append(call)
         return call
@@ -316,6 +319,18 @@ def test_a_call_that_was_made_for_larger_limits_than_there_are_by_now() -> None:
     world.session.submit(Write(H, 0), world.outcomes.append, memory, None)
     (outcome,) = world.outcomes
     assert isinstance(outcome, SmallerLimits) and outcome.retryable
+
+
+def test_memory_that_cannot_be_sent_ends_its_call_and_not_the_session() -> None:
+    world = World(slots=1)
+    wire = world.attach()
+    wire.refuses = OSError(errno.EFAULT, "the memory of a device")
+    world.session.submit(Write(H, 0), world.outcomes.append, None, None)
+    (outcome,) = world.outcomes
+    assert isinstance(outcome, TransportError) and outcome.errno == errno.EFAULT
+    wire.refuses = None
+    world.session.submit(Unlink(H, "n"), world.outcomes.append, None, None)
+    assert len(wire.calls) == 1, "the slot is free again"
 
 
 def test_closing_ends_everything() -> None:

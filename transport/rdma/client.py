@@ -35,7 +35,7 @@ from transport.codec import decode_reply, encode_request
 from transport.env import Env
 from transport.errors import ProtocolError, TransportError
 from transport.framing import FrameKind
-from transport.messages import REQUEST_PAYLOAD, Request, is_idempotent
+from transport.messages import REQUEST_PAYLOAD, Request, is_idempotent, name_of
 from transport.rdma.device import Device
 from transport.rdma.enums import Access, Opcode, SendFlag
 from transport.rdma.mr import MR
@@ -62,13 +62,14 @@ class _Call:
     """One call; `open` counts what is missing until it is done: its SEND, its reply, its fence."""
 
     __slots__ = (
-        "abandoned", "again", "body", "bounced", "dest", "dest_views", "done", "end", "length", "lent", "mrs", "op", "open",
-        "outcome", "pins", "posted", "source", "source_views", "xid",
+        "abandoned", "again", "body", "bounced", "dest", "dest_views", "done", "end", "length", "lent", "mrs", "name", "op",
+        "open", "outcome", "pins", "posted", "source", "source_views", "xid",
     )  # fmt: skip
 
     def __init__(self, end: "ClientEnd", request: Request, done: Done, source: IovIter | None, dest: IovIter | None) -> None:
         self.end = end
         self.op = request.op
+        self.name = name_of(request)
         self.again = is_idempotent(request)
         self.body = encode_request(request)
         self.done = done
@@ -256,7 +257,7 @@ class ClientEnd(End):
         join = inline > 0 and call.source is not None and must_copy(call.source)
         message = self.gather(head, call.source, inline, join=join)
         if self.probe.sink is not None:
-            self.probe.sink("call_sent", (xid, call.op.name, len(call.body), payload))
+            self.probe.sink("call_sent", (xid, call.name, len(call.body), payload))
         self.outbox.extend(wrs)
         self.send(SendWR(xid << 1 | SENT_ID, Opcode.SEND, message, SIGNALED))
 
@@ -297,7 +298,7 @@ class ClientEnd(End):
                 raise ProtocolError("bogus remote invalidation: the key is not the call's")
         call.outcome = self._outcome(call, message)
         if self.probe.sink is not None:
-            self.probe.sink("reply_received", (call.xid, call.op.name, message.status, message.payload_length))
+            self.probe.sink("reply_received", (call.xid, call.name, message.status, message.payload_length))
         if fenced is not None:
             call.mrs.remove(fenced)
             self.mrs.give_back(fenced)

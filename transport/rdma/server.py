@@ -27,7 +27,7 @@ from transport.codec import decode_request, encode_reply
 from transport.env import Env
 from transport.errors import HelloMismatch, ProtocolError, TransportError
 from transport.framing import FrameKind
-from transport.messages import Request
+from transport.messages import Request, name_of
 from transport.rdma.device import Device
 from transport.rdma.enums import Access, Opcode, SendFlag
 from transport.rdma.mr import MR
@@ -160,7 +160,7 @@ class ServerEnd(End):
         self.ops[op.xid] = op
         self.active += 1
         if self.probe.sink is not None:
-            self.probe.sink("call_received", (op.xid, message.op.name, length))
+            self.probe.sink("call_received", (op.xid, name_of(op.request), length))
         if length:
             landing = self.handler.admit(op.request, length)
             if isinstance(landing, int):
@@ -365,7 +365,7 @@ class ServerEnd(End):
             send.opcode = Opcode.SEND_WITH_INV
             send.invalidate_rkey = op.key
         if self.probe.sink is not None:
-            self.probe.sink("reply_sent", (op.xid, op.request.op.name, status, length))
+            self.probe.sink("reply_sent", (op.xid, name_of(op.request), status, length))
         # The WRITEs are in the send queue before the SEND, which may have to wait for a credit.
         self.outbox.extend(wrs)
         self.send(send)
