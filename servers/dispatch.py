@@ -314,10 +314,21 @@ class Dispatcher:
     def _transact(self, request: Transact, landing: Landing | None) -> Answer:
         work = self._noted(partial(self._do, partial(self._transact_now, landing), request))
         if self._store.blocking:
-            return self._transact_slowly(work, landing)
+            return self._transacted(work, landing, request)
         reply = work()
         release(landing)
+        self._want(request, reply)
         return reply
+
+    async def _transacted(self, work: Callable[[], Reply], landing: Landing | None, request: Transact) -> Reply:
+        reply = await self._transact_slowly(work, landing)
+        self._want(request, reply)
+        return reply
+
+    def _want(self, request: Transact, reply: Reply) -> None:
+        """Let others know that a transaction waits for what they write."""
+        if reply.status == errno.EAGAIN:
+            self._sharing.want(self._store.intents.in_the_way(request.steps, self._session))
 
     async def _transact_slowly(self, work: Callable[[], Reply], landing: Landing | None) -> Reply:
         try:

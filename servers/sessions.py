@@ -20,7 +20,7 @@ from servers.sharing import Sharing
 from servers.stores.base import Store
 from transport.base import Reply
 from transport.env import Env
-from transport.messages import Ack, AuxWrite, Bind, BindReply, EndSession, Fence, Sequenced, Write
+from transport.messages import Ack, AuxWrite, Bind, BindReply, EndSession, Fence, Handle, Sequenced, Write
 from transport.session import ServerSlots, SlotAction
 
 __all__ = ["Channel", "Keeper", "Kept", "Session", "Sessions"]
@@ -184,7 +184,9 @@ class Sessions:
     ) -> None:  # fmt: skip
         self.store = store
         self.sharing = sharing or Sharing(env)
-        store.is_open, self.sharing.leases.closed = self.sharing.leases.is_open, store.closed
+        self._claiming = False
+        """What is open is not all known: since a restart, until the grace period is over and `tidy` has seen to that."""
+        store.is_open, self.sharing.leases.closed = self._may_be_open, self._closed
         self._env = env
         self._names = Names()
         self._keeper = keeper
@@ -194,6 +196,7 @@ class Sessions:
         kept = [] if keeper is None else self._load(keeper)
         for one in kept:
             self._restore(one)
+        self._claiming = bool(kept)
         self._grace_until = env.now() + grace_s if kept else 0.0
 
     def __len__(self) -> int:
@@ -345,17 +348,30 @@ class Sessions:
     async def tidy(self) -> None:
         """Have the files without a name go that nobody has claimed since a restart, and those that were closed."""
         store = self.store
+        if self.grace_s:
+            return
+        claimed, self._claiming = self._claiming, False
         unnamed = store.unnamed()
-        if not unnamed or self.grace_s:
+        if not unnamed:
             return
         for handle in unnamed:
             if not store.is_open(handle):
                 store.closed(handle)
+            elif claimed:  # whoever claimed it has perhaps not heard that it was removed
+                self.sharing.removed(handle)
         if store.blocking:
             try:
                 await self._env.run_blocking(store.keep)
             except OSError as error:
                 log.warning("trouble removed error=%s", error.strerror)
+
+    def _may_be_open(self, handle: Handle) -> bool:
+        """Tell whether a client may have a file open: all of them until who had them open has had time to say so."""
+        return self._claiming or self.sharing.leases.is_open(handle)
+
+    def _closed(self, handle: Handle) -> None:
+        if not self._claiming:
+            self.store.closed(handle)
 
     async def _drop(self, session: Session) -> None:
         if self._sessions.pop(session.name, None) is None:

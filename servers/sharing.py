@@ -7,7 +7,7 @@ holder is too slow, revoked. The rules are `leases.py` and `locks.py`. Owns no m
 
 import errno
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from servers.leases import LeaseTable
@@ -36,6 +36,7 @@ from transport.messages import (
     Open,
     Punch,
     Read,
+    Recall,
     RecordGet,
     Rename,
     Request,
@@ -57,6 +58,8 @@ _EVENT_BITS: Final = 32
 _BOOTS: Final = 1 << 30
 MAX_EVENTS: Final = 64
 """Events in one answer."""
+MAX_WANTED: Final = 4096
+"""Files of which it is remembered who was told that others wait for what he writes."""
 Access = tuple[Handle, bool]
 """A file or directory, and whether it may be changed."""
 
@@ -108,6 +111,7 @@ class Sharing:
         self._env = env
         self._queues: dict[int, _Queue] = {}
         self._returned: dict[Handle, Signal] = {}
+        self._wanted: dict[tuple[int, Handle], int] = {}
 
     # ---- accesses
 
@@ -134,6 +138,20 @@ class Sharing:
         """Have others give back what is in the way of a request, without waiting for it."""
         for handle, writes in accesses(request):
             self._tell(self.leases.recall(session, handle, self._env.now(), writes=writes))
+
+    def want(self, writing: Mapping[tuple[int, Handle], int]) -> None:
+        """Tell who keeps others out of a file by a write intent that they wait for it; of each intent, by its key, once.
+
+        Who has never listened is not told.
+        """
+        for who, key in writing.items():
+            queue = self._queues.get(who[0])
+            if queue is not None and len(queue.events) < MAX_WANTED and self._wanted.get(who, 0) < key:
+                self._wanted.pop(who, None)
+                self._wanted[who] = key
+                self._tell([(who[0], Recall(who[1], LeaseKind.HANDLE, 0))])
+        while len(self._wanted) > MAX_WANTED:
+            del self._wanted[next(iter(self._wanted))]
 
     # ---- leases
 

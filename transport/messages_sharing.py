@@ -106,7 +106,10 @@ class Await:
 
 @dataclass(slots=True)
 class Recall:
-    """Ask a client to return leases but `kinds` by LEASE_RETURN, after what it kept back has been written."""
+    """Ask a client to return leases but `kinds` by LEASE_RETURN, after what it kept back has been written.
+
+    epoch: of the lease; 0 asks for no lease, but that what was written be committed, as another client waits for that.
+    """
 
     kind: ClassVar[EventKind] = EventKind.RECALL
     handle: Handle

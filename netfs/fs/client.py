@@ -388,6 +388,7 @@ class Client(WholeFiles):
             drop_idle(inode)
             inode.outdated()
             return
+        await inode.file_ops.written()
         if inode.mapping.dirty or inode.mapping.unstable or inode.uncommitted:
             await fsync(inode)
         await drop_range(inode, 0, END_OF_TIME)

@@ -57,6 +57,9 @@ RECLAIMED_AT_ONCE: Final = 32
 AGAIN_S: Final = 1.0
 """After the server refused a callback; it may be one that has none."""
 
+MAKE_WAY_S: Final = 0.2
+"""After a commit that others waited for a write that was begun under the same claim may end before the claim does."""
+
 POLL_S: Final = 5.0
 """Who waits for a lock asks again after so long, also when it was not called."""
 
@@ -276,6 +279,8 @@ class Leases:
                     for event in told.events:
                         self._heard(event)
                         match event:
+                            case Recall(handle=handle, epoch=0):  # others wait for what was written, and is not committed
+                                nursery.start_soon(self._make_way, handle)
                             case Recall():
                                 self.recalls += 1
                                 nursery.start_soon(self._give_back, event)
@@ -337,6 +342,12 @@ class Leases:
     async def _return(self, handle: Handle, kinds: LeaseKind, epoch: int) -> None:
         with suppress(OSError, TransportError):
             await ask(self._transport, LeaseReturn(handle, kinds, epoch), Ack)
+
+    async def _make_way(self, handle: Handle) -> None:
+        """Commit what was written to a file, and leave it to others unless it is written to again meanwhile."""
+        await self._forgotten(handle)
+        await trio.sleep(MAKE_WAY_S)
+        await self._forgotten(handle)
 
     def closed(self, handle: Handle) -> None:
         """A file is open here no more; if it was removed, the server need not keep it any longer."""

@@ -233,6 +233,17 @@ class Intents:
             made.restore(handle, self.lasting(found.by_key.values()))
         return made
 
+    def in_the_way(self, steps: Sequence[Step], session: int) -> dict[tuple[int, Handle], int]:
+        """Return whose live intents on which files keep some steps out, each with its key."""
+        found = {}
+        for step in steps:
+            if step.kind in _ASKING:
+                length = FAR if step.kind is StepKind.TRUNCATE else max(1, step.length)
+                for intent in self._on(step.handle):
+                    if intent.session not in {session, NOBODY} and intent.overlaps(step.pos, length):
+                        found[intent.session, step.handle] = intent.key
+        return found
+
     def _on(self, handle: Handle) -> list[Intent]:
         found = self._files.get(handle)
         return [] if found is None else list(found.by_key.values())

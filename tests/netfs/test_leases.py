@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 import netfs
+from crypto.keys import VolumeKey
 from iov.probe import Probe
 from netfs.fs.client import Client
 from servers.server import Server, serve
@@ -90,6 +91,35 @@ async def test_what_is_kept_back_is_sent_when_another_opens(which: str) -> None:
             assert await get(two) == b"not closed yet"
             await file.write(b", and more")
         assert await get(two) == b"not closed yet, and more"
+
+
+async def test_who_has_written_and_not_committed_makes_way_for_others(autojump_clock: trio.testing.MockClock) -> None:
+    """An encrypted file's blocks are one client's until it commits: the server tells it that another one waits."""
+    store = MemoryStore(Probe())
+    server = Server(store, system_env(), Probe())
+    key = VolumeKey(bytes(32))
+    async with AsyncExitStack() as stack:
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
+        clients = []
+        for _ in range(2):
+            ours, theirs = memory_link(LinkShape(), LinkShape())
+            nursery.start_soon(server.serve_connection, theirs)
+            transport = await stack.enter_async_context(connect_stream(ours, system_env(), Probe()))
+            clients.append(await stack.enter_async_context(netfs.open_client(transport, keys=key, leases=True)))
+        one, other = clients
+        await put(one, bytes(100_000))
+        async with await one.open("/f", "r+", direct=True) as kept:
+            for number in range(1, 6):
+                await kept.write(bytes([number]) * 50_000, 0)
+                began = trio.current_time()
+                async with await other.open("/f", "r+", direct=True) as file:
+                    await file.write(bytes([10 + number]) * 20_000, 16_384)
+                assert trio.current_time() - began < 3, "it does not wait until the other client commits by itself"
+                await kept.write(b"end", 90_000)  # and it is the first one's turn again
+                assert await kept.read(3, 49_999) == bytes([number, 0, 0])
+        found = await get(other)
+        assert found == bytes([5]) * 16_384 + bytes([15]) * 20_000 + bytes([5]) * 13_616 + bytes(40_000) + b"end" + bytes(9_997)
 
 
 async def test_several_who_write_one_file_at_once_do_not_wait_for_one_another(autojump_clock: trio.testing.MockClock) -> None:

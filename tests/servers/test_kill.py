@@ -130,7 +130,7 @@ async def test_a_file_stays_open_over_a_kill_and_unsynced_data_is_sent_again(tmp
     folder = tmp_path / "export"
     folder.mkdir()
     with Served(folder, tmp_path / "socket") as served:
-        async with netfs.open_client(served.url) as client:
+        async with netfs.open_client(served.url, hard=True) as client:
             await client.mkdir("/a/b/c", parents=True)
             async with await client.open("/a/b/c/file", "x") as file:
                 await file.write(b"before ")
@@ -146,11 +146,51 @@ async def test_a_file_stays_open_over_a_kill_and_unsynced_data_is_sent_again(tmp
             assert await client.listdir("/a/b/c") == ["file"]
 
 
+@pytest.mark.slow
+async def test_killed_beside_a_removed_file_that_is_open(tmp_path: Path) -> None:
+    """It lives until its last close, whether the server is killed before, in or after its removal."""
+    folder = tmp_path / "export"
+    folder.mkdir()
+    with Served(folder, tmp_path / "socket") as served:
+
+        def again() -> None:
+            served.kill()
+            served.start()
+
+        async with netfs.open_client(served.url, hard=True) as one, netfs.open_client(served.url, hard=True) as other:
+            async with await one.open("/removed", "w+") as removed, await one.open("/replaced", "w+", direct=True) as replaced:
+                for file in (removed, replaced):
+                    await file.write(b"before" * 20_000)
+                    await file.fsync()
+                async with await other.open("/new", "x") as new:
+                    await new.write(b"new")
+                async with (
+                    trio.open_nursery() as nursery
+                ):  # killed in the middle of it, or before: who asked is answered by the next
+                    nursery.start_soon(other.unlink, "/removed")
+                    nursery.start_soon(other.rename, "/new", "/replaced")
+                    await trio.to_thread.run_sync(again)
+                for number in range(2):
+                    one.drop_caches()
+                    for file in (removed, replaced):
+                        found = bytearray(200_000)
+                        assert await file.preadv([found], 0) == 120_000 + 5 * number
+                        assert found[:120_005] == b"before" * 20_000 + b"after" * number + bytes(5 * (1 - number))
+                        if not number:
+                            await file.write(b"after", 120_000)
+                            await file.fsync()
+                    await trio.to_thread.run_sync(again)
+                assert await other.listdir("/") == ["replaced"]
+                assert len(list((folder / ".netfs" / "removed").iterdir())) == 2
+            async with await other.open("/replaced") as file:
+                assert await file.read() == b"new"
+
+
 async def test_the_session_of_a_client_outlives_an_ordered_stop(tmp_path: Path) -> None:
     folder = tmp_path / "export"
     folder.mkdir()
     with Served(folder, tmp_path / "socket") as served:
-        async with netfs.open_client(served.url) as client:
+        async with netfs.open_client(served.url, hard=True) as client:
             await client.mkdir("/a")
             served.kill(signal.SIGTERM)
             assert served.process.returncode == 0

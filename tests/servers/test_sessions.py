@@ -14,7 +14,7 @@ import trio.testing
 
 from iov.probe import Probe
 from servers.dispatch import Dispatcher
-from servers.sessions import EXPIRES_S, Channel, Keeper, Kept, Sessions
+from servers.sessions import EXPIRES_S, GRACE_S, Channel, Keeper, Kept, Sessions
 from servers.state import ServerState
 from servers.stores.memory import MemoryStore
 from servers.workers import Workers
@@ -22,16 +22,23 @@ from transport.base import Reply
 from transport.env import Env, system_env
 from transport.messages import (
     Ack,
+    Await,
     Bind,
     BindReply,
     Create,
     EndSession,
     EntryReply,
+    EventsReply,
     Handle,
+    Lease,
+    LeaseKind,
+    LeaseReply,
+    LeaseReturn,
     Lock,
     LockKind,
     Mkdir,
     Op,
+    Recall,
     RecordGet,
     RecordReply,
     Request,
@@ -40,6 +47,7 @@ from transport.messages import (
     Step,
     StepKind,
     Transact,
+    Unlink,
 )
 from transport.session import SlotAction
 
@@ -294,6 +302,35 @@ async def test_a_killed_servers_promises_are_made_durable_before_anybody_is_told
         state = ServerState(home, "boot")
         assert (len(Sessions(world.store, world.env, state)), synced) == (left, [True]), "it was stopped in order"
         state.close()
+
+
+async def test_a_file_that_is_removed_before_it_is_claimed_stays_until_everybody_has_had_time(tmp_path: Path) -> None:
+    state = ServerState(tmp_path, "boot")
+    state.add(NAME, "somebody", 2)
+    world = World(state)
+    one, other = world.dispatcher(), world.dispatcher()
+    await bound(one, 1, NAME)
+    claimed, unclaimed = (world.store.create(world.root, name, 0o644, exclusive=True).handle for name in "fg")
+    for name in "fg":
+        assert (await ask(other, Unlink(world.root, name))).status == 0  # sent again by who had asked the server before this one
+    reply = await ask(one, Lease(claimed, LeaseKind.HANDLE, reclaim=True))
+    assert isinstance(reply.body, LeaseReply) and reply.body.kinds is LeaseKind.HANDLE
+    again = await ask(one, Lease(unclaimed, LeaseKind.HANDLE, reclaim=True))
+    assert isinstance(again.body, LeaseReply)
+    await ask(one, LeaseReturn(unclaimed, LeaseKind.NONE, again.body.epoch))
+    await world.sessions.tidy()
+    assert set(world.store.unnamed()) == {claimed, unclaimed}, "another client may claim it yet"
+    told = await ask(one, Await(0))
+    assert isinstance(told.body, EventsReply)
+    world.now += GRACE_S + 1
+    await world.sessions.tidy()
+    assert world.store.unnamed() == [claimed]
+    told = await ask(one, Await(told.body.first - 1))
+    assert isinstance(told.body, EventsReply)
+    assert Recall(claimed, LeaseKind.NONE, reply.body.epoch) in told.body.events, "that it is to say when it closes it"
+    await ask(one, LeaseReturn(claimed, LeaseKind.NONE, reply.body.epoch))
+    assert not world.store.unnamed()
+    state.close()
 
 
 # ---- whose intents they are
