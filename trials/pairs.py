@@ -13,8 +13,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -129,15 +129,8 @@ async def pair(
         if transport in TWO_PROCESSES and (transport != "rdma-stream" or processes != 1):
             if isinstance(store, Store) or tamper is not None:
                 raise ValueError("a store of this process cannot be served by another one, nor an attack be made there")
-            if transport == "tls":
-                found.keyring = ring = stack.enter_context(keyring())
-                open_one = partial(open_one, identity=ring.client.path, known_hosts=ring.known_hosts)
             folder = None if store == "memory" else Path(store)
-            served = server_process(folder, rdma=transport == "rdma-stream", keys=found.keyring)
-            found.url = url = (await stack.enter_async_context(served)).url
-            for index in range(clients):
-                client = open_one(url, env=world.env(f"client{index}"), probe=probes[index], capture=capture)
-                found.clients.append(await stack.enter_async_context(client))
+            await _two_processes(stack, found, folder, transport, partial(open_one, capture=capture), world)
             yield found
             return
         env, probe = world.env("server"), world.probe("server")
@@ -168,6 +161,21 @@ async def pair(
                 client = open_one(opened, env=world.env(node), probe=probes[index])
             found.clients.append(await stack.enter_async_context(client))
         yield found
+
+
+async def _two_processes(
+    stack: AsyncExitStack, found: Pair, folder: Path | None, transport: TransportName,
+    open_one: Callable[..., AbstractAsyncContextManager[Client]], world: World,
+) -> None:  # fmt: skip
+    """Start a server in a process of its own, and its clients here, for as long as the stack lasts."""
+    if transport == "tls":
+        found.keyring = ring = stack.enter_context(keyring())
+        open_one = partial(open_one, identity=ring.client.path, known_hosts=ring.known_hosts)
+    served = server_process(folder, rdma=transport == "rdma-stream", keys=found.keyring)
+    found.url = (await stack.enter_async_context(served)).url
+    for index, probe in enumerate(found.client_probes):
+        client = open_one(found.url, env=world.env(f"client{index}"), probe=probe)
+        found.clients.append(await stack.enter_async_context(client))
 
 
 def _seen(link: tuple[ByteStream, ByteStream], capture: Capture | None) -> tuple[ByteStream, ByteStream]:
