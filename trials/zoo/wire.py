@@ -7,9 +7,10 @@ from typing import Any
 import trio
 
 from servers.sessions import Session, Sessions
+from transport import session as sessions
 from transport.base import Reply
 from transport.framing import FrameReader
-from transport.messages import BindReply
+from transport.messages import BindReply, Write
 from transport.rdma.client import ClientEnd
 from transport.rdma.mr import MR
 from transport.rdma.mr_pool import MrPool
@@ -123,7 +124,9 @@ def _forgotten(patches: Patches) -> None:
 
 @bug("missing-fence", "transport", "racing", kinds=("T18", "T19"), keepalive_s=1.0)
 def _no_fence(patches: Patches) -> None:
-    """A connection that its client gave up is not cut: what was held up on it is done late, after the client has asked again."""
+    """A connection that its client gave up is not cut, and writes have no number: one that was held up on it is done late, after
+    the client has asked again.
+    """
 
     async def fence(self: Sessions, session: Session, numbers: list[int]) -> bool:
         del self, session, numbers
@@ -131,6 +134,7 @@ def _no_fence(patches: Patches) -> None:
         return True
 
     patches.set(Sessions, "_fence", fence)
+    patches.set(sessions, "_REPEATABLE", sessions._REPEATABLE | {Write})
 
 
 @bug("stale-rkey", "transport", "fsx", transport="rdma-memory")
