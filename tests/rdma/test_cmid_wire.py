@@ -29,7 +29,7 @@ def peer(port: str, what: str, profile: str = "connectx") -> Iterator[list[objec
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         yield seen
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err.decode()
         seen += json.loads(out)
     finally:

@@ -25,7 +25,7 @@ from transport.rdma.smbd import IDLE_S, RESPONSE_S
 from transport.rdma.stream_endpoint import connect_rdma_stream, serve_rdma_stream
 from transport.rdma.wr import SendWR
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 class Many(Bytes):

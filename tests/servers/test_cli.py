@@ -80,7 +80,7 @@ async def mount(address: str) -> None:
 
 def ended(process: subprocess.Popen[bytes], with_signal: signal.Signals) -> None:
     process.send_signal(with_signal)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (0, b"", b"")
 
 
@@ -168,7 +168,7 @@ def test_rdma_beside_tcp(tmp_path: Path) -> None:
             assert refused.returncode == 3
             assert refused.stderr.count(b"\n") == 1
         process.terminate()
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=120)
         assert process.returncode == 0
         assert said.count(b"event=stranger") == said.count(b"\n") == 2
     assert (tmp_path / "back").read_bytes() == sample.read_bytes()

@@ -212,7 +212,7 @@ async def test_bad_client_ends_alone(store: MemoryStore, kind: str, caplog: pyte
                 bad.send_nowait([BAD_CLIENTS[kind]])
             await work(good, file, os.urandom(300_000))
             bad.close()
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 while serving.server.connections > 1:
                     await work(good, file, os.urandom(1000))
         assert all(record.exc_info is None for record in caplog.records), caplog.text
@@ -248,7 +248,7 @@ async def test_too_many_connections_are_turned_away(store: MemoryStore) -> None:
                     raise AssertionError("let in")
             for transport in (one, two):
                 assert (await transport.call(Ping())).status == 0
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while server.connections:
                 await trio.lowlevel.checkpoint()
         async with client(address) as again:
