@@ -48,6 +48,7 @@ class Origin(enum.Enum):
     READAHEAD = "RA"
     READ_FOLIO = "RP"
     READ_GAPS = "RG"
+    READ_SINGLE = "R1"
     READ_FOR_WRITE = "RW"
     UNBUFFERED_READ = "UR"
     DIO_READ = "DR"

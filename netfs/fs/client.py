@@ -28,15 +28,15 @@ from netfs.fs.inode import Inode
 from netfs.fs.kind import DEFAULT_BLOCK_SIZE, Level, StateFolder, volume_of
 from netfs.fs.known import KnownAttributes
 from netfs.fs.leases import Leases
-from netfs.fs.path import child, names_of
+from netfs.fs.listing import Listings
+from netfs.fs.path import names_of
 from netfs.fs.url import parse_url
 from netfs.fs.volume import Volume
 from netfs.fs.walk import Walk
-from netfs.fs.whole import WholeFiles
 from netfs.tracing.live import LiveRequest, live_requests
 from transport.base import Transport
 from transport.env import Env, system_env
-from transport.messages import NO_HANDLE, Attr, DirEntry, EntryReply, Handle
+from transport.messages import NO_HANDLE, Attr, EntryReply, Handle
 
 if TYPE_CHECKING:
     from crypto.keys import VolumeKey
@@ -55,7 +55,7 @@ CLOSE_TIMEOUT_S: Final = 30
 DEFAULT_CACHE_BYTES: Final = 64 << 20
 
 
-class Client(WholeFiles):
+class Client(Listings):
     """A mounted export; made by `open_client`. page_cache: what its files have in memory."""
 
     def __init__(
@@ -184,61 +184,6 @@ class Client(WholeFiles):
         if inode is not None and inode.opens:
             attr.size = inode.sizes.i_size
         return attr
-
-    async def exists(self, path: str) -> bool:
-        """Say whether a path names something. Raises: OSError when that cannot be learnt. Cancellation: no effect."""
-        try:
-            await self.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return True
-
-    async def scandir(self, path: str = "/") -> AsyncIterator[Entry]:
-        """Yield the entries of a directory with their attributes, in the server's order. Cancellation: no effect.
-
-        Raises: OSError, EBADMSG for a listing of an encrypted directory that is not the one that was made.
-        """
-
-        async def directory(walk: Walk) -> Handle:
-            return await walk.directory(self._names(path))
-
-        handle = await self._translated(directory, path)
-        try:
-            async for entry in self._volume.entries(handle):
-                if not self._volume.hides(entry.name):
-                    yield Entry(entry.name, child(path, entry.name), entry.attr)
-        except Exception as error:
-            raise translate(error, path, self.probe) from error
-
-    async def examine(self, path: str) -> tuple[list[Entry], list[OSError]]:
-        """List what verifies in a directory, and say what does not, for `fsck`. Cancellation: no effect."""
-
-        async def looked(walk: Walk) -> tuple[list[DirEntry], Sequence[tuple[str, Exception]]]:
-            return await self._volume.examine(await walk.directory(self._names(path)))
-
-        good, bad = await self._translated(looked, path)
-        errors = [translate(error, child(path, name) if name else path, self.probe) for name, error in bad]
-        entries = [Entry(entry.name, child(path, entry.name), entry.attr) for entry in good]
-        return entries, [error for error in errors if isinstance(error, OSError)]
-
-    async def listdir(self, path: str = "/") -> list[str]:
-        """Return the names in a directory, sorted. Cancellation: no effect."""
-        return sorted([entry.name async for entry in self.scandir(path)])
-
-    async def truncate(self, path: str, size: int) -> None:
-        """Cut or extend a file to `size` bytes. Cancellation: may have happened."""
-        async with await self.open(path, "r+") as file:
-            await file.truncate(size)
-
-    async def rmtree(self, path: str) -> None:
-        """Remove a directory and all below it, as far as it gets. Cancellation: some of it may be gone."""
-        names = [entry async for entry in self.scandir(path)]
-        for entry in names:
-            if entry.is_dir:
-                await self.rmtree(entry.path)
-            else:
-                await self.unlink(entry.path)
-        await self.rmdir(path)
 
     def requests(self) -> list[LiveRequest]:
         """Return the reads and writes under way; `netfs.tracing.live_table` makes a table of them."""

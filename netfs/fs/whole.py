@@ -10,6 +10,8 @@ from typing import Final
 
 from iov.bvec import Buffer, byte_view
 from iov.iov_iter import Direction, IovIter
+from netfs.engine.events import errno_of
+from netfs.engine.request import Origin
 from netfs.errors import translate
 from netfs.fs.calls import body_of, result_of
 from netfs.fs.file import File
@@ -113,7 +115,23 @@ class WholeFiles(PosixCalls):
             return await file.read()
 
     async def _read_whole(self, path: str) -> bytes | None:
-        """Read a file in one round trip; None where it is larger, or here already, or somebody's secret."""
+        """Read a file in one round trip, as a request of a single part; None as `_read_at_once`."""
+        probe = self.probe
+        number = probe.request_ids = probe.request_ids + 1
+        probe.emit("netfs_read", number, "READ-SINGLE", 0, 0, WHOLE_MAX, 0)
+        data, code = None, 0
+        try:
+            data = await self._read_at_once(path)
+        except Exception as error:
+            code = errno_of(error)
+            raise
+        finally:
+            count = 0 if data is None else len(data)
+            probe.emit("netfs_rreq", number, Origin.READ_SINGLE.value, "COMPLET", 0, count, WHOLE_MAX, code)
+        return data
+
+    async def _read_at_once(self, path: str) -> bytes | None:
+        """Send LOOKUP, OPEN and READ as one. Returns: None where it is larger, or here already, or somebody's secret."""
         buffer = memoryview(bytearray(WHOLE_MAX))
 
         async def read(walk: Walk) -> CompoundReply:

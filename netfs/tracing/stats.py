@@ -1,6 +1,6 @@
 """Sans-IO. Statistics of the request library, computed from its events: the rows of the kernel's /proc/fs/netfs/stats.
 
-    Reads    DR direct, RA readahead, RF single folios and gaps, WB blocks read for a partial write,
+    Reads    DR direct, RA readahead, RF single folios and gaps, RS small files as a whole, WB blocks read for a partial write,
              WBZ writes that needed none because the server has nothing there; UR unbuffered, counted within DR too
     Writes   BW buffered calls, WT write-through, DW direct, WP requests of writeback, 2C copies to a cache
     ZeroOps  ZR zero-filled subrequests, never asked of the server; sh short reads that went on; sk copies to a cache left out
@@ -21,7 +21,7 @@ from iov.probe import EventSink, Field
 __all__ = ["ROWS", "Stats"]
 
 ROWS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    ("Reads", ("DR", "RA", "RF", "WB", "WBZ", "UR")),
+    ("Reads", ("DR", "RA", "RF", "RS", "WB", "WBZ", "UR")),
     ("Writes", ("BW", "WT", "DW", "WP", "2C")),
     ("ZeroOps", ("ZR", "sh", "sk")),
     ("DownOps", ("DL", "ds", "df", "di")),
@@ -38,6 +38,7 @@ BEGUN: Final = {
     "READAHEAD": ("Reads.RA",),
     "READPAGE": ("Reads.RF",),
     "READ-GAPS": ("Reads.RF",),
+    "READ-SINGLE": ("Reads.RS",),
     "READ-FOR-WRITE": ("Reads.WB",),
     "DIO-WRITE": ("Writes.DW",),
     "UNBUFFERED-WRITE": ("Writes.DW",),

@@ -168,7 +168,7 @@ async def test_statistics_of_known_work() -> None:
         quiet = ("DownOps.df", "UpldOps.uf", "Objs.rr", "Objs.sr", "Objs.foq")
         assert all(count == 0 for name, count in counts.items() if name in quiet or name.startswith(("Retries", "Ca")))
     text = str(stats).splitlines()
-    assert text[0] == f"Reads  : DR=1 RA={counts['Reads.RA']} RF=2 WB=0 WBZ={counts['Reads.WBZ']} UR=0"
+    assert text[0] == f"Reads  : DR=1 RA={counts['Reads.RA']} RF=2 RS=0 WB=0 WBZ={counts['Reads.WBZ']} UR=0"
     assert [line.split(":")[0].rstrip() for line in text] == [
         "Reads", "Writes", "ZeroOps", "DownOps", "CaRdOps", "UpldOps", "CaWrOps", "Retries", "Objs", "WbLock",
     ]  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 
 import netfs
 from iov.probe import Probe
+from netfs.tracing import Stats
 from servers.server import serve
 from servers.stores.directory import DirectoryStore
 from servers.stores.memory import MemoryStore
@@ -29,6 +30,19 @@ async def test_one_round_trip_each_way() -> None:
         assert await client.read_bytes("/f") == b""
         assert [type(request) for request in transport.log[sent:]] == [Compound] * 4
         assert (await client.stat("/g")).mode == 0o644
+
+
+async def test_a_whole_file_is_a_request_of_its_own() -> None:
+    stats = Stats()
+    async with mounted(probe=Probe(stats.sink)) as (client, _):
+        await client.write_bytes("/f", b"hello")
+        assert await client.read_bytes("/f") == b"hello"
+        with pytest.raises(FileNotFoundError):
+            await client.read_bytes("/none")
+        assert (stats.counts["Reads.RS"], stats.counts["Objs.rr"]) == (2, 0)
+        async with await client.open("/f"):
+            assert await client.read_bytes("/f") == b"hello"  # it is open, so the page cache is asked
+    assert (stats.counts["Reads.RA"], stats.counts["Objs.rr"]) == (1, 0)
 
 
 async def test_what_cannot_be() -> None:
