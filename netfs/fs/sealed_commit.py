@@ -226,14 +226,16 @@ class SealedCommit:
         for block in file.written_blocks():
             if block >= file.tree.blocks or sealed.is_written(block, block + 1) or await self.fits(block):
                 continue
-            mine = bytes(file.entries(block, 1))  # header: an entry
-            for entry in sealed.lost_entries(block):
-                file.lost(block, entry)
-                if await self.fits(block):
-                    break
-            else:
-                file.wrote(block, mine)  # damaged, and told so when it is read
-        sealed.rebooted = False
+            mine, fits = bytes(file.entries(block, 1)), False  # header: an entry
+            try:
+                for entry in sealed.lost_entries(block):
+                    file.lost(block, entry)
+                    if fits := await self.fits(block):
+                        break
+            finally:
+                if not fits:
+                    file.wrote(block, mine)  # looked at again, or damaged, and told so when it is read
+        sealed.rebooted = file.has_redo  # what is still to be laid over a newer record is looked at then
 
     async def _boot(self) -> int:
         return (await ask(self._transport, Commit(self._sealed.handle), WriteReply)).verifier

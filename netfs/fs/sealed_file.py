@@ -172,7 +172,7 @@ class SealedFile:
     def put_ends(self, error: BaseException | None = None) -> None:
         """The answer is there, or will not be waited for."""
         self._puts_open -= 1
-        self.unsure = self.unsure or error is not None
+        self.unsure = self.unsure or not isinstance(error, BlockingIOError | None)
 
     def unknown(self, mine: Iterable[int]) -> list[int]:
         """Return which claims and intents of this client, as the server has them, it does not know of: nothing is under them."""

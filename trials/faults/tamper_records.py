@@ -23,7 +23,7 @@ class InsteadOf(Attack):
             return None if self.other == handle else self.other
         mine = self.server.versions(handle)
         kind = bool(mine and mine[-1].listing)
-        found = (each for each, past in self.server.kept.items() if each != handle and past[-1].record)
+        found = (each for each, past in self.server.kept.items() if each != handle and past and past[-1].record)
         return next((each for each in found if bool(self.server.kept[each][-1].listing) == kind), None)
 
     def data(self, handle: Handle, pos: int, content: bytearray, wanted: int) -> bytearray:
