@@ -159,6 +159,16 @@ class CompoundRun:
         """Do the one step it paused before. Returns: the reply if that failed, else None."""
         return None if self._step(self._steps[len(self.results)]) else self._reply()
 
+    def end_here(self) -> bool:
+        """Do the last step, if it ended before that because it is for the loop's thread. Returns: whether it did so for that.
+
+        The answer to it goes to where the refusal is, also in the reply.
+        """
+        if self.for_the_loop and len(self.results) == len(self._steps):
+            self.results.pop()
+            self._step(self._steps[-1])
+        return self.for_the_loop
+
     @property
     def for_the_loop(self) -> bool:
         """Whether the step it paused before is to be done by `here`; else it waits for other clients."""

@@ -365,7 +365,7 @@ class Dispatcher:
         return self._compound_slowly(run, landing)
 
     def _compound_numbered(self, run: CompoundRun, landing: Landing | None) -> Answer:
-        """Do a compound in one go, so that it can be remembered whether it was done; what would have to wait is refused."""
+        """Do a compound in one go, and remember whether it was done. What would wait is refused; a lease at its end is last."""
         work = self._noted(run.all)
         if self._store.blocking:
             return self._numbered_slowly(run, work, landing)
@@ -380,8 +380,8 @@ class Dispatcher:
         return reply
 
     def _ask_for(self, run: CompoundRun) -> None:
-        """Have other clients give back what a compound was refused for, so that it is done the next time."""
-        if run.paused is not None:
+        """Do what a compound left, or have others give back what it was refused for, so that it is done the next time."""
+        if run.paused is not None and not run.end_here():
             self._sharing.ask(self._session, run.paused)
 
     async def _compound_slowly(self, run: CompoundRun, landing: Landing | None) -> Reply:

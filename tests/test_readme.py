@@ -1,9 +1,10 @@
-"""What README shows is run as it is printed: the Python example, and the commands of the two terminals."""
+"""What README shows is run as it is printed: every block, what its sentences name, and all of it in a fresh environment."""
 
 import os
 import pty
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -220,17 +221,6 @@ def test_examples(example: str, tmp_path: Path) -> None:
     assert done.stdout
 
 
-def test_the_line_without_make() -> None:
-    (line,) = (text for text in blocks("sh") if ".venv" in text)
-    steps = [shlex.split(step) for step in line.split("&&")]
-    assert [step[0] for step in steps] == ["python3", ".venv/bin/pip", ".venv/bin/netfs"]
-    assert steps[1][1:] == ["install", "-e", "."]
-    help_text = subprocess.run(
-        [sys.executable, "-m", "netfs", steps[2][1], "--help"], capture_output=True, text=True, timeout=30, check=True
-    )
-    assert "Usage: netfs demo" in help_text.stdout
-
-
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md"])
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
@@ -249,3 +239,136 @@ def test_pages_name_counters_that_exist() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     table = page[page.index("| counter |") : page.index("`netfs demo` prints them")]
     assert tuple(re.findall(r"`(\w+)`", table)) == COUNTERS
+
+
+LINE = "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/netfs demo"
+NOT_RUN = {
+    "make demo": "its recipe is the last step of the line without make, which is run",
+    "make test": "it is what runs this",
+    "make docs": "it builds the site, as tests/test_docs.py does with the same options",
+    "sudo apt install fuse3 libfuse3-dev pkg-config gcc python3-dev": "it changes the machine; .ci/run installs the same",
+    "netfs trace open run.pftrace": "it opens a browser; tests/netfs/test_cli_traces.py fetches from it what the page would",
+}
+"""What README and the tutorials print, and no test carries out, with the reason."""
+RUN = {
+    "python3 -m venv": "test_a_fresh_copy_goes_from_readme_to_a_mounted_encrypted_folder",
+    "import netfs, servers, trio": "test_the_python_example",
+    "import pandas as pd": "test_the_example_of_the_readme",
+    "netfs serve ~/shared --listen 127.0.0.1:7777": "test_the_two_terminals",
+    "netfs keygen my.key": "test_a_fresh_copy_goes_from_readme_to_a_mounted_encrypted_folder",
+    "netfs mount netfs:": "test_the_mount",
+    "netfs cp -r photos": "test_the_two_terminals",
+    "netfs volume init": "test_the_volume_with_a_passphrase",
+    "[profile.work]": "test_the_profile",
+    "netfs keygen --identity": "test_the_two_users",
+    "netfs trial run": "test_the_trials",
+}
+"""The test that carries out each block of README, by how the block begins."""
+
+
+def test_every_block_is_carried_out() -> None:
+    everything = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    shown = [text for language, text in BLOCK.findall(README) if language != "text"]
+    missing = [text for text in shown if not any(text.startswith(begin) for begin in RUN)]
+    assert missing == [] and all(f"def {name}(" in everything for name in RUN.values())
+    lines = re.findall(r"^    (\S[^#\n]*?)(?:  +#.*)?$", BLOCK.sub("", README), re.MULTILINE)
+    assert [line for line in lines if line not in NOT_RUN] == []
+
+
+BETWEEN = {
+    "netfs keygen": "netfs keygen my.key",
+    "netfs serve ~/shared --rdma 127.0.0.1:7778": "netfs mkdir -p work:",
+    "netfs cp -r photos work:2026": "netfs cp -r photos work:2026",
+    "netfs cp --jobs 4": "NETFS_CP_JOBS=4 netfs cp -r photos work:2027 && netfs cp --jobs 4 -r photos work:2028",
+    "netfs cache status": "netfs ls --capture FILE.pcapng --cache-dir DIR work:2026 && NETFS_CACHE_DIR=DIR netfs cache status",
+    "netfs cache clear": "NETFS_CACHE_DIR=DIR netfs cache clear",
+    "netfs man cp": "netfs man cp",
+    "netfs completion bash": "for shell in bash zsh fish; do netfs completion $shell; done",
+    "netfs trace record run.pftrace cp …": "netfs trace record run.pftrace cp -r work:2026 back && netfs trace show run.pftrace",
+    "netfs trace wireshark": "netfs trace wireshark --folder plugins",
+    "netfs top": "netfs top shared --times 1",
+    "netfs status": "netfs status shared",
+    "netfs doctor": "netfs doctor",
+}
+"""What the sentences of README name, and the line that does it."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(sys.platform != "linux", reason="a real folder is served on Linux")
+def test_what_the_sentences_name(tmp_path: Path) -> None:
+    text = BLOCK.sub("", README)
+    spans = {" ".join(span.split()) for span in re.findall(r"`((?:netfs|make|sudo) [^`]+)`", text)}
+    elsewhere = {"netfs serve", "netfs trust", "netfs serve ~/shared --tamper A04"}  # in the blocks, and in tests/attacks
+    assert spans <= {*BETWEEN, *NOT_RUN, *elsewhere}
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").write_bytes(b"a picture")
+    (config := tmp_path / ".config" / "netfs").mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    (config / "netfs.toml").write_text(f'[profile.work]\nurl = "netfs+rdma://127.0.0.1:{port}/team"\n')
+    command = shlex.split(f"netfs serve {tmp_path / 'shared'} --rdma 127.0.0.1:{port}")
+    with subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None and port in server.stdout.readline() + server.stdout.readline()
+            for line in BETWEEN.values():
+                assert say(line, tmp_path) or not line.startswith("netfs man")
+        finally:
+            server.terminate()
+    assert (tmp_path / "shared" / "team" / "2026" / "one.jpg").read_bytes() == b"a picture"
+    assert (tmp_path / "back" / "one.jpg").exists() and (tmp_path / "FILE.pcapng").stat().st_size > 100
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(sys.platform != "linux", reason="a real folder is served on Linux")
+def test_a_fresh_copy_goes_from_readme_to_a_mounted_encrypted_folder(tmp_path: Path) -> None:
+    """As somebody new does it: the sources alone, an environment of its own, the lines as they are printed, in order."""
+    copy = tmp_path / "netfs"
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "_build", "build", "dist")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NETFS_", "XDG_", "PYTHON", "VIRTUAL"))}
+    python = Path(sys._base_executable).parent  # type: ignore[attr-defined]
+    (bin_folder := tmp_path / "bin").mkdir()
+    (bin_folder / "python3").symlink_to(sys._base_executable)  # type: ignore[attr-defined]
+    home = {**kept, "HOME": str(tmp_path), "PATH": f"{bin_folder}{os.pathsep}{python}{os.pathsep}{os.environ['PATH']}"}
+
+    def shell(line: str, where: Path, environ: dict[str, str]) -> str:
+        done = subprocess.run(["sh", "-e", "-c", line], cwd=where, env=environ, capture_output=True, text=True, check=False)
+        if "Could not find a version" in done.stderr:
+            pytest.skip("no package index to install the dependencies from")
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    assert LINE in README
+    assert "every byte came back" in shell(LINE, copy, home)
+    (console,) = re.findall(r"^```console\n(.*?)^```$", (ROOT / "docs" / "tutorials" / "folder.md").read_text(), re.M | re.S)
+    install = [line.removeprefix("$ ") for line in console.splitlines()]
+    assert install[0] in NOT_RUN and ".[fuse]" in install[1]
+    if shutil.which("fusermount3") is None or not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("no FUSE here: the rest of it needs it")
+    path = shell(f"{install[1]} && echo $PATH", copy, home).splitlines()[-1]
+    environ = {**home, "PATH": path}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    serve, rest = (
+        text.replace("7777", port) for text in blocks("sh") if text.startswith(("netfs serve ~/shared", "netfs keygen my.key"))
+    )
+    five = [*serve.splitlines(), *rest.splitlines()]
+    assert len(five) == 5
+    (tmp_path / "shared").mkdir()
+    command = shlex.split(five[0].replace("~", str(tmp_path)))
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True, executable=copy / ".venv/bin/netfs") as server:
+        try:
+            assert server.stdout is not None and port in server.stdout.readline()
+            shell("\n".join(five[1:]), tmp_path, environ)
+            try:
+                (tmp_path / "vault" / "secret.txt").write_text("for us alone")
+                assert (tmp_path / "vault" / "secret.txt").read_text() == "for us alone"
+            finally:
+                shell("netfs umount vault", tmp_path, environ)
+        finally:
+            server.terminate()
+    stored = [each for each in (tmp_path / "shared").rglob("*") if each.is_file()]
+    assert stored and not any(b"for us alone" in each.read_bytes() or "secret" in each.name for each in stored)

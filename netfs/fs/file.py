@@ -364,7 +364,8 @@ class File(FileSpace, FileLocks):
     ) -> Attr:  # fmt: skip
         """Change attributes that are not None; what was written is sent before a time is set, which it would move.
 
-        Returns: the attributes, with the size as this client sees it. Raises: OSError. Cancellation: may have happened.
+        Returns: the attributes, with the size as this client sees it. Raises: OSError, FileNotFoundError for an encrypted file
+        that has another name than it was opened by, or none: the record is found by it. Cancellation: may have happened.
         """
         self._check_open()
         if mtime_ns is not None and self._inode.mapping.dirty:
@@ -375,7 +376,9 @@ class File(FileSpace, FileLocks):
         except Exception as error:
             raise translate(error, self.path, self._inode.probe) from error
         if attr is None:
-            return await self._client.setattr(self._inode.path, mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns)
+            return await self._client.setattr(
+                self._inode.path, mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns, only=self.handle
+            )  # fmt: skip
         attr.size = self.size
         return attr
 

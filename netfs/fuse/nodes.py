@@ -25,7 +25,7 @@ class Node:
 
     places: where it was found, the latest last. server_ino: the number the server gave it. change: the change counter of the
     file when it was last opened, so that the kernel may keep what it has of a file that nobody has changed. handle: the
-    server's name for a file that was opened.
+    server's name for a file that was opened. last: attributes it was given when it had no name left to keep them at.
     """
 
     number: int
@@ -35,6 +35,7 @@ class Node:
     opens: int = 0
     change: int = -1
     handle: Handle | None = None
+    last: dict[str, int] = field(default_factory=dict)
 
     def path(self) -> str:
         """Return where it is. Raises: OSError(ESTALE) for what has no name any more."""

@@ -2,8 +2,8 @@
 
 Each handler answers with what the client gives or with the errno of what it raises; no exception but `FUSEError` leaves one, as
 any other ends the whole mount. Names are bytes to the kernel and text to the client. A file that is removed while it is open is
-renamed aside and goes with its last descriptor. `read` returns `bytes`, a copy the interface asks for; a write goes from the
-kernel's request straight into the client.
+kept by the server until it is closed; until then it has no path, and is used through what has it open. `read` returns `bytes`, a
+copy the interface asks for; a write goes from the kernel's request straight into the client.
 """
 
 import contextlib
@@ -33,8 +33,6 @@ __all__ = ["MountOps", "MountOptions"]
 P = ParamSpec("P")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
-HIDDEN: Final = ".netfs-removed-"
-"""Names of files that were removed while they were open begin with this."""
 FORMATS: Final = {
     FileType.FILE: stat.S_IFREG,
     FileType.DIRECTORY: stat.S_IFDIR,
@@ -130,7 +128,7 @@ class MountOps(pyfuse3.Operations):
             log.warning("the kernel did not give back %s in time", node.number)
 
     async def aclose(self) -> None:
-        """Close what the kernel has left open, and remove what was removed while open."""
+        """Close what the kernel has left open."""
         for handle in tuple(self._files):
             try:
                 await self.release(handle)
@@ -189,11 +187,9 @@ class MountOps(pyfuse3.Operations):
 
     @answering
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        """Remove a name; an open file stays, under a hidden one."""
+        """Remove a name; the server keeps a file that is open."""
         parent = self._nodes.get(parent_inode)
-        path = self._child(parent, name)
-        if not await self._set_aside(parent, _text(name)):
-            await self._client.unlink(path)
+        await self._client.unlink(self._child(parent, name))
         self._nodes.gone(parent, _text(name))
 
     @answering
@@ -207,19 +203,14 @@ class MountOps(pyfuse3.Operations):
     async def rename(
         self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes, flags: int, ctx: RequestContext
     ) -> None:
-        """Rename; an open file that is replaced stays, under a hidden name."""
+        """Rename; the server keeps an open file that is replaced."""
         old, new = self._nodes.get(parent_inode_old), self._nodes.get(parent_inode_new)
         source, target = self._child(old, name_old), self._child(new, name_new)
         if flags & pyfuse3.RENAME_EXCHANGE:
             await self._client.rename(source, target, exchange=True)
             self._nodes.exchanged(old, _text(name_old), new, _text(name_new))
             return
-        if flags & pyfuse3.RENAME_NOREPLACE:
-            await self._client.rename(source, target, replace=False)
-        else:
-            if source != target:
-                await self._set_aside(new, _text(name_new))
-            await self._client.rename(source, target)
+        await self._client.rename(source, target, replace=not flags & pyfuse3.RENAME_NOREPLACE)
         self._nodes.moved(old, _text(name_old), new, _text(name_new))
 
     # ---- attributes
@@ -242,7 +233,7 @@ class MountOps(pyfuse3.Operations):
                 await opened.file.truncate(attr.st_size)
             else:
                 await self._client.truncate(self._path(node), attr.st_size)
-        changes = {
+        changes: dict[str, int] = {
             name: value
             for name, asked, value in (
                 ("mode", fields.update_mode, stat.S_IMODE(attr.st_mode)),
@@ -257,8 +248,14 @@ class MountOps(pyfuse3.Operations):
             return self._attributes(node, await self._attr(node))
         opened = self._any_open(node, write=True) or self._any_open(node)
         if opened is not None:
-            return self._attributes(node, await opened.file.setattr(**changes))
-        return self._attributes(node, await self._client.setattr(self._path(node), **changes))
+            try:
+                return self._attributes(node, await opened.file.setattr(**changes))
+            except FileNotFoundError:  # an encrypted file has them beside a name, and that is not what it was opened by
+                if not node.places:
+                    node.last.update(changes)
+                    return self._attributes(node, await self._attr(node))
+        found = await self._client.setattr(self._path(node), only=None, **changes)
+        return self._attributes(node, found)
 
     @answering
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -300,6 +297,9 @@ class MountOps(pyfuse3.Operations):
         """Open a file."""
         node = self._nodes.get(inode)
         writes = flags & os.O_ACCMODE != os.O_RDONLY
+        unnamed = self._any_open(node, write=writes) if not node.places else None
+        if unnamed is not None:  # through /proc, as nothing else leads there any more
+            return await self._opened(node, unnamed.file)
         file = await self._client.open(self._path(node), self._mode(flags, writes=writes), direct=self._options.direct)
         if flags & os.O_TRUNC and writes and file.size:
             try:
@@ -357,18 +357,11 @@ class MountOps(pyfuse3.Operations):
 
     @answering
     async def release(self, fh: int) -> None:
-        """Close an open file; one that was removed meanwhile goes with its last descriptor."""
+        """Close an open file."""
         opened = self._files.pop(fh)
-        node = opened.node
-        node.opens -= 1
-        try:
+        opened.node.opens -= 1
+        if not any(other.file is opened.file for other in self._files.values()):
             await opened.file.aclose()
-        finally:
-            if not node.opens:
-                for parent, name in tuple(node.places):
-                    if name.startswith(HIDDEN):
-                        await self._client.unlink(self._top + parent.child_path(name))
-                        self._nodes.gone(parent, name)
 
     # ---- directories
 
@@ -384,9 +377,7 @@ class MountOps(pyfuse3.Operations):
         """Return entries behind a position; each that the kernel takes counts as looked up."""
         listing = self._listings[fh]
         if listing.entries is None or not start_id:
-            listing.entries = [
-                entry async for entry in self._client.scandir(self._path(listing.node)) if not entry.name.startswith(HIDDEN)
-            ]
+            listing.entries = [entry async for entry in self._client.scandir(self._path(listing.node))]
         for at in range(start_id, len(listing.entries)):
             entry = listing.entries[at]
             node = self._nodes.found(listing.node, entry.name, entry.attr.ino)
@@ -440,18 +431,10 @@ class MountOps(pyfuse3.Operations):
         kept, node.change = node.change == change, change
         return FileInfo(fh=handle, direct_io=self._options.direct, keep_cache=kept)
 
-    async def _set_aside(self, parent: Node, name: str) -> bool:
-        """Rename an open file that is about to lose its last name here. Returns: whether there is one."""
-        node = self._nodes.at(parent, name)
-        if node is None or not node.opens or len(node.places) > 1:
-            return False
-        hidden = f"{HIDDEN}{self._client.env.nonces(8).hex()}"
-        await self._client.rename(self._top + parent.child_path(name), self._top + parent.child_path(hidden))
-        self._nodes.moved(parent, name, parent, hidden)
-        return True
-
     def _attributes(self, node: Node, attr: Attr) -> EntryAttributes:
         options = self._options
+        for name, value in node.last.items():
+            setattr(attr, name, value)
         entry = EntryAttributes()
         entry.st_ino = node.number
         entry.entry_timeout = entry.attr_timeout = options.timeout_s

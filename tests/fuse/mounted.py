@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["ENV", "EVERY", "MISSING", "Mounted", "netfs"]
+__all__ = ["ENV", "EVERY", "FOUR", "MISSING", "Mounted", "netfs"]
 
 ENV = {name: value for name, value in os.environ.items() if not name.startswith(("NETFS_", "XDG_"))}
 MISSING = [
@@ -30,7 +30,7 @@ def netfs(*arguments: str | Path) -> list[str]:
 
 @dataclass
 class Mounted:
-    """A served folder and its mount. kind: as the fixture's parameter. pid: of the mount."""
+    """A served folder and its mount. kind: as the fixture's parameter. pid: of the mount. listen: the addresses of the server."""
 
     kind: str
     served: Path
@@ -39,6 +39,12 @@ class Mounted:
     server: "subprocess.Popen[str]"
     pid: int
     log: Path
+    env: dict[str, str]
+    listen: list[str]
+
+    @property
+    def encrypted(self) -> bool:
+        return self.kind.startswith("encrypted")
 
     def wait(self, condition: Callable[[], bool], seconds: float = 10) -> None:
         end = time.monotonic() + seconds
@@ -46,5 +52,35 @@ class Mounted:
             assert time.monotonic() < end, self.log.read_text() if self.log.exists() else "no log"
             time.sleep(0.02)
 
+    def end(self) -> None:
+        """Kill the server."""
+        self.server.kill()
+        self.server.wait()
+        if self.server.stdout is not None:
+            self.server.stdout.close()
 
-EVERY = pytest.mark.parametrize("mounted", ["plain", "encrypted", "rdma", "direct", "writeback"], indirect=True)
+    def restart(self) -> None:
+        """Kill the server, and start another in its place; the mount is back when this returns."""
+        self.end()
+        command = netfs("--json", "serve", self.served, *self.listen)
+        self.server = subprocess.Popen(command, env=self.env, stdout=subprocess.PIPE, text=True)
+        assert self.server.stdout is not None and self.server.stdout.readline()
+
+        def answers() -> bool:
+            try:
+                os.statvfs(self.folder)
+            except OSError:
+                return False
+            return True
+
+        self.wait(answers, 60)
+
+    def removed(self) -> int:
+        """Return how many files without a name the server keeps, for whoever has them open."""
+        return len(list((self.served / ".netfs" / "removed").iterdir()))
+
+
+FOUR = pytest.mark.parametrize("mounted", ["plain", "encrypted", "rdma", "encrypted-rdma"], indirect=True)
+EVERY = pytest.mark.parametrize(
+    "mounted", ["plain", "encrypted", "rdma", "encrypted-rdma", "direct", "writeback"], indirect=True
+)  # fmt: skip

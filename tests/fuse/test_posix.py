@@ -86,13 +86,13 @@ def prepared(top: Path) -> Path:
     return top
 
 
-@pytest.mark.parametrize("mounted", ["plain", "encrypted", "writeback"], indirect=True)
+@pytest.mark.parametrize("mounted", ["plain", "encrypted", "rdma", "encrypted-rdma", "writeback"], indirect=True)
 def test_what_must_be_refused(mounted: Mounted) -> None:
     top = prepared(mounted.folder)
     before = sorted(os.walk(top))
     wrong = []
     for what, call, code in REFUSED:
-        if mounted.kind == "encrypted" and what.startswith("link ") and code == errno.EEXIST:
+        if mounted.encrypted and what.startswith("link ") and code == errno.EEXIST:
             continue  # an encrypted volume has no second names at all
         try:
             call(top)
@@ -143,7 +143,7 @@ def test_times_move_where_they_must(mounted: Mounted) -> None:
     assert refused.value.errno == errno.ENOTEMPTY
 
 
-@pytest.mark.parametrize("mounted", ["plain", "encrypted", "writeback"], indirect=True)
+@pytest.mark.parametrize("mounted", ["plain", "encrypted", "rdma", "encrypted-rdma", "writeback"], indirect=True)
 def test_what_must_happen(mounted: Mounted) -> None:
     top = prepared(mounted.folder)
     file = top / "file"
@@ -173,7 +173,7 @@ def test_what_must_happen(mounted: Mounted) -> None:
     assert stat.S_IMODE((top / "dir").stat().st_mode) == 0o750 and not (top / "kept").exists()
     os.rename(top / "link", top / "renamed")
     assert os.readlink(top / "renamed") == "dir"
-    if mounted.kind != "encrypted":
+    if not mounted.encrypted:
         os.link(top / "other", top / "second")
         os.rename(top / "second", top / "other")
         assert (top / "second").exists() and (top / "other").stat().st_nlink == 2

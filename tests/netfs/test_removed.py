@@ -33,16 +33,16 @@ async def gone(store: Store) -> None:
             await trio.sleep(0.01)
 
 
-@pytest.mark.parametrize("how", ["by itself", "by another", "replaced", "direct"])
+@pytest.mark.parametrize("how", ["by itself", "by another", "replaced", "direct", "made by itself"])
 @pytest.mark.parametrize("keys", [None, KEYS], ids=["plain", "encrypted"])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_removed_file_is_used_on(kind: str, keys: VolumeKey | None, how: str) -> None:
     with opened(kind, Probe()) as store:
         async with two(store, keys) as (one, other):
-            async with await one.open("/f", "w+", direct=how == "direct") as file:
+            async with await one.open("/f", "x+" if how.startswith("made") else "w+", direct=how == "direct") as file:
                 await file.write(b"before" * 30_000, 0)
                 await file.fsync()
-                remover = one if how == "by itself" else other
+                remover = one if how.endswith("by itself") else other
                 if how == "replaced":
                     async with await other.open("/g", "w") as new:
                         await new.write(b"new")
