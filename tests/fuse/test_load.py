@@ -16,7 +16,7 @@ import pytest
 
 from tests.fuse.mounted import EVERY, FOUR, Mounted, netfs
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 MANY = """
 import sys, netfs, trio
 from crypto.slots import parse_secret
@@ -62,12 +62,12 @@ def test_a_storm_of_renames_loses_nothing(mounted: Mounted) -> None:
 
 
 @FOUR
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_ten_thousand_names_in_a_directory(mounted: Mounted, tmp_path: Path) -> None:
     names = [f"{n:05}" for n in range(10_000)]
     if mounted.encrypted:  # nobody makes them but a client that has the key
         made = subprocess.run(
-            [sys.executable, "-c", MANY, mounted.url, tmp_path / "key"], env=mounted.env, check=False, timeout=300, text=True,
+            [sys.executable, "-c", MANY, mounted.url, tmp_path / "key"], env=mounted.env, check=False, timeout=600, text=True,
             stderr=subprocess.PIPE,
         )  # fmt: skip
         assert made.returncode == 0, made.stderr

@@ -24,7 +24,7 @@ import pytest
 
 from tests.fuse.mounted import EVERY, FOUR, Mounted, netfs
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @EVERY
@@ -148,7 +148,7 @@ def test_a_file_that_is_removed_while_it_is_open(mounted: Mounted) -> None:
         assert [stat.S_IMODE(each.stat().st_mode) for each in (path, other)] == [0o640, 0o644]
     path.unlink()
     assert os.listdir(mounted.folder) == ["g"]
-    mounted.wait(lambda: mounted.removed() == 0, 120)
+    mounted.wait(lambda: os.listdir(mounted.folder) == ["g"] and mounted.removed() == 0, 120)
 
 
 @pytest.mark.parametrize("mounted", ["plain", "encrypted"], indirect=True)
@@ -166,13 +166,13 @@ def test_a_removed_file_outlives_its_server_and_not_its_mount(mounted: Mounted) 
         file.write(b" still")
         os.fsync(file.fileno())
         assert os.pread(file.fileno(), 10, 0) == b"open still"
-        file.close()
-        mounted.wait(lambda: mounted.removed() == 1, 120)
+        assert mounted.removed() == 2
         os.kill(mounted.pid, signal.SIGKILL)
         with pytest.raises(OSError):
             os.fsync(second.fileno())
-        with contextlib.suppress(OSError):
-            second.close()
+        for each in (file, second):
+            with contextlib.suppress(OSError):
+                each.close()
     assert not [name for name in os.listdir(mounted.served) if not name.startswith(".netfs")] or mounted.encrypted
 
 

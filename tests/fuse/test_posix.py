@@ -15,7 +15,7 @@ import pytest
 
 from tests.fuse.mounted import Mounted
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 LONG = "x" * 256
 REFUSED: list[tuple[str, Callable[[Path], object], int]] = [
     ("open what is not there", lambda top: os.open(top / "none", os.O_RDONLY), errno.ENOENT),
