@@ -46,7 +46,7 @@ class Mounted:
     def encrypted(self) -> bool:
         return self.kind.startswith("encrypted")
 
-    def wait(self, condition: Callable[[], bool], seconds: float = 10) -> None:
+    def wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self.log.read_text() if self.log.exists() else "no log"
