@@ -44,8 +44,6 @@ class Change:
 class FileOps(NetfsOps):
     """The operations table of a file of a client."""
 
-    __slots__ = ()
-
     @abstractmethod
     async def opened(self, entry: EntryReply, sent: Attr | None = None, *, write: bool) -> tuple[Attr, int]:
         """Learn the state of the file when it is opened; `entry` is what `Volume.lookup` or `create` has just returned.
