@@ -108,7 +108,7 @@ def test_the_two_users(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform != "linux", reason="a real folder is served on Linux")
 def test_the_volume_with_a_passphrase(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:

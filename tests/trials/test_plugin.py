@@ -106,6 +106,7 @@ def test_in_processes_with_another_schedule_and_checked(pytester: pytest.Pyteste
     assert found["passed"] == 2, text
     found, text = outcomes(pytester, PASSES, "-k", "stream", "--trial-jobs", "2")
     assert "runs in this process alone" in text
+    plain = plain.replace("< 0.6", "< 2")  # by the first seed: however slow this is, one is begun
     assert outcomes(pytester, plain, "--trial-seeds", "1e9", "--trial-time", "0.2s", "-k", "stream-plain")[0]["passed"] == 1
 
 

@@ -1,6 +1,7 @@
 """The proxy: what passes is whole, what a plan says happens to real sockets, what it cannot do it refuses."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -154,16 +155,19 @@ def test_the_command(tmp_path: Path) -> None:
         assert serve.stdout is not None
         upstream = json.loads(serve.stdout.readline())["url"].removeprefix("netfs+tcp://").rstrip("/")
         upstream = upstream.removeprefix("netfs://").rstrip("/")
-        command = ["proxy", "--listen", ":0", "--upstream", upstream, "--plan", str(plan), "--time", "6", "--json"]
+        command = ["proxy", "--listen", ":0", "--upstream", upstream, "--plan", str(plan), "--json"]
         proxy = subprocess.Popen([*netfs, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert proxy.stderr is not None
         where = proxy.stderr.readline().split()[2].rstrip(",")
         done = subprocess.run([*netfs, "ls", f"netfs+tcp://{where}/"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        out, _ = proxy.communicate(timeout=30)
+        proxy.send_signal(signal.SIGINT)  # what it has seen, it says whoever ends it
+        out, _ = proxy.communicate(timeout=60)
         found = json.loads(out)
         assert found["connections"] >= 1 and found["bytes"] > 0
         assert found["fired"] == {"T4": 1} and found["never_fired"] == []
+        idle = subprocess.run([*netfs, *command, "--time", "0.1"], capture_output=True, text=True, check=True)
+        assert json.loads(idle.stdout) == {"connections": 0, "bytes": 0, "fired": {}, "never_fired": ["T4"]}
     finally:
         serve.terminate()
         serve.communicate()
