@@ -21,7 +21,7 @@ from transport.rdma.capture import Capture
 from trials import sim
 from trials.checkers.honesty import check_errors
 from trials.checkers.nonces import Ledger, watch
-from trials.faults.catalogue import allowed_errnos, draw_plan
+from trials.faults.catalogue import allowed_errnos, draw_plan, row_of
 from trials.faults.injector import Injector
 from trials.faults.plan import Plan
 from trials.faults.rows_attacks import LIED_TO
@@ -191,6 +191,7 @@ class _Trial:
 
     def _dishonest(self, history: History, lied: bool) -> Failure | None:
         """Return what somebody was told that cannot come of what went wrong. lied: the scenario's server does."""
+        lied = lied or any(row_of(name).site == "tamper" for name in self.fired)
         return next(check_errors(history, allowed_errnos(self.fired) | (LIED_TO if lied else frozenset())), None)
 
     async def _phases(self, scene: Scene, operations: Sequence[Operation], history: History) -> Failure | None:

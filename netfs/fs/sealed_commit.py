@@ -463,13 +463,16 @@ class SealedCommit:
             if first_of_other_kind(file.entries(block, 1))[0]:
                 wipe(out)
                 return
-            request = Read(self._sealed.handle, block * size, size)
-            reply = await self._transport.call(request, dest=IovIter.ubuf(Direction.DEST, lease.view))
-            body = body_of(reply, ReadReply)
-            if isinstance(body, Exception):
-                raise body
-            if reply.received < size:
-                raise IntegrityError("the server's file is cut off", file_id=file.record.file_id, block_no=block)
+            got = 0
+            while got < size:  # a short read is lawful, and no end
+                request = Read(self._sealed.handle, block * size + got, size - got)
+                reply = await self._transport.call(request, dest=IovIter.ubuf(Direction.DEST, lease.view[got:size]))
+                body = body_of(reply, ReadReply)
+                if isinstance(body, Exception):
+                    raise body
+                if not reply.received:
+                    raise IntegrityError("the server's file is cut off", file_id=file.record.file_id, block_no=block)
+                got += reply.received
             file.cipher.open(lease.view_with_tail(TAG_SIZE), file.entries(block, 1), block, 1, dest)
             self._inode.probe.transformed_bytes += size
         finally:

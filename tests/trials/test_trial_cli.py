@@ -69,6 +69,20 @@ def test_run_prints_one_object(capfd: pytest.CaptureFixture[str], tmp_path: Path
     assert code == Exit.DONE and json.loads(out)["trials"] == 6
 
 
+def test_a_disk_that_is_full_of_reports_takes_nothing_else_along(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The trials are told of all the same, and half a page is none."""
+    place = tmp_path / "trial-sharing-0.html"
+    place.symlink_to("/dev/full")
+    bug = ("--scenario", "sharing", "--transport", "stream", "--encrypt", "no", "--operations", "6", "--bug", "stale-after-open")
+    code, out, err = trial(capfd, "run", *bug, "--seeds", "0:1", "--jobs", "1", "--report", str(tmp_path), "--json")
+    assert code == Exit.LOCAL
+    found = json.loads(out)
+    assert found["trials"] == 1
+    assert len(found["failures"]) == len(found["shrunk"]) == 1
+    assert "reports are not complete: " in err and "No space left" in err
+    assert not place.is_symlink()
+
+
 def test_hash_is_of_the_trial(capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = trial(capfd, "hash", *FEW, "--seed", "5", "--json", "--transport", "stream", "--encrypt", "no")
     assert code == Exit.DONE

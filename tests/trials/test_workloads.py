@@ -125,6 +125,11 @@ FOUND = (
     Case("racing", 1002, "stream", encrypt=True, operations=30),
     # A write that was sent again to the next start of the server, which knew nothing of its claim, undid another client's.
     Case("racing", 7146, "stream", encrypt=True, operations=20),
+    # A block was taken for lost in a power cut, since the read that looked for it was a short one.
+    Case("stream-copy", 9, "rdma-stream", encrypt=True, operations=2, plan=Plan.from_json(
+        '[[["S13","after(write, 3)","",{"restart_s":0.6657,"unsynced":"prefix"}],["S1","p(read, 0.287)"]],'
+        '{"cache_bytes":65536,"channels":3,"keepalive_s":3.0}]'
+    )),
 )  # fmt: skip
 
 

@@ -44,11 +44,13 @@ def run(
         return explore_schedules(host, spec, wanted, at_most_s)
     summary, writer = work(host, spec, [wanted], jobs, out, at_most_s=at_most_s)
     small: dict[str, str] = {}
+    whole = True
     if shrink and summary.failures:
         from trials.commands.tokens import shrink_rows  # noqa: PLC0415
 
-        small = shrink_rows(host, [rows[0] for rows in summary.classes().values()][:SHRUNK_CLASSES], report)
-    return tell(host, summary, writer, small)
+        small, whole = shrink_rows(host, [rows[0] for rows in summary.classes().values()][:SHRUNK_CLASSES], report)
+    code = tell(host, summary, writer, small)
+    return code if whole else Exit.LOCAL
 
 
 def campaign(host: Host, which: Which, seeds: str, shard: str | None, jobs: int, out: str, resume: bool, on: str | None) -> int:

@@ -3,9 +3,10 @@
 Owns no memory.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netfs.cli.host import Exit, Host
+from netfs.cli.host import Exit, Host, describe
 from trials.case import Case, Outcome, run_case
 from trials.commands.asking import case_of_token, quiet
 from trials.faults.catalogue import ROWS
@@ -114,9 +115,13 @@ def shrink_token(host: Host, token: str, runs: int, outputs: "list[Path]") -> in
     return Exit.DONE
 
 
-def shrink_rows(host: Host, rows: list[dict[str, Any]], report: str | None) -> dict[str, str]:
-    """Make the trials of some failures smaller, and write a report of each if there is a folder. Returns: tokens by class."""
+def shrink_rows(host: Host, rows: list[dict[str, Any]], report: str | None) -> tuple[dict[str, str], bool]:
+    """Make the trials of some failures smaller, and write a report of each if there is a folder.
+
+    Returns: tokens by class, and whether all reports were written; the first error ends these, and nothing else.
+    """
     found: dict[str, str] = {}
+    whole = True
     for row in rows:
         if row["class"].startswith("D"):
             continue  # a run that is not deterministic has nothing to be compared with
@@ -126,11 +131,15 @@ def shrink_rows(host: Host, rows: list[dict[str, Any]], report: str | None) -> d
             host.warn(f"seed {row['seed']} does not fail here, so it cannot be made smaller")
             continue
         found[row["class"]] = encode(small.case)
-        if report is not None:
-            from trials.report.files import write_into  # noqa: PLC0415
+        if report is not None and whole:
+            from trials.report.files import write_page  # noqa: PLC0415
 
-            host.note(f"report: {write_into(small.case, report)}")
-    return found
+            try:
+                host.note(f"report: {write_page(small.case, Path(report))}")
+            except OSError as error:
+                host.warn(f"reports are not complete: {describe(error)}")
+                whole = False
+    return found, whole
 
 
 def hash_of(host: Host, case: Case, lines: bool) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from crypto.errors import EKEYREJECTED
 from trials.faults.rows import NONE_YET, Row, errnos_of
 
 __all__ = ["ATTACKED", "LIED_TO"]
@@ -11,8 +12,8 @@ DET: Final = (
     "DET", "E(EBADMSG)", "E(ESTALE)", "E(EIO)", "E(ENOENT)", "E(EAGAIN)", "E(ENOSPC)", "E(EINVAL)", "E(EPROTO)", "?",
 )  # fmt: skip
 """EPROTO: the answer is none to the question. EINVAL: the server refuses what was built on a lie of its own."""
-LIED_TO: Final = errnos_of(DET)
-"""What a client of a lying server may be told."""
+LIED_TO: Final = errnos_of(DET) | {EKEYREJECTED}
+"""What a client of a lying server may be told, also of the volume itself."""
 FOR: Final = {"for_s": (0.001, 0.02)}
 
 

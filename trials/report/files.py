@@ -10,7 +10,7 @@ from iov.probe import EventSink
 from netfs.cli.host import CommandError, Exit, Host, failing
 from trials.case import Case, Outcome, run_case
 
-__all__ = ["SUFFIXES", "check_outputs", "write_into", "write_page", "write_reports"]
+__all__ = ["SUFFIXES", "check_outputs", "write_page", "write_reports"]
 
 SUFFIXES: Final = (".html", ".txt", ".pftrace", ".pcapng")
 
@@ -31,14 +31,12 @@ def write_page(case: Case, folder: Path) -> Path:
     path = folder / f"trial-{case.scenario.rpartition('::')[2]}-{case.seed}.html"
     outcome = run_case(case, keep_trace=True)
     neighbour = nearest_passing(outcome) if outcome.failure is not None else None
-    path.write_text(page(outcome, neighbour), "utf-8", "surrogateescape")
+    try:
+        path.write_text(page(outcome, neighbour), "utf-8", "surrogateescape")
+    except OSError:
+        path.unlink(missing_ok=True)  # half a page is none
+        raise
     return path
-
-
-def write_into(case: Case, folder: str) -> Path:
-    """Write the page of a trial into a folder. Returns: its path."""
-    with failing(Exit.LOCAL, folder):
-        return write_page(case, Path(folder))
 
 
 def write_reports(host: Host, case: Case, outputs: list[Path]) -> None:
