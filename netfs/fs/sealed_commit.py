@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from crypto.aead import NONCE_SIZE, TAG_SIZE, XAES_NONCE_SIZE, wipe
+from crypto.aead import XAES_NONCE_SIZE, wipe
 from crypto.errors import IntegrityError
-from crypto.file import CommitPlan, first_of_other_kind
-from crypto.layout import ENTRY_SIZE, PAGE_SIZE, nr_blocks
+from crypto.file import CommitPlan
+from crypto.layout import PAGE_SIZE, nr_blocks
 from crypto.record import MAX_PLAIN_SIZE
 from iov.iov_iter import Direction, IovIter
 from netfs.fs.calls import ask, body_of
+from netfs.fs.sealed_block import open_block, seal_block
 from netfs.fs.sealed_file import SealedFile
 from netfs.fs.sealed_turn import Turn
 from netfs.fs.volume import Change
@@ -27,8 +28,6 @@ from netfs.fs.waiting import finished
 from transport.errors import TransportError
 from transport.messages import (
     Commit,
-    Read,
-    ReadReply,
     Step,
     StepKind,
     Transact,
@@ -147,7 +146,7 @@ class SealedCommit:
         """Return the first block as the server has it."""
         lease = self._pool.get(self._sealed.file.block_size)
         try:
-            await self._open_block(0, lease.view)
+            await open_block(self._sealed, self._inode.probe, 0, lease.view)
             return bytes(lease.view).rstrip(b"\0")  # header: the only block of a small file
         finally:
             wipe(lease.view)
@@ -265,7 +264,7 @@ class SealedCommit:
                         return False
                     sealed.carried.append((0, 1))
                     await finished(lambda then: self._sealed.with_tags(0, 1, then, tries=0))
-                    carried.append((0, self._seal_block(0, file.head or b"")))
+                    carried.append((0, seal_block(self._sealed, self._inode.probe, 0, file.head or b"")))
                 while carried and len(carried) * file.block_size + LEAST_PAGES * PAGE_SIZE > limit:
                     await self._write_block(*carried[0])
                     carried.pop(0)[1].release()
@@ -346,7 +345,7 @@ class SealedCommit:
         """Say whether a block on the server is under its entry."""
         stage = self._pool.get(self._block_size)
         try:
-            await self._open_block(block, stage.view)
+            await open_block(self._sealed, self._inode.probe, block, stage.view)
         except IntegrityError:
             return False
         else:
@@ -442,9 +441,9 @@ class SealedCommit:
             return []
         stage = self._pool.get(self._block_size)
         try:
-            await self._open_block(block, stage.view)
+            await open_block(self._sealed, self._inode.probe, block, stage.view)
             file.resize(size)
-            return [(block, self._seal_block(block, stage.view[: size % self._block_size]))]
+            return [(block, seal_block(self._sealed, self._inode.probe, block, stage.view[: size % self._block_size]))]
         finally:
             wipe(stage.view)
             stage.release()
@@ -452,51 +451,3 @@ class SealedCommit:
     @property
     def _block_size(self) -> int:
         return self._sealed.file.block_size
-
-    async def _open_block(self, block: int, out: memoryview) -> None:
-        """Read and decrypt one block whose tag is there. Raises: IntegrityError."""
-        file = self._sealed.file
-        size = file.block_size
-        lease = self._pool.get(size)
-        try:
-            dest = IovIter.ubuf(Direction.DEST, out)
-            if first_of_other_kind(file.entries(block, 1))[0]:
-                wipe(out)
-                return
-            got = 0
-            while got < size:  # a short read is lawful, and no end
-                request = Read(self._sealed.handle, block * size + got, size - got)
-                reply = await self._transport.call(request, dest=IovIter.ubuf(Direction.DEST, lease.view[got:size]))
-                body = body_of(reply, ReadReply)
-                if isinstance(body, Exception):
-                    raise body
-                if not reply.received:
-                    raise IntegrityError("the server's file is cut off", file_id=file.record.file_id, block_no=block)
-                got += reply.received
-            file.cipher.open(lease.view_with_tail(TAG_SIZE), file.entries(block, 1), block, 1, dest)
-            self._inode.probe.transformed_bytes += size
-        finally:
-            lease.release()
-
-    def _seal_block(self, block: int, plain: bytes | memoryview) -> "Lease":
-        """Seal a block for the next transaction, zeros behind `plain`, and stage its entry."""
-        file = self._sealed.file
-        size = file.block_size
-        lease, stage = self._pool.get(size), self._pool.get(size)
-        try:
-            stage.view[: len(plain)] = plain
-            wipe(stage.view[len(plain) :])
-            entry = bytearray(ENTRY_SIZE)
-            source = IovIter.ubuf(Direction.SOURCE, stage.view)
-            nonce = self._env.nonces(NONCE_SIZE)
-            file.cipher.seal(source, lease.view_with_tail(TAG_SIZE), block, 1, nonce, entry, file.use_key(1))
-            self._inode.probe.transformed_bytes += size
-            self._inode.probe.copied(len(plain))
-            file.stage(block, entry)
-        except BaseException:
-            lease.release()
-            raise
-        finally:
-            wipe(stage.view)
-            stage.release()
-        return lease

@@ -18,9 +18,10 @@ from netfs.fs.sealed_claims import SealedClaims
 from netfs.fs.sealed_commit import SealedCommit
 from netfs.fs.sealed_file import SealedFile, Then
 from netfs.fs.sealed_folder import attr_of
-from netfs.fs.sealed_io import HEAD_MAX, SealedRead, SealedWrite, partial_blocks
+from netfs.fs.sealed_io import SealedRead
 from netfs.fs.sealed_names import failed
 from netfs.fs.sealed_turn import Turn
+from netfs.fs.sealed_write import HEAD_MAX, SealedWrite, partial_blocks
 from netfs.fs.stray import strays
 from netfs.fs.volume import CacheIdentity, Change, FileOps
 from netfs.fs.waiting import finished

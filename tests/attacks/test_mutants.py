@@ -60,7 +60,7 @@ MUTANTS = (
     ),
     Mutant(
         "nonces are counted",
-        "netfs/fs/sealed_io.py",
+        "netfs/fs/sealed_write.py",
         "self._sealed.env.nonces(self.count * NONCE_SIZE)",
         'b"".join((self._sealed.generation << 32 | n).to_bytes(NONCE_SIZE, "big") for n in range(self.count))',
         ("tests/attacks/test_nonces.py",),

@@ -130,6 +130,10 @@ FOUND = (
         '[[["S13","after(write, 3)","",{"restart_s":0.6657,"unsynced":"prefix"}],["S1","p(read, 0.287)"]],'
         '{"cache_bytes":65536,"channels":3,"keepalive_s":3.0}]'
     )),
+    # The claim under which a block was read went with a start of the server, and the block was written under the next one.
+    Case("mixed", 27, "stream", encrypt=True, keep=(54, 59, 60, 77, 82, 99), schedule=(), plan=Plan.from_json(
+        '[[["S21","nth(request, 39)","",{"notes":"lost","restart_s":0.0,"unsynced":"all"}]]]'
+    )),
 )  # fmt: skip
 
 

@@ -1,0 +1,269 @@
+"""Sans-IO. One write subrequest of an encrypted file: blocks from the iterator into a landing area, ciphertext to the server.
+
+    seal into the area ─▶ tags there? ─▶ put an intent, where blocks hold data ─▶ WRITE ─▶ note the tags ─▶ done
+
+Whoever merged what was read around the caller's bytes writes only while that is still what the file has: else the request is made
+anew. Memory: the area is a lease of the volume's pool, lent to the transport from issue to reply; the iterator is the request's.
+"""
+
+import errno
+
+from crypto.aead import NONCE_SIZE, TAG_SIZE, XAES_NONCE_SIZE
+from crypto.file import first_of_other_kind
+from crypto.intent import Intent, seal_intent
+from crypto.layout import ENTRY_SIZE
+from iov.copy_iter import copy_from_iter
+from iov.iov_iter import Direction, IovIter
+from iov.probe import Probe
+from netfs.engine.events import trace_call
+from netfs.engine.request import FileChanged, IoRequest, IoSubrequest
+from netfs.fs.calls import body_of
+from netfs.fs.sealed_file import SealedFile
+from netfs.fs.sealed_io import SealedCall
+from transport.base import Outcome, Reply
+from transport.messages import Step, StepKind, Transact, TransactReply, Write, WriteReply
+
+__all__ = ["HEAD_MAX", "SealedWrite", "partial_blocks"]
+
+RECORD_MOVES = 32
+"""How often a write intent is put anew because the record has moved meanwhile."""
+HEAD_MAX = 1 << 16
+"""Blocks of so many bytes at most are kept for the commit of a file that has only one."""
+
+
+def partial_blocks(request: IoRequest, size: int) -> list[int]:
+    """Return the blocks of a write that the caller has written in part, so that the rest of them was read."""
+    found: dict[int, None] = {}
+    at, end = request.start, request.start + request.length
+    for start, stop in (*request.changed, (end, end)):
+        if start > at:
+            found.update(dict.fromkeys(range(at // size, -(-start // size))))
+        at = max(at, stop)
+    return list(found)
+
+
+class SealedWrite(SealedCall):
+    """Encrypt and write the blocks of one subrequest."""
+
+    __slots__ = ("_entries", "_intent", "_moves")
+
+    def __init__(self, sealed: SealedFile, subreq: IoSubrequest, probe: Probe) -> None:
+        super().__init__(sealed, subreq, probe)
+        self._intent = 0
+        self._moves = 0
+
+    def start(self) -> None:
+        """Begin, when no other write of these blocks is on its way."""
+        sealed = self._sealed
+        end = self.first + self.count
+        if self._abandoned:
+            self._finish(0, OSError(errno.ECANCELED, "abandoned"))
+            return
+        if sealed.is_written(self.first, end):
+            sealed.block(self.start)
+            return
+        file = sealed.file
+        if file.block_size <= HEAD_MAX and file.takes_head(self.first, self.count):
+            if sealed.writing:
+                sealed.block(self.start)  # the file may be larger then
+            else:
+                sealed.with_tags(0, 1, self._into_head)
+            return
+        self._send()
+
+    def _send(self) -> None:
+        """Write the blocks, encrypted ahead or now."""
+        sealed = self._sealed
+        if not sealed.has_claim(self.first, self.first + self.count):
+            # Begun for a file of one block, or the server was started again: what is around may have been changed.
+            self._finish(0, FileChanged())
+            return
+        sealed.writing.append((self.first, self.first + self.count))
+        if self._lease is None:
+            try:
+                self.seal()
+            except OSError as error:  # no nonces
+                self._end(0, error)
+                return
+        sealed.with_tags(self.first, self.count, self._tell_of)
+
+    def _tell_of(self, error: Exception | None) -> None:
+        """Put an intent for the blocks that hold data, before they are overwritten in place."""
+        sealed, file = self._sealed, self._sealed.file
+        if error is not None:
+            self._end(0, error)
+            return
+        rows: list[tuple[int, bytes, bytes]] = []
+        for at in range(self.count):
+            block, part = self.first + at, slice(at * ENTRY_SIZE, (at + 1) * ENTRY_SIZE)
+            to_be = bytes(self._entries[part])
+            # Written before and not committed, or being committed: any of these can be what the record says when this is read.
+            rows += [(block, entry, to_be) for entry in file.possible_entries(block) if any(entry)]
+        if not rows:
+            self._write()
+            return
+        intent = Intent(file.record.generation, tuple(rows))
+        try:
+            nonce = sealed.env.nonces(XAES_NONCE_SIZE)
+        except OSError as failed:
+            self._end(0, failed)
+            return
+        record = seal_intent(sealed.key, file.record.file_id, intent, nonce)
+        pos, length = self.first * file.block_size, self.count * file.block_size
+        step = Step(StepKind.INTENT_PUT, sealed.handle, pos, length, record)
+
+        def told(outcome: Outcome) -> None:
+            body = body_of(outcome, TransactReply)
+            sealed.put_ends(body if isinstance(body, Exception) else None)
+            if isinstance(body, BlockingIOError) and self._moves < RECORD_MOVES:
+                # The record has moved, by a commit from here or of other blocks; or the server was started again.
+                self._moves += 1
+                sealed.refresh(again)
+            elif isinstance(body, Exception):
+                self._end(0, body)
+            else:
+                (self._intent,) = body.intents
+                sealed.intents[self._intent] = False
+                self._write()
+
+        def again(error: Exception | None) -> None:
+            if error is None and not sealed.has_claim(self.first, self.first + self.count):
+                error = FileChanged()
+            if error is not None:
+                self._end(0, error)
+            else:
+                sealed.with_tags(self.first, self.count, self._tell_of)
+
+        sealed.put_begins()
+        sealed.transport.submit(Transact([(sealed.handle, sealed.generation)], 0, [step]), told)
+
+    def _write(self) -> None:
+        sealed, file = self._sealed, self._sealed.file
+        # What is sent, or sent again, when the server knows of the claim no longer would undo another client's.
+        key = self._intent or sealed.key_of_claim(self.first)
+        if self._abandoned or not key or self._is_outdated():
+            self._note_intent()  # nothing was sent under it
+            self._end(0, OSError(errno.ECANCELED, "abandoned") if self._abandoned else FileChanged())
+            return
+        assert self._lease is not None
+        view = self._lease.view
+        request = Write(sealed.handle, self.first * file.block_size, intent=key)
+        call = sealed.transport.submit(request, self._sent, source=IovIter.ubuf(Direction.SOURCE, view))
+        if self.probe.sink is not None:
+            trace_call(self._subreq, "WRITE", call)
+        if self._lease is not None:
+            self._call = call
+
+    def _is_outdated(self) -> bool:
+        """Say whether what was read around the caller's bytes may have been changed by another client since.
+
+        As when the claim under which it was read is gone with a start of the server, and another one was taken.
+        """
+        request, size = self._subreq.request, self._sealed.file.block_size
+        blocks = partial_blocks(request, size)
+        return any(self._sealed.is_outdated(block, block + 1, request.basis) for block in blocks)
+
+    def seal(self) -> None:
+        """Encrypt the blocks into a landing area; `start` does it, unless it was done while there was time."""
+        file = self._sealed.file
+        view = self._area()
+        assert self._lease is not None
+        self._entries = bytearray(self.count * ENTRY_SIZE)
+        if self.probe.sink is not None:
+            self._tell("crypto_seal", self.count)
+        staged = file.cipher.seal(
+            self._subreq.iter.copy(),
+            self._lease.view_with_tail(TAG_SIZE),
+            self.first,
+            self.count,
+            self._sealed.env.nonces(self.count * NONCE_SIZE),
+            self._entries,
+            file.use_key(self.count),
+        )
+        self.probe.transformed_bytes += len(view)
+        if staged:
+            self.probe.copied(staged)
+
+    def forgo(self) -> None:
+        """Give back what was sealed and will not be written."""
+        self._give_back()
+
+    def _into_head(self, error: Exception | None) -> None:
+        """Keep the only block of a small file for the commit, unless it is in the data stream already."""
+        file = self._sealed.file
+        request = self._subreq.request
+        if error is None and partial_blocks(request, file.block_size) and request.basis < self._sealed.others:
+            error = FileChanged()
+        if error is not None:
+            self._finish(0, error)
+        elif file.head is None and not first_of_other_kind(file.entries(0, 1))[0]:
+            self._send()
+        else:
+            self._give_back()
+            block = bytearray(file.block_size)
+            self.probe.copied(copy_from_iter(block, self._subreq.iter.copy()))
+            self._note_end()
+            parts = [(start, min(end, len(block))) for start, end in request.changed or [(0, len(block))] if start < len(block)]
+            file.wrote_head(bytes(block).rstrip(b"\0"), parts)  # header: what fits into a small file's only block
+            self._finish(1)
+
+    def _sent(self, outcome: Outcome) -> None:
+        body = body_of(outcome, WriteReply)
+        sealed = self._sealed
+        if isinstance(body, Exception):
+            if isinstance(outcome, Reply) and outcome.status:
+                self._refused()
+            if isinstance(body, BlockingIOError):
+                sealed.lost_claim(self.first, self.first + self.count, self._intent)
+                body = FileChanged()
+            self._end(0, body)
+            return
+        blocks = min(self.count, body.count // sealed.file.block_size)
+        if blocks < self.count:
+            self._refused()
+        if sealed.verifier and body.verifier != sealed.verifier:
+            sealed.lost_claims()
+            sealed.rebooted = sealed.rebooted or sealed.file.is_uncommitted
+        self._subreq.verifier = sealed.verifier = body.verifier
+        cookie = self._cookie()
+        if cookie is None:
+            self._give_back()
+
+        def tagged(error: Exception | None) -> None:
+            if error is not None:
+                self._end(0, error)
+                return
+            sealed.file.wrote(self.first, self._entries[: blocks * ENTRY_SIZE])
+            self._note_end()
+            if blocks == self.count:
+                self._note_intent()
+            if cookie is not None:
+                self._keep(cookie, self._entries, blocks)
+            self._end(blocks)
+
+        if blocks:
+            sealed.with_tags(self.first, blocks, tagged)
+        else:
+            self._end(0, OSError(errno.EIO, "the server wrote less than a block"))
+
+    def _note_intent(self) -> None:
+        """Have the intent end with the next commit: what its blocks are is known."""
+        for intents in (self._sealed.intents, self._sealed.doubtful):
+            if self._intent in intents:
+                intents[self._intent] = True
+
+    def _refused(self) -> None:
+        """Have it found out later what the blocks are; where no answer came the write may still happen."""
+        if self._intent:
+            self._sealed.unsettled.append(self._intent)
+
+    def _note_end(self) -> None:
+        """Note how far what was written here goes, as a newer record of another client may end before."""
+        changed = self._subreq.request.changed
+        end = min((self.first + self.count) * self._sealed.file.block_size, changed[-1][1] if changed else 1 << 62)
+        self._sealed.own_end = max(self._sealed.own_end, end)
+
+    def _end(self, blocks: int, error: Exception | None = None) -> None:
+        # Told first: what is blocked may be started by it, and must find the request's memory given back.
+        self._finish(blocks, error)
+        self._sealed.written(self.first, self.first + self.count)
