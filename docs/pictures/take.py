@@ -43,6 +43,7 @@ def main() -> None:
         timeline(work, 31)
         terminal(HERE / "wireshark.png", wireshark(work), 1180)
         terminal(HERE / "session.png", session(work), 1330)
+        run(work, "explain", "--size", "64KiB", "--svg", str(HERE / "explain.svg"))
 
 
 def record(work: Path) -> None:

@@ -5,9 +5,10 @@ Owns no memory; `transport.generations` does the work and owns the emulated memo
 
 import re
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from netfs.cli.host import Exit, Host
+from netfs.cli.host import Exit, Host, failing
 
 if TYPE_CHECKING:
     from transport.generations import Comparison
@@ -54,6 +55,7 @@ def register(host: Host) -> None:
         layout: Literal["fragmented", "contiguous"] = "fragmented",
         device: Literal["swiotlb", "iommu", "direct"] = "iommu",
         max_sge: int = 16,
+        svg: Path | None = None,
     ) -> None:
         """Count what each way of handing memory to an RDMA device allocates, maps, copies and posts.
 
@@ -62,6 +64,7 @@ def register(host: Host) -> None:
             layout: pages scattered over physical memory, or in a row.
             device: how the device reaches memory: through a bounce buffer, an IOMMU, or by physical address.
             max_sge: entries of one message, its header's included; with 1 the payload is copied behind the header.
+            svg: file to draw the picture into, as SVG.
         """
         from transport.generations import compare  # noqa: PLC0415
 
@@ -72,16 +75,26 @@ def register(host: Host) -> None:
             host.fail(Exit.USAGE, str(error))
         given = {"size": length, "layout": layout, "device": device, "max_sge": max_sge}
         rows = [asdict(generation.costs) for generation in found.generations]
+        title = f"{length} bytes, {layout}, {device} device, {max_sge} SGE{'s' * (max_sge > 1)} a message"
+        if svg is not None:
+            from netfs.cli.explain_svg import draw  # noqa: PLC0415
+
+            with failing(Exit.LOCAL):
+                svg.write_text(draw(found, title), encoding="utf-8")
         if host.json:
             host.emit({"input": given, "generations": rows})
             return
-        table(host, rows, f"{length} bytes, {layout}, {device} device, {max_sge} SGE{'s' * (max_sge > 1)} a message")
-        host.emit(None, picture(found))
+        table(host, rows, title)
+        host.emit(None, picture(found) if svg is None else f"The picture is in {svg}.")
 
     host.command(
         explain,
         name="explain",
-        examples=["netfs explain", "netfs explain --size 64KiB --layout contiguous --device swiotlb --max-sge 4"],
+        examples=[
+            "netfs explain",
+            "netfs explain --size 64KiB --svg explain.svg",
+            "netfs explain --size 64KiB --layout contiguous --device swiotlb --max-sge 4",
+        ],
     )
 
 

@@ -1,6 +1,8 @@
 """The explain command: one object for scripts, a table and a picture for people, a line for mistakes."""
 
 import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -8,6 +10,7 @@ from netfs.cli.explain import picture, register, size_of
 from netfs.cli.main import build, run
 from transport.generations import DEVICES, LAYOUTS, compare
 
+SVG = "{http://www.w3.org/2000/svg}"
 ROWS = ["page_lists", "iterators", "scatterlists", "sges", "map_calls", "messages", "payload_copies", "allocations"]
 
 
@@ -89,3 +92,48 @@ def test_the_picture_marks_every_page_and_cut() -> None:
     memory = next(line for line in drawn.splitlines() if "in memory" in line)
     assert memory.count("├") == 4
     assert next(line for line in drawn.splitlines() if "legacy_mr" in line).count("├") == 1
+
+
+def test_the_svg_has_the_fragments_and_what_was_posted(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    drawn = tmp_path / "explain.svg"
+    code, out, _ = netfs(capfd, "--size", "12KiB", "--device", "direct", "--svg", str(drawn))
+    assert code == 0 and f"The picture is in {drawn}." in " ".join(out.split("\n")) and "█" not in out
+    top = ET.parse(drawn).getroot()
+    assert top.tag == SVG + "svg"
+    found = compare(12 * 1024, "fragmented", "direct", 16)
+    assert pieces(top, "in-memory") == [(vec.paddr, vec.length) for vec in found.fragments]
+    assert len(top.findall(f".//{SVG}rect[@class='page']")) == 3
+    for generation in found.generations:
+        if generation.costs.sges > 1:
+            assert pieces(top, generation.costs.name) == [(vec.addr, vec.length) for vec in generation.sges]
+        else:
+            assert pieces(top, generation.costs.name) == [(generation.sges[0].addr, 12 * 1024)]
+        assert any(text.startswith(f"{generation.costs.sges:,} SGE") for text in said(top, generation.costs.name))
+
+
+@pytest.mark.parametrize("size", ["1", "9MiB"])
+def test_the_svg_keeps_to_its_edges(capfd: pytest.CaptureFixture[str], tmp_path: Path, size: str) -> None:
+    drawn = tmp_path / "explain.svg"
+    code, out, _ = netfs(capfd, "--size", size, "--svg", str(drawn), "--json")
+    assert code == 0 and json.loads(out)["generations"]
+    top = ET.parse(drawn).getroot()
+    width, height = float(top.attrib["width"]), float(top.attrib["height"])
+    for box in top.iter(SVG + "rect"):
+        x, y = float(box.get("x", 0)), float(box.get("y", 0))
+        assert x + float(box.attrib["width"]) <= width and y + float(box.attrib["height"]) <= height
+    assert len(list(top.iter())) < 5000
+    assert any("and so on" in text for text in top.itertext()) == (size == "9MiB")
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = netfs(capfd, "--size", "4096", "--svg", str(tmp_path / "none" / "f.svg"))
+    assert code == 4 and err.startswith("netfs: ") and err.count("\n") == 1 and "f.svg" in err
+
+
+def pieces(top: ET.Element, row: str) -> list[tuple[int, int]]:
+    found = top.findall(f".//{SVG}g[@id='{row}']/{SVG}g")
+    return [(int(piece.attrib["data-address"], 16), int(piece.attrib["data-length"])) for piece in found]
+
+
+def said(top: ET.Element, row: str) -> list[str]:
+    return [text.text or "" for text in top.findall(f".//{SVG}g[@id='{row}']/{SVG}text")]
