@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
 
-from netfs.cli.explain import MAP_ROWS, PAGE, RULER, SAYS
+from netfs.cli.explain_text import MAP_ROWS, PAGE, RULER, SAYS
 
 if TYPE_CHECKING:
     from transport.generations import Comparison

@@ -6,7 +6,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from netfs.cli.explain import picture, register, size_of
+from netfs.cli.explain import register, size_of
+from netfs.cli.explain_text import picture
 from netfs.cli.main import build, run
 from transport.generations import DEVICES, LAYOUTS, compare
 
