@@ -116,6 +116,7 @@ async def direct_write(
             else:
                 done = await _write(inode, it, pos, origin)
         except BaseException:
+            inode.doubtful = True
             # The server may have taken some of it all the same; what was cached meanwhile may be older.
             with trio.move_on_after(SETTLE_TIMEOUT_S, shield=True):
                 await drop_range(inode, pos, pos + length)
@@ -158,6 +159,7 @@ async def _write(
             end = pos + wreq.transferred
             inode.sizes.wrote_server(end if user_end is None else min(end, user_end))
     if wreq.error is not None:
+        inode.doubtful = True
         if not wreq.transferred:
             raise wreq.error
         if failed is not None:

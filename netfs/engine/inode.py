@@ -55,14 +55,15 @@ class NetfsInode:
     ops is set once, by the filesystem, before any I/O. uncommitted: something was written since the last commit.
     direct_verifier: of the boot that took unstable direct writes since then, 0 for none. debug_id: its number in events.
     group: of what is written now; a barrier begins the next. others: grows when it turns out that another client has changed the
-    file, so that what was read before may be outdated; only told of files with blocks.
+    file, so that what was read before may be outdated; only told of files with blocks. doubtful: a change that went past the page
+    cache has failed or was cancelled, and may have happened, or yet happen.
     requests: those that have begun and not ended, in the order they began. cookie: what a local cache has of the file, None
     without one; the filesystem sets it when the file is opened.
     """
 
     __slots__ = (
-        "cache", "cookie", "debug_id", "direct_verifier", "group", "lock", "mapping", "modified", "ops", "others", "pool",
-        "probe", "requests", "sizes", "uncommitted", "wb_error", "wb_lock", "wb_waiters",
+        "cache", "cookie", "debug_id", "direct_verifier", "doubtful", "group", "lock", "mapping", "modified", "ops", "others",
+        "pool", "probe", "requests", "sizes", "uncommitted", "wb_error", "wb_lock", "wb_waiters",
     )  # fmt: skip
 
     ops: NetfsOps
@@ -83,6 +84,7 @@ class NetfsInode:
         self.group = 0
         self.modified = 0
         self.others = 0
+        self.doubtful = False
         probe.inode_ids += 1
         self.debug_id = probe.inode_ids
         self.requests = NO_REQUESTS
@@ -91,6 +93,14 @@ class NetfsInode:
         """Plug the filesystem in."""
         self.ops = ops
         self.mapping = self.cache.mapping(self, ops.block_size)
+
+    @property
+    def settled(self) -> bool:
+        """All changes are over and durable, and none of them has ever failed: the server has what they have made, and no less."""
+        mapping = self.mapping
+        if mapping.dirty or mapping.writeback or mapping.unstable or self.uncommitted or self.lock.busy:
+            return False
+        return not (self.doubtful or self.wb_error.count)
 
     def wrote_direct(self, verifier: int) -> None:
         """Note direct writes, or changes of the size or of holes, taken by the boot `verifier`. They are not kept here: an

@@ -21,6 +21,11 @@ class IoLock:
         self.wanted = 0
         self.waiters = WakeList()
 
+    @property
+    def busy(self) -> bool:
+        """Somebody has it."""
+        return self.exclusive or self.shared > 0
+
     def try_shared(self) -> bool:
         """Take a share if nobody has or wants it exclusively."""
         if self.exclusive or self.wanted:

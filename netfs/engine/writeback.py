@@ -161,7 +161,11 @@ async def resize(inode: NetfsInode, size: int) -> None:
         for folio in inode.mapping.range(size, END_OF_TIME):
             while folio.locked:
                 await park_at(folio)
-        await inode.ops.resize(size)
+        try:
+            await inode.ops.resize(size)
+        except BaseException:
+            inode.doubtful = True
+            raise
         inode.wrote_direct(inode.ops.boot)
         inode.sizes.resized(size)
         if inode.cookie is not None and not inode.ops.seals:

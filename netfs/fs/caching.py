@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from iov.probe import Probe
 from netfs.engine.park import park
 from netfs.fs.inode import Inode
+from netfs.fs.leases import Leases
 from netfs.fscache.service import LocalCache, disk_granule
 from transport.env import Env
+from transport.errors import TransportError
 from transport.messages import Attr
 
 if TYPE_CHECKING:
@@ -55,6 +57,28 @@ class FileCaching:
         cookie.use(identity.coherency, identity.size)
         while cookie.busy:
             await park(cookie.settled)
+
+    async def written(self, inode: Inode, leases: Leases) -> None:
+        """Keep what was written to a file whose last descriptor is being closed, if nobody else can have changed it meanwhile.
+
+        Without a write lease all that time the server's word of now may be about another client's write, and is not taken.
+        Cancellation: nothing is kept for the next open.
+        """
+        cookie, modified = self._cookies.get(inode), inode.modified
+
+        def is_over() -> bool:
+            return cookie is not None and cookie.keeps and inode.settled and inode.opens == 1 and inode.modified == modified
+
+        if cookie is None or not cookie.modified() or not is_over():
+            return
+        try:
+            attr = await leases.vouched(inode.handle, inode.change)
+        except (OSError, TransportError):
+            return  # the file goes on without
+        if attr is None or attr.size != inode.sizes.i_size or not is_over():
+            return
+        cookie.keep(inode.file_ops.cache_identity(attr, attr.size).coherency)
+        cookie.modified = lambda: inode.modified != modified
 
     def closed(self, inode: Inode) -> None:
         """The last descriptor of a file was closed; what is cached of it stays."""

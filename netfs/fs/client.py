@@ -257,6 +257,11 @@ class Client(Listings):
         if failed is not None:
             raise failed
 
+    async def keep_written(self, inode: Inode) -> None:
+        """Have the local cache keep what was written to a file, when its last descriptor is closed and all of it is durable."""
+        if self._caching is not None and inode.opens == 1:
+            await self._caching.written(inode, self.leases)
+
     def put_inode(self, inode: Inode) -> None:
         """Give back a descriptor's share of an inode; idle ones are kept with their folios, up to a bound."""
         inode.opens -= 1

@@ -421,6 +421,7 @@ class File(FileSpace, FileLocks):
                 await trio.lowlevel.checkpoint()
             if self._client.leases.locked(self._inode.handle, self._owner):
                 await self._unlock()
+            await self._client.keep_written(self._inode)
         finally:
             self._closed = True
             self._client.put_inode(self._inode)

@@ -156,7 +156,11 @@ class FileSpace:
             try:
                 await flush_range(inode, 0, END_OF_TIME)
                 await settle_range(inode, start, end)
-                await change()
+                try:
+                    await change()
+                except BaseException:
+                    inode.doubtful = True
+                    raise
                 inode.wrote_direct(inode.ops.boot)
                 if inode.cookie is not None and not inode.ops.seals:
                     inode.cookie.invalidate("the server changed the file")

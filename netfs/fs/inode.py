@@ -2,7 +2,8 @@
 
 Coherence is close-to-open: what another client wrote and closed is seen by whoever opens afterwards. At an open the server's
 `change` attribute is compared; when it has moved, clean folios are dropped. After own writes the attribute has moved too and the
-cache cannot tell why, so folios of a file written here are dropped at its next open as well. Owns no memory.
+cache cannot tell why, so folios of a file written here are dropped at its next open as well; while a lease lasts, nothing is
+asked, and nothing dropped. Owns no memory.
 """
 
 from iov.pool import BufferPool

@@ -30,6 +30,7 @@ from transport.messages import (
     EntryReply,
     Event,
     EventsReply,
+    Getattr,
     Handle,
     Lease,
     LeaseKind,
@@ -70,9 +71,12 @@ Forget = Callable[[Handle, bool], Awaitable[None]]
 
 @dataclass(slots=True, eq=False)
 class _Held:
+    """change: the file's, when the server gave what has this epoch."""
+
     kinds: LeaseKind
     epoch: int
     boot: int
+    change: int
 
 
 class Leases:
@@ -158,6 +162,25 @@ class Leases:
         self._take(results, 1, handle, told)
         return attr
 
+    async def vouched(self, handle: Handle, change: int) -> Attr | None:
+        """Send GETATTR, and have the server say that since the file was as of `change` nobody but this client changed it.
+
+        Returns: None when it does not say so: there is, or was, no write lease all the time. Cancellation: no effect.
+        """
+        held = self._believed(handle)
+        if held is None or not held.kinds & LeaseKind.WRITE or held.change != change:
+            await trio.lowlevel.checkpoint()
+            return None
+        told, epoch = self._told, held.epoch
+        # What was revoked, which this client may not have heard yet, is not held any more, or has another epoch.
+        asked = Compound([CompoundStep(Getattr(handle)), CompoundStep(Lease(handle, held.kinds & ~_HANDLE))])
+        results = (await ask(self._transport, asked, CompoundReply)).results
+        attr = result_of(results, 0, AttrReply).attr
+        reply = result_of(results, 1, LeaseReply)
+        self._take(results, 1, handle, told)
+        alone = reply.epoch == epoch and reply.kinds & LeaseKind.WRITE and self._believed(handle) is held
+        return attr if alone else None
+
     async def create(self, parent: Handle, name: str, mode: int) -> tuple[EntryReply, Attr]:
         """Send CREATE and OPEN of a new file, and with them ask for a lease. Cancellation: may have happened.
 
@@ -182,9 +205,11 @@ class Leases:
             return
         held = self._believed(handle)
         if held is None or not held.kinds & LeaseKind.READ:
-            self._held[handle] = _Held(reply.kinds, reply.epoch, self._transport.boot)
-        else:
-            held.kinds, held.epoch = reply.kinds, reply.epoch
+            self._held[handle] = _Held(reply.kinds, reply.epoch, self._transport.boot, reply.change)
+            return
+        if reply.epoch != held.epoch:
+            held.change = reply.change
+        held.kinds, held.epoch = reply.kinds, reply.epoch
 
     def drop(self, handle: Handle) -> None:
         """Believe nothing of a file any more; the server learns of it when it asks."""

@@ -95,6 +95,12 @@ class DiskCookie(BlockCookie):
         return self.state is State.ACTIVE and not self._asked
 
     @property
+    def keeps(self) -> bool:
+        """There is something cached that a later run believes only with the server's word."""
+        held = self._held
+        return self.usable and not self.sealed and held is not None and held.file.writable and not self._map.empty
+
+    @property
     def busy(self) -> bool:
         """A change of state is under way."""
         return self.state in BUSY or bool(self._asked)
@@ -111,6 +117,16 @@ class DiskCookie(BlockCookie):
         self._map.size = size
         if self._cache.usable and (self.is_open or self._cache.make_way()):
             self._ask(Event.USE)
+
+    def keep(self, coherency: bytes) -> None:
+        """All that is cached is what the server has, safely, as long as it says `coherency` of the file."""
+        self._coherency = coherency
+
+        def run(file: ObjectFile) -> None:
+            file.disk.sync(file.fd)  # granules of before must not come back under this word
+            file.set_coherency(coherency)
+
+        self._change(run, lambda _: None)
 
     def discard(self) -> None:
         """Give up the file descriptor; what is cached stays for the next use."""
