@@ -71,6 +71,7 @@ class Client(Listings):
         self._pool = BufferPool(probe, STAGE_SLOT, MAX_STAGES)
         self._dentries = DentryCache(MAX_DENTRIES)
         self._inodes: dict[Handle, Inode] = {}
+        self._singles: dict[int, int] = {}
         self._opened = 0
         self._idle: OrderedDict[Handle, Inode] = OrderedDict()
         self._root: Handle | None = None
@@ -187,7 +188,7 @@ class Client(Listings):
 
     def requests(self) -> list[LiveRequest]:
         """Return the reads and writes under way; `netfs.tracing.live_table` makes a table of them."""
-        return live_requests(self._inodes.values())
+        return live_requests(self._inodes.values(), self._singles.items())
 
     def use_keys(
         self,

@@ -43,7 +43,9 @@ _FIRST, _SECOND = Handle(b"\0"), Handle(b"\1")
 
 
 class WholeFiles(PosixCalls):
-    """The part of a client that reads and writes whole files."""
+    """The part of a client that reads and writes whole files. _singles: number and length of the reads under way."""
+
+    _singles: dict[int, int]
 
     @abstractmethod
     async def open(self, path: str, mode: str = "r", *, direct: bool = False, create_mode: int = 0o644) -> File:
@@ -118,6 +120,7 @@ class WholeFiles(PosixCalls):
         """Read a file in one round trip, as a request of a single part; None as `_read_at_once`."""
         probe = self.probe
         number = probe.request_ids = probe.request_ids + 1
+        self._singles[number] = WHOLE_MAX
         probe.emit("netfs_read", number, "READ-SINGLE", 0, 0, WHOLE_MAX, 0)
         data, code = None, 0
         try:
@@ -126,6 +129,7 @@ class WholeFiles(PosixCalls):
             code = errno_of(error)
             raise
         finally:
+            del self._singles[number]
             count = 0 if data is None else len(data)
             probe.emit("netfs_rreq", number, Origin.READ_SINGLE.value, "COMPLET", 0, count, WHOLE_MAX, code)
         return data

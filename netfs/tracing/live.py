@@ -13,6 +13,7 @@ from typing import Final
 
 from netfs.engine.events import errno_of, request_flags
 from netfs.engine.inode import NetfsInode
+from netfs.engine.request import Origin
 
 __all__ = ["HEADER", "LiveRequest", "live_requests", "live_table"]
 
@@ -38,8 +39,11 @@ class LiveRequest:
         return f"{self.request:08x} {self.origin} {self.refs:3} {self.flags:02x}   {self.error:3} {self.in_flight:3} {coverage}"
 
 
-def live_requests(inodes: Iterable[NetfsInode]) -> list[LiveRequest]:
-    """Return the requests of these files that have begun and not ended, in the order of their numbers."""
+def live_requests(inodes: Iterable[NetfsInode], singles: Iterable[tuple[int, int]] = ()) -> list[LiveRequest]:
+    """Return the requests of these files that have begun and not ended, in the order of their numbers.
+
+    singles: number and length of those that read a small file as a whole, which have one part and no open file.
+    """
     found = [
         LiveRequest(
             rreq.debug_id,
@@ -55,6 +59,8 @@ def live_requests(inodes: Iterable[NetfsInode]) -> list[LiveRequest]:
         for inode in inodes
         for rreq in inode.requests.values()
     ]
+    code, flags = Origin.READ_SINGLE.value, 3  # in progress, all queued
+    found += [LiveRequest(number, code, 2, flags, 0, 1, 0, length, length) for number, length in singles]
     return sorted(found, key=lambda row: row.request)
 
 

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 import netfs
 from iov.probe import Probe
@@ -43,6 +45,31 @@ async def test_a_whole_file_is_a_request_of_its_own() -> None:
         async with await client.open("/f"):
             assert await client.read_bytes("/f") == b"hello"  # it is open, so the page cache is asked
     assert (stats.counts["Reads.RA"], stats.counts["Objs.rr"]) == (1, 0)
+
+
+async def test_a_whole_file_is_in_the_table_while_it_is_read() -> None:
+    async with mounted() as (client, transport):
+        await client.write_bytes("/f", b"hello")
+        transport.hold = lambda request: isinstance(request, Compound)
+        got: list[bytes] = []
+
+        async def read() -> None:
+            got.append(await client.read_bytes("/f"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            (row,) = client.requests()
+            assert str(row)[8:] == " R1   2 03     0   1 @0 10000/10000"
+            transport.let_go()
+        assert got == [b"hello"] and client.requests() == []
+        transport.hold = lambda request: isinstance(request, Compound)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+            transport.let_go()
+        assert client.requests() == []
 
 
 async def test_what_cannot_be() -> None:

@@ -152,6 +152,9 @@ class Model:
     async def do_fsync(self, op: Op) -> None:
         await self.files[op["fd"]].fsync()
 
+    async def do_barrier(self, op: Op) -> None:
+        await self.files[op["fd"]].barrier()
+
     async def do_reopen(self, op: Op) -> None:
         fd = op["fd"]
         mode, _, direct = DESCRIPTORS[fd].partition(" ")

@@ -28,6 +28,7 @@ KINDS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
     "allocate": (1, ("fd", "pos", "length", "tag")),
     "copy": (3, ("fd", "pos", "length", "other", "other_pos")),
     "fsync": (4, ("fd",)),
+    "barrier": (0, ("fd",)),  # every other fsync, so that what comes after it in a run is drawn as before there were barriers
     "reopen": (3, ("fd",)),
     "drop": (3, ()),
     "switch": (1, ()),
@@ -89,4 +90,6 @@ def draw(rng: random.Random, size: int, most: int, longest: int, left_out: froze
         drawn["length"] = min(drawn["length"], max(1, most - size))
         if size >= most:
             kind = "fsync"
+    if kind == "fsync" and drawn["tag"] % 2:
+        kind = "barrier"
     return Op(kind, tuple(drawn[name] for name in KINDS[kind][1]))
