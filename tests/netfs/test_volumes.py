@@ -52,7 +52,7 @@ async def test_a_volume_opens_for_owner_and_recipient() -> None:
         assert await client.listdir("/") == ["file"]
     async with open_client(plain(store)) as client:
         shown = await client.listdir("/")
-        assert (len(shown), shown[0]) == (2, HEADER_NAME)
+        assert (len(shown), HEADER_NAME in shown) == (2, True)
         assert "file" not in shown
     store.close()
 
@@ -112,7 +112,7 @@ async def test_rotation_reseals_with_the_next_commit() -> None:
             with fails(errno.EAGAIN):
                 await replace_header(client, found, found.header)
             shown = await client.listdir("/")
-            assert (len(shown), shown[0]) == (3, HEADER_NAME)
+            assert (len(shown), HEADER_NAME in shown) == (3, True)
             assert not {"changed", "kept"} & set(shown)
         async with open_volume(plain(store), BOB, pinned=header.fingerprint) as new:
             for name in ("kept", "changed"):
