@@ -33,6 +33,7 @@ from transport.messages import (
     Bind,
     Body,
     Compound,
+    DirEntry,
     EndSession,
     Fence,
     Getattr,
@@ -64,6 +65,8 @@ log: Final = logging.getLogger(__name__)
 _LIMITS: Final = Limits()
 _STAGING_SLOT: Final = 1 << 16
 _STAGING_SLOTS: Final = 4
+FIRST_ENTRIES: Final = 32
+"""Entries of a listing before it is known how large they are."""
 PEEKED: Final = frozenset({Lookup, Getattr, Open})
 
 R = TypeVar("R", Reply, Reply | None)
@@ -441,13 +444,20 @@ class Dispatcher:
     def _list(self, request: Readdir, room: int) -> ReaddirReply:
         if request.count < 1:
             raise OSError(errno.EINVAL, "a listing of no entries")
-        most = max(1, room // ENTRY_BYTES)
-        entries, eof = self._store.readdir(request.handle, request.cookie, min(request.count, most))
-        for index, entry in enumerate(entries):
-            room -= entry_bytes(entry)
-            if room < 0 and index:
-                return ReaddirReply(entries[:index], eof=False)
-        return ReaddirReply(entries, eof)
+        listed: list[DirEntry] = []
+        cookie, asked = request.cookie, FIRST_ENTRIES
+        while len(listed) < request.count:  # the store is not asked for much more than there is room for
+            entries, eof = self._store.readdir(request.handle, cookie, min(asked, request.count - len(listed)))
+            for entry in entries:
+                room -= entry_bytes(entry)
+                if room < 0 and listed:
+                    return ReaddirReply(listed, eof=False)
+                listed.append(entry)
+            if eof or not entries:
+                return ReaddirReply(listed, eof)
+            cookie = listed[-1].cookie
+            asked = max(1, room // max(map(entry_bytes, entries)))
+        return ReaddirReply(listed, eof=False)
 
     def _do(self, work: Callable[[Any], Body], request: Request) -> Reply:
         try:
