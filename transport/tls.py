@@ -38,6 +38,8 @@ MAX_SEND: Final = 1 << 20
 HANDSHAKE_RECORD: Final = 0x16
 _SHAKING: Final = "in the TLS handshake"
 ALERT_PROTOCOL_VERSION: Final = b"\x15\x03\x03\x00\x02\x02\x46"
+_CUT: Final = "UNEXPECTED_EOF_WHILE_READING"
+"""As older releases of Python 3.11 say it; others have an exception of its own."""
 _REFUSALS: Final = ("ALERT_UNKNOWN_CA", "ALERT_BAD_CERTIFICATE", "CERTIFICATE_REQUIRED", "ALERT_CERTIFICATE", "ACCESS_DENIED")
 _OLD: Final = ("UNSUPPORTED_PROTOCOL", "ALERT_PROTOCOL_VERSION")
 _STRANGE: Final = ("CERTIFICATE_VERIFY_FAILED", "PEER_DID_NOT_RETURN_A_CERTIFICATE")
@@ -261,6 +263,7 @@ class TlsStream:
     def _told(self, error: OSError, where: str) -> Exception:
         """Return the error to raise for one of ssl's, whose errnos are none of the system's."""
         cut = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError | ConnectionError)
+        cut = cut or getattr(error, "reason", "") == _CUT
         if cut and where is _SHAKING:
             guess = "; perhaps it speaks without TLS" if self._role == "server" else ""
             return TransportError(errno.ECONNRESET, f"{self.peer}: it broke off {where}{guess}")
