@@ -181,9 +181,12 @@ async def resize(inode: NetfsInode, size: int) -> None:
 
 
 async def _cut_folios(inode: NetfsInode, size: int) -> None:
-    """Forget what is cached behind the new end; what a reader asked for before the cut is waited for, as it may be old."""
+    """Forget what is cached behind the new end; what a reader asked for before the cut is waited for, as it may be old.
+
+    So is a copy of what was read to the local cache: writeback is held, but such a copy begins all the same.
+    """
     for folio in inode.mapping.range(size, END_OF_TIME):
-        while folio.locked:
+        while folio.locked or folio.writeback:
             await park_at(folio)
         if folio.dropped:
             continue
