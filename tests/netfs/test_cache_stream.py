@@ -10,7 +10,7 @@ import trio.testing
 from netfs.fs.client import Client
 from tests.netfs.memory_cookie import MemoryCookie
 from tests.netfs.mount import DATA, FaultyTransport, get, mounted, put
-from transport.messages import Read, Write
+from transport.messages import Read, Truncate, Write
 
 GRAIN = 1024
 
@@ -154,6 +154,26 @@ async def test_copies_that_an_invalidation_overtook_are_not_kept() -> None:
             transport.let_go()
             await trio.testing.wait_all_tasks_blocked()
         assert not cookie.writes
+
+
+async def test_a_cut_waits_for_what_was_read_beside_it_and_is_being_copied() -> None:
+    async with mounted(folios=256) as (client, transport):
+        await put(client, "/f", DATA)
+        cookie = MemoryCookie(GRAIN)
+        client.drop_caches()
+        cookie.hold = True
+        transport.hold = lambda request: isinstance(request, Truncate)
+        async with await client.open("/f", "r+") as file, trio.open_nursery() as nursery:
+            file._inode.cookie = cookie
+            nursery.start_soon(file.truncate, 1000)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(file.read, 4096, 8192)
+            await trio.testing.wait_all_tasks_blocked()
+            assert cookie.held, "a copy is under way while the server cuts"
+            transport.let_go()
+            await trio.testing.wait_all_tasks_blocked()
+            cookie.let_go()
+        assert not file._inode.mapping.range(1000, len(DATA))
 
 
 async def test_a_direct_write_and_a_truncation_reach_the_cookie() -> None:
