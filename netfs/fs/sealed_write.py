@@ -159,9 +159,13 @@ class SealedWrite(SealedCall):
 
         As when the claim under which it was read is gone with a start of the server, and another one was taken.
         """
-        request, size = self._subreq.request, self._sealed.file.block_size
-        blocks = partial_blocks(request, size)
-        return any(self._sealed.is_outdated(block, block + 1, request.basis) for block in blocks)
+        sealed, request = self._sealed, self._subreq.request
+        if request.basis >= sealed.others:
+            return False
+        blocks = [block - self.first for block in partial_blocks(request, sealed.file.block_size)]
+        return any(
+            sealed.is_outdated(self.first + at, self.first + at + 1, request.basis) for at in blocks if 0 <= at < self.count
+        )
 
     def seal(self) -> None:
         """Encrypt the blocks into a landing area; `start` does it, unless it was done while there was time."""

@@ -360,7 +360,8 @@ class MountOps(pyfuse3.Operations):
         """Close an open file."""
         opened = self._files.pop(fh)
         opened.node.opens -= 1
-        if not any(other.file is opened.file for other in self._files.values()):
+        # What is opened through /proc shares the file of another descriptor.
+        if not (opened.node.opens and any(other.file is opened.file for other in self._files.values())):
             await opened.file.aclose()
 
     # ---- directories

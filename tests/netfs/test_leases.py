@@ -36,6 +36,24 @@ async def two_clients(which: str, leases: bool | None = None) -> AsyncIterator[t
     store.close()
 
 
+@asynccontextmanager
+async def clients_in_memory(count: int, keys: VolumeKey | None = None) -> AsyncIterator[list[Client]]:
+    """So many clients with leases of one server, by links whose time is the clock's."""
+    store = MemoryStore(Probe())
+    server = Server(store, system_env(), Probe())
+    async with AsyncExitStack() as stack:
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
+        clients = []
+        for _ in range(count):
+            ours, theirs = memory_link(LinkShape(), LinkShape())
+            nursery.start_soon(server.serve_connection, theirs)
+            transport = await stack.enter_async_context(connect_stream(ours, system_env(), Probe()))
+            clients.append(await stack.enter_async_context(netfs.open_client(transport, keys=keys, leases=True)))
+        yield clients
+    store.close()
+
+
 async def put(client: Client, data: bytes) -> None:
     async with await client.open("/f", "w") as file:
         await file.write(data)
@@ -95,19 +113,7 @@ async def test_what_is_kept_back_is_sent_when_another_opens(which: str) -> None:
 
 async def test_who_has_written_and_not_committed_makes_way_for_others(autojump_clock: trio.testing.MockClock) -> None:
     """An encrypted file's blocks are one client's until it commits: the server tells it that another one waits."""
-    store = MemoryStore(Probe())
-    server = Server(store, system_env(), Probe())
-    key = VolumeKey(bytes(32))
-    async with AsyncExitStack() as stack:
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        stack.callback(nursery.cancel_scope.cancel)
-        clients = []
-        for _ in range(2):
-            ours, theirs = memory_link(LinkShape(), LinkShape())
-            nursery.start_soon(server.serve_connection, theirs)
-            transport = await stack.enter_async_context(connect_stream(ours, system_env(), Probe()))
-            clients.append(await stack.enter_async_context(netfs.open_client(transport, keys=key, leases=True)))
-        one, other = clients
+    async with clients_in_memory(2, VolumeKey(bytes(32))) as (one, other):
         await put(one, bytes(100_000))
         async with await one.open("/f", "r+", direct=True) as kept:
             for number in range(1, 6):
@@ -124,21 +130,11 @@ async def test_who_has_written_and_not_committed_makes_way_for_others(autojump_c
 
 async def test_several_who_write_one_file_at_once_do_not_wait_for_one_another(autojump_clock: trio.testing.MockClock) -> None:
     """Each has a read lease and something dirty: a write waits for the others to give back, and they must not wait for theirs."""
-    store = MemoryStore(Probe())
-    server = Server(store, system_env(), Probe())
-    async with AsyncExitStack() as stack:
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        stack.callback(nursery.cancel_scope.cancel)
-        files = []
-        for number in range(3):
-            ours, theirs = memory_link(LinkShape(), LinkShape())
-            nursery.start_soon(server.serve_connection, theirs)
-            transport = await stack.enter_async_context(connect_stream(ours, system_env(), Probe()))
-            client = await stack.enter_async_context(netfs.open_client(transport, leases=True))
-            if not number:
-                await put(client, bytes(30_000))
-            files.append(await client.open("/f", "r+"))
-            await files[-1].read(1)
+    async with clients_in_memory(3) as clients:
+        await put(clients[0], bytes(30_000))
+        files = [await client.open("/f", "r+") for client in clients]
+        for file in files:
+            await file.read(1)
         for number, file in enumerate(files):
             await file.write(b"%d" % number * 10_000, number * 10_000)
         began = trio.current_time()
@@ -146,8 +142,7 @@ async def test_several_who_write_one_file_at_once_do_not_wait_for_one_another(au
             for file in files:
                 writers.start_soon(file.aclose)
         assert trio.current_time() - began < 5
-        assert await get(client) == b"0" * 10_000 + b"1" * 10_000 + b"2" * 10_000
-    store.close()
+        assert await get(clients[-1]) == b"0" * 10_000 + b"1" * 10_000 + b"2" * 10_000
 
 
 async def test_a_client_that_went_away_is_not_waited_for() -> None:

@@ -1,5 +1,6 @@
 """Trio shell. Bugs of the request library and the page cache. Owns no memory."""
 
+from collections.abc import Callable
 from typing import Any
 
 from iov.iov_iter import IovIter
@@ -21,28 +22,26 @@ __all__: list[str] = []
 Verdict = read_collect.Verdict
 
 
-@bug("short-read-is-the-end", "netfs", "fsx", kinds=("S1",))
-def _short_read(patches: Patches) -> None:
-    """A read that brings less than asked is taken for the end of the file: the rest is not asked for."""
-    judge = read_collect.judge_read
+def _never_short(judge: Callable[[IoSubrequest], Verdict]) -> Callable[[IoSubrequest], Verdict]:
+    """Take what moved less than asked, without an error, for done."""
 
     def judged(subreq: IoSubrequest) -> Verdict:
         verdict = judge(subreq)
         return Verdict.DONE if verdict is Verdict.RETRY and subreq.error is None else verdict
 
-    patches.set(read_collect, "judge_read", judged)
+    return judged
+
+
+@bug("short-read-is-the-end", "netfs", "fsx", kinds=("S1",))
+def _short_read(patches: Patches) -> None:
+    """A read that brings less than asked is taken for the end of the file: the rest is not asked for."""
+    patches.set(read_collect, "judge_read", _never_short(read_collect.judge_read))
 
 
 @bug("short-write-is-all", "netfs", "fsx", kinds=("N2", "S1"))
 def _short_write(patches: Patches) -> None:
     """A write of which the server took only the first part counts as done: the rest is not sent again."""
-    judge = write_collect.judge_write
-
-    def judged(subreq: IoSubrequest) -> Verdict:
-        verdict = judge(subreq)
-        return Verdict.DONE if verdict is Verdict.RETRY and subreq.error is None else verdict
-
-    patches.set(write_collect, "judge_write", judged)
+    patches.set(write_collect, "judge_write", _never_short(write_collect.judge_write))
 
 
 @bug("wrong-prefix", "netfs", "racing", kinds=("S6",), rsize=4096)
