@@ -62,7 +62,7 @@ async def fails(**options: object) -> Failed:
 @contextmanager
 def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Run the command until its start-up line is there."""
-    with subprocess.Popen([*RUN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen([*RUN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
         try:
             assert process.stdout is not None
             yield process, process.stdout.readline().decode()
@@ -167,8 +167,11 @@ def test_rdma_beside_tcp(tmp_path: Path) -> None:
             refused = subprocess.run([*RUN, "ls", url], check=False, capture_output=True)
             assert refused.returncode == 3
             assert refused.stderr.count(b"\n") == 1
+        assert process.stderr is not None
+        # Waited for: a client knows earlier than the server that they do not understand each other.
+        said = [process.stderr.readline() for _ in range(2)]
+        assert all(b"event=stranger" in line for line in said), said
         process.terminate()
-        _, said = process.communicate(timeout=120)
+        assert process.communicate(timeout=120)[1] == b""
         assert process.returncode == 0
-        assert said.count(b"event=stranger") == said.count(b"\n") == 2
     assert (tmp_path / "back").read_bytes() == sample.read_bytes()
