@@ -169,8 +169,12 @@ class Server:
             raise NotTrusted(f"{stream.peer}: {who} has {self._bounds.per_client} connections already")
         client = Client(stream.peer, principal, grant, self._env.now(), scope)
         self.clients.add(client)
+        channel = Channel(sessions, principal, scope.cancel)
         try:
-            await self._serve_client(stream, rdma, Channel(sessions, principal, scope.cancel), grant)
+            await self._serve_client(stream, rdma, channel, grant)
+        except TransportError:
+            if not channel.ended:  # a client that has said goodbye may close with bytes of ours unread, which resets the stream
+                raise
         finally:
             self.clients.remove(client)
         log.info("left peer=%s", client.peer)

@@ -75,6 +75,11 @@ class Channel:
         self.over = trio.Event()
         self._sessions = sessions
 
+    @property
+    def ended(self) -> bool:
+        """Whether the session it was bound to is over: nobody can miss anything on this connection any more."""
+        return self.session is not None and self.session.ended
+
     async def bind(self, request: Bind) -> Reply:
         """See `Place`."""
         return await self._sessions.bind(request, self)

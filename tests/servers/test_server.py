@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import stat
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,7 +28,22 @@ from transport.errors import TransportError
 from transport.framing import CHECK, HEADER, FrameKind
 from transport.hello import HELLO_LENGTH, encode_hello
 from transport.link import LinkShape, SocketStream, memory_link
-from transport.messages import AttrReply, Create, EntryReply, Getattr, Handle, Mount, Op, Ping, Read, Readdir, ReaddirReply, Write
+from transport.messages import (
+    AttrReply,
+    Bind,
+    Create,
+    EndSession,
+    EntryReply,
+    Getattr,
+    Handle,
+    Mount,
+    Op,
+    Ping,
+    Read,
+    Readdir,
+    ReaddirReply,
+    Write,
+)
 from transport.stream import connect_stream
 
 MIB = 1 << 20
@@ -234,6 +250,27 @@ async def test_client_that_leaves_mid_payload_tears_nothing_open(store: MemorySt
             assert isinstance(reply.body, AttrReply) and reply.body.attr.size == 5000
     assert store.lent == 0
     store.close()
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
+async def test_a_reset_after_the_goodbye_is_no_trouble(
+    store: MemoryStore, goodbye: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with serve(store) as serving:
+        stream = await dial(serving.address)
+        async with connect_stream(stream, system_env(), Probe()) as transport:
+            assert (await transport.call(Bind(b"", 0, [], 1))).status == 0
+            if goodbye:
+                assert (await transport.call(EndSession())).status == 0
+            descriptor = stream.fileno()
+            assert descriptor is not None
+            with socket.socket(fileno=os.dup(descriptor)) as same:
+                same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        while serving.server.connections:  # noqa: ASYNC110 - until it has noticed
+            await trio.sleep(0.01)
+    assert ("broken error" in caplog.text) is not goodbye
+    assert ("left peer" in caplog.text) is goodbye
 
 
 async def test_too_many_connections_are_turned_away(store: MemoryStore) -> None:
