@@ -124,6 +124,7 @@ class SealedClaims:
         # Nobody here writes to the blocks while it is found out what they are.
         sealed.writing += [places[key] for key in keys]
         try:
+            await _take_what_fits(sealed, self._commits, [mine[key] for key in keys], uncommitted=True)
             if await self._recover([mine[key] for key in keys]):
                 sealed.settled(keys)
         finally:
@@ -139,18 +140,31 @@ class SealedClaims:
         mine = self._sealed
         sealed = SealedFile(mine.transport, mine.handle, mine.key, mine.env, mine.pool, mine.freshness)
         await finished(sealed.refresh)
-        commits, file = self._commits.beside(sealed), sealed.file
-        for row in left:
-            try:
-                intent = open_intent(sealed.key, file.record.file_id, row.record)
-            except CryptoError:
-                continue  # whoever put that was no client of the volume
-            for block, now, to_be in intent.rows:
-                await finished(lambda then, block=block: sealed.with_tags(block, 1, then, tries=0))  # type: ignore[misc]
-                if block < file.tree.blocks and file.entries(block, 1) == now and not await commits.fits(block):
-                    file.wrote(block, to_be)
-                    if not await commits.fits(block):
-                        file.wrote(block, now)  # neither: damaged, and told so when it is read
+        commits = self._commits.beside(sealed)
+        await _take_what_fits(sealed, commits, left)
         stored = await commits.store_recovered([row.key for row in left])  # else another client was first
         await finished(mine.refresh)
         return stored
+
+
+async def _take_what_fits(sealed: SealedFile, commits: SealedCommit, left: list[IntentRow], *, uncommitted: bool = False) -> None:
+    """Put blocks under the entry that fits: as they were, or as an intent says that they were to be.
+
+    uncommitted: only what was written here and no record tells of; of that too a refused write may have taken the place.
+    """
+    file = sealed.file
+    for row in left:
+        try:
+            intent = open_intent(sealed.key, file.record.file_id, row.record)
+        except CryptoError:
+            continue  # whoever put that was no client of the volume
+        for block, now, to_be in intent.rows:
+            if block >= file.tree.blocks:
+                continue
+            await finished(lambda then, block=block: sealed.with_tags(block, 1, then))  # type: ignore[misc]
+            if uncommitted and len(file.possible_entries(block)) == 1:
+                continue
+            if file.entries(block, 1) == now and not await commits.fits(block):
+                file.wrote(block, to_be)
+                if not await commits.fits(block):
+                    file.wrote(block, now)  # neither: damaged, and told so when it is read

@@ -9,9 +9,10 @@ import pytest
 import trio
 
 from netfs.fs.client import Client
+from servers.stores.memory import MemoryStore
 from tests.netfs.loop import LoopTransport
-from tests.netfs.sealed_world import BLOCK, CONTENT, World, find, get, in_world, put
-from transport.base import Outcome
+from tests.netfs.sealed_world import BLOCK, CONTENT, World, fails, find, get, in_world, put
+from transport.base import Landing, Outcome, Reply
 from transport.errors import TransportError
 from transport.messages import Handle, Request, Step, StepKind, Transact, Write
 
@@ -85,6 +86,49 @@ def test_what_was_left_behind_is_settled_beside_a_small_file_that_grows() -> Non
         assert await get(world.client(), "/file") == expected
         assert world.store.intents.rows(find(world.store, "/file"), 0) == []
 
+    in_world(test)
+
+
+@pytest.mark.parametrize("landed", [False, True])
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_write_that_failed_over_one_that_is_not_committed(
+    landed: bool, committed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full, and some of the bytes may have arrived all the same; the file stays readable, here and after fsync."""
+    full = False
+    written = MemoryStore.try_write
+
+    def fault(request: Request) -> Outcome | None:
+        return Reply(errno.ENOSPC) if full and not landed and isinstance(request, Write) else None
+
+    def try_write(
+        self: MemoryStore, handle: Handle, pos: int, landing: Landing, *, stable: bool, aux: bool = False
+    ) -> int | None:
+        count = written(self, handle, pos, landing, stable=stable, aux=aux)
+        if full and not aux:
+            raise OSError(errno.ENOSPC, "full")
+        return count
+
+    async def test(world: World) -> None:
+        nonlocal full
+        client = world.client(fault=fault)
+        if committed:
+            await put(client, "/file", CONTENT)
+        async with await client.open("/file", "r+" if committed else "w+", direct=True) as file:
+            await file.write(CONTENT, 0)
+            await file.write(NEW[:BLOCK], 2 * BLOCK)
+            full = True
+            with fails(errno.ENOSPC):
+                await file.write(NEW[BLOCK : 2 * BLOCK], 2 * BLOCK)
+            full = False
+            there = NEW[BLOCK : 2 * BLOCK] if landed else NEW[:BLOCK]
+            assert await file.read(BLOCK, 2 * BLOCK) == there
+            await file.fsync()
+            assert await file.read(BLOCK, 2 * BLOCK) == there
+        assert await get(world.client(), "/file") == CONTENT[: 2 * BLOCK] + there + CONTENT[3 * BLOCK :]
+        assert world.store.intents.rows(find(world.store, "/file"), 0) == []
+
+    monkeypatch.setattr(MemoryStore, "try_write", try_write)
     in_world(test)
 
 
