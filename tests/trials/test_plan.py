@@ -40,6 +40,7 @@ def test_composition() -> None:
         ("[[fault]]\nid = 'S20'\nwhen = 'when(golf, 1)'", "no state golf; when knows unsafe, requests, connects"),
         ("[[fault]]\nid = 'T14'\nwhen = 'when(unsafe, 1)'", "T14 happens"),
         ("[[fault]]\nid = 'T14'\nwhen = 'nth(send, 1)'\nargs = {colour = 1}", "takes no colour"),
+        ("[[fault]]\nid = 'S4'\nwhen = 'nth(write, 1)'\nargs = {errno = 0}", "S4 fails with ENOSPC, not 0"),
         ("[[fault]]\nid = 'T14'\nwhen = 'nth(send, 1)'\nargs = {side = []}", "neither number nor text"),
         ("[[fault]]\nid = 'T14'", "fault 1: when is missing"),
         ("[[fault]]\nid = 'T14'\nwhen='at(1)'\nwho = 1", "no field who"),

@@ -87,13 +87,21 @@ class Row:
         target = f"client{rng.randrange(clients)}" if self.side == "client" and rng.random() < 0.7 else ""
         return Fault(self.id, Trigger.parse(text), target, args)
 
+    @property
+    def errnos(self) -> list[int]:
+        """Return the errors it may be told to fail with."""
+        choice: Any = self.args.get("errno", [])
+        return choice if isinstance(choice, list) else [choice]
+
     def check(self, fault: Fault) -> None:
         """Refuse a fault that this row cannot do. Raises: PlanError."""
         if not self.exists:
             raise PlanError(f"{self.id} ({self.name}) has no injection yet")
-        for name, _ in fault.args:
+        for name, value in fault.args:
             if name not in self.args:
                 raise PlanError(f"{self.id} takes no {name}; it takes {', '.join(self.args) or 'nothing'}")
+            if name == "errno" and value not in self.errnos:  # not a size: another number is another fault
+                raise PlanError(f"{self.id} fails with {' or '.join(map(errno.errorcode.__getitem__, self.errnos))}, not {value}")
         kinds = {text.partition("(")[0] for text in self.when}
         events = {one.event for one in map(_example, self.when) if one.event}
         kinds |= {"before", "every", "p"} if "nth" in kinds else set()
