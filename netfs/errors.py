@@ -25,7 +25,9 @@ class NotReachable(ConnectionError):
 
 
 def status_error(status: int) -> OSError:
-    """Make the error for a status a server answered with."""
+    """Make the error for a status a server answered with; EPROTO for one that is no error's number."""
+    if status not in errno.errorcode:
+        return OSError(errno.EPROTO, f"the server answered with the status {status}, which is no error")
     return OSError(status, os.strerror(status))
 
 

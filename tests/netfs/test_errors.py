@@ -34,6 +34,14 @@ def test_failed_verification_is_ebadmsg() -> None:
     assert isinstance(seen, OSError) and seen.errno == errno.EBADMSG
 
 
+@pytest.mark.parametrize("status", [3999, 0xFFFF])
+def test_a_status_that_is_no_errors_number_is_no_errno(status: int) -> None:
+    error = status_error(status)
+    assert error.errno == errno.EPROTO
+    assert str(status) in str(error)
+    assert isinstance(status_error(errno.ENOENT), FileNotFoundError)
+
+
 def test_what_is_translated_stays_and_defects_pass() -> None:
     once = translate(TransportError(errno.EPIPE, "gone"), "/a")
     assert translate(once, "/b") is once
