@@ -5,7 +5,9 @@ address or a time: two equal runs report equal events. Whoever emits builds the 
 beside; tests hold the two together. Owns no memory.
 
     request, index   R=request[index] of the text trace: numbers a probe gives to requests, and a request to its subrequests
-    xid              of a call, as on the wire; the same on both sides of a connection
+    call             of the public interface: a number a probe gives to what a program asks a client or a file for
+    xid              of a call to the server, as on the wire; the same on both sides of a connection; 0 for none
+    level            what a side has at a time: "dirty bytes", "registered bytes", "send credits"
     flags            bits, named in `netfs/engine/events.py`
     error, status    0 or an errno; status of a work completion: 0 or a WcStatus
 """
@@ -31,7 +33,11 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "netfs_collect_state": ("request", "collected_to", "cleaned_to", "flags"),
     "netfs_copy2cache": ("request", "copy"),
     "netfs_wb_lock": ("inode", "what"),
+    "level": ("what", "value"),
     # netfs/fs
+    "api_call": ("call", "what", "path"),
+    "api_request": ("call", "request"),
+    "api_done": ("call", "what", "error"),
     "netfs_call": ("request", "index", "op", "xid"),
     "crypto_seal": ("request", "index", "first_block", "blocks", "block_size"),
     "crypto_open": ("request", "index", "first_block", "blocks", "block_size"),
@@ -42,7 +48,7 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "reply_received": ("xid", "op", "status", "payload"),
     "call_received": ("xid", "op", "payload"),
     "reply_sent": ("xid", "op", "status", "payload"),
-    "wr_posted": ("qp", "wr_id", "opcode", "length", "sges"),
+    "wr_posted": ("qp", "wr_id", "opcode", "length", "sges", "xid"),
     "wr_completed": ("qp", "wr_id", "opcode", "length", "status"),
     # servers
     "server_op": ("op", "status", "received", "sent"),

@@ -35,10 +35,10 @@ COUNTERS = (
 class Probe:
     """Count what one side does and pass its events on.
 
-    inode_ids, request_ids: the last numbers given to what events speak of; they go on after a reset.
+    inode_ids, request_ids, call_ids: the last numbers given to what events speak of; they go on after a reset.
     """
 
-    __slots__ = (*COUNTERS, "inode_ids", "request_ids", "sink")
+    __slots__ = (*COUNTERS, "call_ids", "inode_ids", "request_ids", "sink")
 
     payload_copies: int
     copied_bytes: int
@@ -60,6 +60,7 @@ class Probe:
         self.sink = sink
         self.inode_ids = 0
         self.request_ids = 0
+        self.call_ids = 0
         self.reset()
 
     def reset(self) -> None:

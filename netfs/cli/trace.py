@@ -6,6 +6,7 @@ Owns no memory.
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -61,15 +62,24 @@ def register(host: Host) -> None:
 def register_looking(host: Host, group: App) -> None:
     """Add `netfs trace show`, `open` and `wireshark`."""
 
-    def show(file: Path, /, *, find: str | None = None) -> None:
+    def show(file: Path, /, *, find: str | None = None, request: str | None = None) -> None:
         """Print a trace or a capture as text.
 
         Args:
             file: *.txt, *.pftrace or *.pcapng.
-            find: only lines that hold this text, as the number of a request (R=00000003).
+            find: only lines that hold this text.
+            request: only what belongs to the request of this number, as *.txt prints it (3 for R=00000003): the call it serves,
+                its subrequests, the calls to the server, and what the server did for them.
         """
         try:
-            lines = [line for line in lines_of(file) if find is None or find in line]
+            number = None if request is None else int(request.removeprefix("R="), 16)
+        except ValueError:
+            host.fail(Exit.USAGE, f"{request}: not the number of a request, as in --request 3")
+        try:
+            lines = list(lines_of(file))
+            if number is not None:
+                lines = about(lines, number)
+            lines = [line for line in lines if find is None or find in line]
         except OSError as error:
             host.fail(Exit.LOCAL, describe(error, str(file)))
         host.emit({"file": str(file), "lines": lines}, "\n".join(lines))
@@ -114,7 +124,7 @@ def register_looking(host: Host, group: App) -> None:
         show,
         name="show",
         under=group,
-        examples=["netfs trace show run.txt --find R=00000003", "netfs trace show run.pftrace", "netfs trace show run.pcapng"],
+        examples=["netfs trace show run.txt --request 3", "netfs trace show run.pftrace", "netfs trace show run.pcapng"],
     )
     host.command(open_, name="open", under=group, examples=["netfs trace open run.pftrace"])
     host.command(wireshark, name="wireshark", under=group, examples=["netfs trace wireshark"])
@@ -131,6 +141,14 @@ def lines_of(file: Path) -> Iterator[str]:
             yield from file.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError:
             raise CommandError(Exit.NO, f"{file}: neither a trace nor a capture") from None
+
+
+def about(lines: list[str], request: int) -> list[str]:
+    """Return the lines of a request, of the call it serves, and of the calls to the server that it names."""
+    own = re.compile(rf"\b(?:R={request:08x}|request={request})\b")
+    named = re.compile(r"\b(?:[Cx]=[0-9a-f]{8}|(?:call|xid)=\d+)\b")
+    names = {name for line in lines if own.search(line) for name in named.findall(line)}
+    return [line for line in lines if own.search(line) or not names.isdisjoint(named.findall(line))]
 
 
 def _slices(content: bytes) -> Iterator[str]:

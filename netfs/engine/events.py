@@ -20,18 +20,23 @@ Owns no memory.
 """
 
 import errno
+from contextvars import ContextVar
 from typing import Final
 
+from iov.probe import Probe
 from netfs.cache.folio import Folio
 from netfs.engine.inode import NO_REQUESTS, NetfsInode
 from netfs.engine.request import IoRequest, IoSubrequest, Origin
 from transport.base import ClientCall
 
 __all__ = [
-    "begin", "ended", "errno_of", "number", "request_flags", "subrequest_flags", "trace_call", "trace_collected",
-    "trace_collecting", "trace_failure", "trace_folio", "trace_gap", "trace_let_go", "trace_rreq", "trace_sreq", "trace_taken",
+    "CALLING", "begin", "ended", "errno_of", "number", "request_flags", "subrequest_flags", "trace_call", "trace_caller",
+    "trace_collected", "trace_collecting", "trace_failure", "trace_folio", "trace_gap", "trace_let_go", "trace_rreq",
+    "trace_sreq", "trace_taken",
 ]  # fmt: skip
 
+CALLING: Final[ContextVar[tuple[Probe, int] | None]] = ContextVar("netfs call", default=None)
+"""The call of the public interface that this task is in, by its probe and number; set while somebody listens."""
 READS: Final = {
     Origin.READAHEAD: "READAHEAD",
     Origin.READ_FOLIO: "READPAGE",
@@ -67,6 +72,14 @@ def number(rreq: IoRequest) -> None:
         else:
             what = WRITES[rreq.origin]
             sink("netfs_write", (rreq.debug_id, what, inode.debug_id, rreq.start, rreq.start + rreq.length))
+        trace_caller(probe, rreq.debug_id)
+
+
+def trace_caller(probe: Probe, request: int) -> None:
+    """Tell which call of the program a new request serves, if it is one's."""
+    call = CALLING.get()
+    if call is not None and call[0] is probe:
+        probe.emit("api_request", call[1], request)
 
 
 async def begin(rreq: IoRequest) -> None:

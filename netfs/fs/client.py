@@ -30,6 +30,7 @@ from netfs.fs.known import KnownAttributes
 from netfs.fs.leases import Leases
 from netfs.fs.listing import Listings
 from netfs.fs.path import names_of
+from netfs.fs.told import told
 from netfs.fs.url import parse_url
 from netfs.fs.volume import Volume
 from netfs.fs.walk import Walk
@@ -89,6 +90,7 @@ class Client(Listings):
         self.local_cache = None if caching is None else caching.cache
         """The cache on disk at work for buffered reads and writes, with counts in `stats` and what ails it in `reason`."""
 
+    @told
     async def open(
         self, path: str, mode: str = "r", *, direct: bool = False, sync: bool = False, create_mode: int = 0o644
     ) -> File:
@@ -151,6 +153,7 @@ class Client(Listings):
             raise
         return inode, attr
 
+    @told
     async def stat(self, path: str) -> Attr:
         """Return the attributes of what a path names; the size is the one a reader sees. Cancellation: no effect."""
 

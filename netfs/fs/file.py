@@ -18,6 +18,7 @@ import trio
 
 from iov.bvec import Buffer, byte_view
 from iov.iov_iter import Direction, IovIter
+from iov.probe import Probe
 from netfs.engine.buffered_read import buffered_read, cached_read, cached_view
 from netfs.engine.buffered_write import barrier, buffered_write
 from netfs.engine.direct import direct_read, direct_write
@@ -30,6 +31,7 @@ from netfs.errors import translate
 from netfs.fs.file_locks import FileLocks
 from netfs.fs.file_space import FileSpace
 from netfs.fs.inode import Inode
+from netfs.fs.told import told
 from transport.messages import Attr, FileType, Handle, Setattr
 
 if TYPE_CHECKING:
@@ -123,6 +125,11 @@ class File(FileSpace, FileLocks):
         return self._inode.handle
 
     @property
+    def probe(self) -> Probe:
+        """What counts for its client, and whom its events are told to."""
+        return self._inode.probe
+
+    @property
     def block_size(self) -> int:
         """Bytes that are encrypted together, 1 in a file that is not encrypted."""
         return self._inode.ops.block_size
@@ -145,6 +152,7 @@ class File(FileSpace, FileLocks):
         """True when it was opened for writing."""
         return self._mode.write
 
+    @told
     async def read(self, n: int = -1, pos: int | None = None) -> bytes:
         """Read up to `n` bytes, all that is left for -1, at `pos` or at the descriptor's position, which moves.
 
@@ -194,6 +202,7 @@ class File(FileSpace, FileLocks):
             data += rest
         return data
 
+    @told
     async def write(self, data: Buffer, pos: int | None = None) -> int:
         """Write all of `data` at `pos`, or at the descriptor's position, which moves; at the end in append mode.
 
@@ -216,6 +225,7 @@ class File(FileSpace, FileLocks):
                 self._pos = at
         return total
 
+    @told
     async def preadv(self, buffers: Iterable[Buffer], pos: int) -> int:
         """Read at `pos` into writable buffers, in order. Returns, raises, cancellation: as `read_iter`."""
         if (
@@ -233,10 +243,12 @@ class File(FileSpace, FileLocks):
                 return done
         return await self.read_iter(IovIter.iovec(_DEST, buffers), pos)
 
+    @told
     async def pwritev(self, buffers: Iterable[Buffer], pos: int) -> int:
         """Write buffers at `pos`, in order. Returns, raises, cancellation: as `write_iter`."""
         return await self.write_iter(IovIter.iovec(Direction.SOURCE, buffers), pos)
 
+    @told
     async def read_iter(self, it: IovIter, pos: int) -> int:
         """Read at `pos` into an iterator, which is moved by what came.
 
@@ -257,6 +269,7 @@ class File(FileSpace, FileLocks):
         except Exception as error:
             raise translate(error, self.path, self._inode.probe) from error
 
+    @told
     async def write_iter(self, it: IovIter, pos: int) -> int:
         """Write an iterator at `pos`, at the end in append mode; it is moved by what was written.
 
@@ -285,6 +298,7 @@ class File(FileSpace, FileLocks):
             await self._inode.file_ops.written()
             raise translate(error, self.path, self._inode.probe) from error
 
+    @told
     async def fsync(self) -> None:
         """Make everything written to the file durable on the server.
 
@@ -331,6 +345,7 @@ class File(FileSpace, FileLocks):
         if not write:
             ahead.consumed(pos + len(view))
 
+    @told
     async def truncate(self, size: int | None = None) -> int:
         """Cut or extend the file to `size` bytes, by default to the position. Returns: the size. Cancellation: may have
         happened.
@@ -348,6 +363,7 @@ class File(FileSpace, FileLocks):
             raise translate(error, self.path, self._inode.probe) from error
         return size
 
+    @told
     async def stat(self) -> Attr:
         """Return the attributes, with the size as this client sees it."""
         self._check_open()
@@ -358,6 +374,7 @@ class File(FileSpace, FileLocks):
         attr.size = self.size
         return attr
 
+    @told
     async def setattr(
         self, *, mode: int | None = None, uid: int | None = None, gid: int | None = None,
         atime_ns: int | None = None, mtime_ns: int | None = None,
@@ -404,6 +421,7 @@ class File(FileSpace, FileLocks):
         self._check_open()
         return self._pos
 
+    @told
     async def aclose(self) -> None:
         """Close the descriptor; what was written through it is durable when this returns. Idempotent.
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from netfs.errors import translate
 from netfs.fs.entry import Entry
 from netfs.fs.path import child
+from netfs.fs.told import told
 from netfs.fs.walk import Walk
 from netfs.fs.whole import WholeFiles
 from transport.messages import Attr, DirEntry, Handle
@@ -23,6 +24,7 @@ class Listings(WholeFiles):
     async def stat(self, path: str) -> Attr:
         """See `Client`."""
 
+    @told
     async def exists(self, path: str) -> bool:
         """Say whether a path names something. Raises: OSError when that cannot be learnt. Cancellation: no effect."""
         try:
@@ -59,15 +61,18 @@ class Listings(WholeFiles):
         entries = [Entry(entry.name, child(path, entry.name), entry.attr) for entry in good]
         return entries, [error for error in errors if isinstance(error, OSError)]
 
+    @told
     async def listdir(self, path: str = "/") -> list[str]:
         """Return the names in a directory, sorted. Cancellation: no effect."""
         return sorted([entry.name async for entry in self.scandir(path)])
 
+    @told
     async def truncate(self, path: str, size: int) -> None:
         """Cut or extend a file to `size` bytes. Cancellation: may have happened."""
         async with await self.open(path, "r+") as file:
             await file.truncate(size)
 
+    @told
     async def rmtree(self, path: str) -> None:
         """Remove a directory and all below it, as far as it gets. Cancellation: some of it may be gone."""
         names = [entry async for entry in self.scandir(path)]

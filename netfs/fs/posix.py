@@ -13,6 +13,7 @@ from typing import Final, TypeVar, cast
 from netfs.fs.calls import ask
 from netfs.fs.inode import Inode
 from netfs.fs.path import names_of
+from netfs.fs.told import told
 from netfs.fs.volume import Change
 from netfs.fs.walk import Walk
 from netfs.fs.walking import Walking
@@ -64,6 +65,7 @@ class PosixCalls(Walking):
 
     # ---- names
 
+    @told
     async def mkdir(self, path: str, mode: int = 0o755, *, parents: bool = False, exist_ok: bool = False) -> None:
         """Make a directory, with `parents` also the ones above it. Raises: OSError. Cancellation: may have happened."""
         if parents:
@@ -83,6 +85,7 @@ class PosixCalls(Walking):
             if not exist_ok or (await self.stat(path)).type is not FileType.DIRECTORY:
                 raise
 
+    @told
     async def unlink(self, path: str) -> None:
         """Remove a name that is not a directory; who has the file open, by a lease, keeps it. Cancellation: may have happened."""
 
@@ -94,6 +97,7 @@ class PosixCalls(Walking):
 
         await self._translated(removed, path)
 
+    @told
     async def rmdir(self, path: str) -> None:
         """Remove an empty directory. Cancellation: may have happened."""
 
@@ -108,6 +112,7 @@ class PosixCalls(Walking):
 
     # ---- links
 
+    @told
     async def symlink(self, target: str | bytes, path: str) -> None:
         """Create a symbolic link at `path`; `target` is stored as it is. Raises: OSError. Cancellation: may have happened."""
         raw = os.fsencode(target)
@@ -120,6 +125,7 @@ class PosixCalls(Walking):
 
         await self._translated(made, path)
 
+    @told
     async def readlink(self, path: str) -> str:
         """Return where a symbolic link leads, undecodable bytes kept as surrogates. Raises: OSError(EINVAL) for no link."""
 
@@ -128,6 +134,7 @@ class PosixCalls(Walking):
 
         return os.fsdecode(await self._translated(read, path))
 
+    @told
     async def link(self, path: str, new_path: str) -> None:
         """Give a file one more name. Raises: PermissionError for a directory. Cancellation: may have happened."""
 
@@ -139,6 +146,7 @@ class PosixCalls(Walking):
 
         await self._translated(linked, new_path)
 
+    @told
     async def rename(self, path: str, new_path: str, *, replace: bool = True, exchange: bool = False) -> None:
         """Rename as POSIX does: what had the new name is replaced. Cancellation: may have happened.
 
@@ -161,14 +169,17 @@ class PosixCalls(Walking):
 
     # ---- attributes
 
+    @told
     async def chmod(self, path: str, mode: int) -> None:
         """Change the permissions. Raises: OSError(EOPNOTSUPP) for a symlink. Cancellation: may have happened."""
         await self.setattr(path, mode=mode)
 
+    @told
     async def chown(self, path: str, uid: int = -1, gid: int = -1) -> None:
         """Change the owner; -1 leaves one as it is. Cancellation: may have happened."""
         await self.setattr(path, uid=None if uid == -1 else uid, gid=None if gid == -1 else gid)
 
+    @told
     async def utime(self, path: str, ns: tuple[int | None, int | None] | None = None) -> None:
         """Set the times of access and change, in nanoseconds since 1970; None leaves one, no times at all: now on the server.
 
@@ -177,6 +188,7 @@ class PosixCalls(Walking):
         atime_ns, mtime_ns = (NOW_NS, NOW_NS) if ns is None else ns
         await self.setattr(path, atime_ns=atime_ns, mtime_ns=mtime_ns)
 
+    @told
     async def setattr(
         self, path: str, *, mode: int | None = None, uid: int | None = None, gid: int | None = None,
         atime_ns: int | None = None, mtime_ns: int | None = None, only: Handle | None = None,
@@ -227,6 +239,7 @@ class PosixCalls(Walking):
                 return
         raise OSError(errno.EAGAIN, "other clients are faster at changing the file", path)
 
+    @told
     async def getxattr(self, path: str, name: str) -> bytes:
         """Return an extended attribute. Raises: OSError(ENODATA), EOPNOTSUPP for what does not begin with `user.`."""
 
@@ -235,6 +248,7 @@ class PosixCalls(Walking):
 
         return await self._attributed(got, path)
 
+    @told
     async def setxattr(self, path: str, name: str, value: bytes, *, create: bool = False, replace: bool = False) -> None:
         """Set an extended attribute. create: it must be new; replace: it must be there. Cancellation: may have happened."""
         mode = XattrMode.CREATE if create else XattrMode.REPLACE if replace else XattrMode.EITHER
@@ -247,6 +261,7 @@ class PosixCalls(Walking):
 
         await self._until_done(put, path, self._attributed)
 
+    @told
     async def listxattr(self, path: str) -> list[str]:
         """Return the names of the extended attributes, sorted."""
 
@@ -255,6 +270,7 @@ class PosixCalls(Walking):
 
         return await self._translated(listed, path)
 
+    @told
     async def removexattr(self, path: str, name: str) -> None:
         """Remove an extended attribute. Raises: OSError(ENODATA). Cancellation: may have happened."""
 
@@ -285,6 +301,7 @@ class PosixCalls(Walking):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), path)
         return cast("T", found)
 
+    @told
     async def statfs(self, path: str = "/") -> StatfsReply:
         """Return the room of the filesystem that an object is on. Cancellation: no effect."""
 

@@ -10,12 +10,13 @@ from typing import Final
 
 from iov.bvec import Buffer, byte_view
 from iov.iov_iter import Direction, IovIter
-from netfs.engine.events import errno_of
+from netfs.engine.events import errno_of, trace_caller
 from netfs.engine.request import Origin
 from netfs.errors import translate
 from netfs.fs.calls import body_of, result_of
 from netfs.fs.file import File
 from netfs.fs.posix import PosixCalls
+from netfs.fs.told import told
 from netfs.fs.walk import Walk
 from transport.messages import (
     Commit,
@@ -57,6 +58,7 @@ class WholeFiles(PosixCalls):
     @abstractmethod
     async def _forget(self, handle: Handle, wait: bool = True) -> None: ...
 
+    @told
     async def write_bytes(self, path: str, data: Buffer, *, mode: int = 0o644, exclusive: bool = False) -> int:
         """Make a file of these bytes, durable when this returns. exclusive: it must not be there yet.
 
@@ -107,6 +109,7 @@ class WholeFiles(PosixCalls):
             await self._forget(handle)
         return True
 
+    @told
     async def read_bytes(self, path: str) -> bytes:
         """Return all bytes of a file. Raises: OSError. Cancellation: no effect."""
         if self._volume.compounds:
@@ -122,6 +125,7 @@ class WholeFiles(PosixCalls):
         number = probe.request_ids = probe.request_ids + 1
         self._singles[number] = WHOLE_MAX
         probe.emit("netfs_read", number, "READ-SINGLE", 0, 0, WHOLE_MAX, 0)
+        trace_caller(probe, number)
         data, code = None, 0
         try:
             data = await self._read_at_once(path)

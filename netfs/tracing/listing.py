@@ -31,6 +31,8 @@ def listed(content: bytes) -> list[str]:
             parents[described.uuid] = described.parent_uuid
         elif packet.HasField("track_event"):
             event = packet.track_event
+            if event.type == TrackEvent.TYPE_COUNTER:
+                continue
             if event.type == TrackEvent.TYPE_SLICE_END:
                 at = open_[event.track_uuid].pop()
                 start, _, track, name, notes = rows[at]

@@ -1,35 +1,39 @@
 """Sans-IO. Events as a Perfetto trace (TrackEvent protobuf), to be opened in ui.perfetto.dev.
 
-    client0                                             one group per actor
-      requests       |------------ DIO-READ -------------|           tracks in this order; of each kind as many
-      subrequests      |- DOWN 0 -|  |- DOWN 1 -|                    as there are slices at a time
-      calls             |- READ -|
-    server                 :  ▲
-      calls served         |--|                                      arrows: request, subrequest, call, call served
-      …                                                              instants: cipher, work requests, folios, the rest
+    client0                                                     one group per actor
+      API calls      |------------- preadv ---------------|           tracks in this order; of each kind as many
+      requests        |------------ DIO-READ -------------|           as there are slices at a time
+      subrequests       |- DOWN 0 -|  |- DOWN 1 -|
+      calls              |- READ -|
+      cipher                     ▲                                    instants
+      send queue          |SEND|                                      work requests, from their post to their completion
+      completions              ▲
+      bytes in flight ▁▁▃▃▅▅▃▃▁                                       counters
+    server
+      calls served          |--|                                      arrows: API call, request, subrequest, call, work
+      store                   ▲                                       request, call served, work request, completion
+      send queue               |WRITE|
+    faults                 ▲                                          what a trial did to them, where there are any
 
 A slice is written when it ends, since only then all arrows that touch it are known; what has not ended is written when the trace
 is closed, named so. A call and its serving are joined by number and operation: with several clients of one server whose calls
-coincide in both, the one sent first. Memory: what is open; everything else is in the file.
+coincide in both, the one sent first. A work request ends with its completion, or, unsignaled, with the next of its queue pair.
+Memory: what is open; everything else is in the file.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 from iov.events import EVENTS
 from iov.probe import EventSink, Field
-
-try:
-    from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TracePacket, TrackDescriptor, TrackEvent
-    from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
-except ImportError as error:
-    raise ImportError("a .pftrace needs the perfetto package: pip install 'netfs[trace]'") from error
+from netfs.tracing.packets import NO_NOTES, Notes, Packets, Writable
 
 __all__ = ["PerfettoTrace"]
 
 FAMILIES: Final = (
-    "requests", "subrequests", "calls", "calls served", "store", "cipher", "work requests", "collector", "folios", "other",
+    "API calls", "requests", "subrequests", "calls", "calls served", "store", "cipher", "collector", "folios", "send queue",
+    "receive queue", "completions", "faults", "other", "bytes in flight", "dirty bytes", "registered bytes", "send credits",
 )  # fmt: skip
 INSTANTS: Final[dict[str, tuple[str, str]]] = {
     # event: family, name
@@ -44,29 +48,20 @@ INSTANTS: Final[dict[str, tuple[str, str]]] = {
     "netfs_collect_stream": ("collector", "stream {1}:"),
     "netfs_collect_state": ("collector", "state"),
     "netfs_copy2cache": ("collector", "copy to cache"),
-    "crypto_seal": ("cipher", "seal"),
-    "crypto_open": ("cipher", "open"),
     "connection": ("other", "connection {0}"),
-    "wr_posted": ("work requests", "post {2}"),
-    "wr_completed": ("work requests", "done {2}"),
     "server_op": ("store", "{0}"),
+    "fault": ("faults", "{0}"),
 }
-SEQUENCE: Final = 1
+MAX_SERVING: Final = 1024
+"""Calls that are remembered for the work requests posted for them, also after they were served."""
+CIPHER: Final = {"crypto_seal": "seal", "crypto_open": "open"}
 Key = tuple[Field, ...]
-Notes = Mapping[str, Field]
-_NO_NOTES: Final[Notes] = {}
-
-
-class Writable(Protocol):
-    """What a trace is written to."""
-
-    def write(self, data: bytes, /) -> object: ...
 
 
 class Slice:
-    """Something with a beginning and an end on a lane of a family."""
+    """Something with a beginning and an end on a lane of a family. chain: the arrow from it to what is done for it."""
 
-    __slots__ = ("began_ns", "family", "flows", "lane", "name", "notes")
+    __slots__ = ("began_ns", "chain", "family", "flows", "lane", "name", "notes")
 
     def __init__(self, family: str, lane: int, name: str, began_ns: int, notes: Notes) -> None:
         self.family = family
@@ -75,19 +70,18 @@ class Slice:
         self.began_ns = began_ns
         self.notes = dict(notes)
         self.flows: list[int] = []
+        self.chain = 0
 
 
 class PerfettoTrace:
-    """Write slices, instants and arrows. now: the clock, in seconds."""
+    """Write slices, instants, counters and arrows. now: the clock, in seconds."""
 
     def __init__(self, output: Writable, now: Callable[[], float]) -> None:
-        self._builder = StreamingTraceProtoBuilder(output)
+        self.packets = Packets(output)
         self._now = now
         self._actors: list[_Actor] = []
-        self._uuids = 0
-        self._flows = 0
-        self._last_ns = 0
-        self._began = False
+        self.last_ns = 0
+        """The time of the last event."""
         self.sent: dict[Key, deque[Slice]] = {}
 
     def sink(self, actor: str) -> EventSink:
@@ -102,101 +96,81 @@ class PerfettoTrace:
 
     def now_ns(self) -> int:
         """Return the time of an event; also remembered, for a close after the clock's run has ended."""
-        self._last_ns = round(self._now() * 1e9)
-        return self._last_ns
-
-    @property
-    def last_ns(self) -> int:
-        """The time of the last event."""
-        return self._last_ns
+        self.last_ns = round(self._now() * 1e9)
+        return self.last_ns
 
     def link(self, near: Slice, far: Slice) -> None:
         """Draw an arrow between two open slices."""
-        self._flows += 1
-        near.flows.append(self._flows)
-        far.flows.append(self._flows)
+        flow = self.packets.new_flow()
+        near.flows.append(flow)
+        far.flows.append(flow)
 
-    def new_track(self, name: str, rank: int, parent: int = 0) -> int:
-        """Describe a track. Returns: its uuid."""
-        self._uuids += 1
-        packet = self._packet()
-        track: TrackDescriptor = packet.track_descriptor
-        track.uuid = self._uuids
-        track.name = name
-        track.sibling_order_rank = rank
-        if parent:
-            track.parent_uuid = parent
-        else:
-            # Not a process: what is below one the UI orders by name.
-            track.child_ordering = TrackDescriptor.EXPLICIT
-        self._builder.write_packet(packet)
-        return self._uuids
-
-    def event(
-        self, kind: int, track: int, time_ns: int, name: str = "", notes: Notes = _NO_NOTES, flows: Sequence[int] = ()
-    ) -> None:
-        """Write one event."""
-        packet = self._packet()
-        packet.timestamp = time_ns
-        event: TrackEvent = packet.track_event
-        event.type = kind
-        event.track_uuid = track
-        if name:
-            event.name = name
-        event.flow_ids.extend(flows)
-        for key, value in notes.items():
-            note = event.debug_annotations.add()
-            note.name = key
-            if isinstance(value, int):
-                note.int_value = value
-            else:
-                note.string_value = value if isinstance(value, str) else value.hex()
-        self._builder.write_packet(packet)
-
-    def _packet(self) -> TracePacket:
-        packet = self._builder.create_packet()
-        packet.trusted_packet_sequence_id = SEQUENCE
-        if not self._began:
-            self._began = True
-            packet.sequence_flags = TracePacket.SEQ_INCREMENTAL_STATE_CLEARED
-        return packet
+    def follow(self, near: Slice | None, far: Slice) -> None:
+        """Put an open slice at the end of another one's chain; the other one may have ended."""
+        if near is not None:
+            far.flows.append(near.chain)
 
 
 class _Actor:
-    """One probe's part of the trace. open: slices that have not ended, by what they are about."""
+    """One probe's part of the trace.
+
+    open: slices that have not ended, by what they are about; serving: calls, sent or served, by number; posted: work requests of
+    each queue pair, in order; in_flight: bytes of subrequests under way.
+    """
 
     def __init__(self, trace: PerfettoTrace, name: str, number: int) -> None:
         self._trace = trace
-        self._uuid = trace.new_track(name, number)
+        self._packets = trace.packets
+        self._uuid = self._packets.new_track(name, number)
         self._lanes: dict[str, list[bool]] = {}
         self._tracks: dict[tuple[str, int], int] = {}
         self._open: dict[Key, deque[Slice]] = {}
         self._calls_of: dict[Key, Slice] = {}
+        self._serving: dict[Field, Slice] = {}
+        self._posted: dict[Field, deque[tuple[Field, Key]]] = {}
+        self._requests = 0
+        self._in_flight: dict[Key, int] = {}
 
     def record(self, event: str, fields: tuple[Field, ...]) -> None:
         """Take an event."""
-        instant = INSTANTS.get(event)
         notes = dict(zip(EVENTS.get(event, ()), fields, strict=False))
+        instant = INSTANTS.get(event)
         if instant is not None:
             family, name = instant
+            if event == "fault":
+                notes = {"what": " ".join(map(str, fields[1:]))}
             self._instant(family, name.format(*fields), notes)
             return
         match event, fields:
+            case "api_call", (call, str(what), *_):
+                self._begin("API calls", ("A", call), what, notes)
+            case "api_request", (call, request):
+                self._link(("A", call), ("R", request))
+                self._note(("R", request), "call", call)
+            case "api_done", (call, *_):
+                self._end(("A", call), notes)
             case ("netfs_read" | "netfs_write", (request, str(what), *_)):
                 self._begin("requests", ("R", request), what, notes)
             case "netfs_rreq", (request, _, "COMPLET", *_):
                 self._end(("R", request), notes)
             case "netfs_rreq", (_, _, str(what), *_):
                 self._instant("other", what, notes)
-            case "netfs_sreq", (request, index, source, "SUBMT", *_):
-                part = self._begin("subrequests", ("S", request, index), f"{source!s} {index!s}", notes)
-                self._link(("R", request), part)
+            case "netfs_sreq", (request, index, source, "SUBMT", _, _, int(done), int(length), _):
+                self._begin("subrequests", ("S", request, index), f"{source!s} {index!s}", notes)
+                self._link(("R", request), ("S", request, index))
+                self._fly((request, index), length - done)
             case "netfs_sreq", (request, index, _, "TERM", *_):
                 self._end(("S", request, index), notes)
-            case "netfs_sreq", (_, _, _, "RETRY" | "SPLIT" | "DSCRD" as what, *_):
-                self._instant("other", str(what), notes)
+                self._fly((request, index), 0)
+            case "netfs_sreq", (_, _, _, str(what), *_):
+                self._instant("other", what, notes)
             case "netfs_call", (request, index, op, xid):
                 self._named(("S", request, index), ("C", xid, op))
+                self._note(("S", request, index), "xid", xid)
+            case ("crypto_seal" | "crypto_open", (request, index, *_)):
+                self._instant("cipher", CIPHER[event], notes, self._open_slice(("S", request, index)))
+            case "level", (str(what), int(value)):
+                self._level(what, value)
             case _:
                 self._call(event, fields, notes)
 
@@ -204,40 +178,83 @@ class _Actor:
         sent = self._trace.sent
         match event, fields:
             case "call_sent", (xid, str(op), *_):
-                call = self._begin("calls", ("C", xid, op), op, notes)
+                call = self._serves(xid, self._begin("calls", ("C", xid, op), op, notes))
                 caller = self._calls_of.pop(("C", xid, op), None)
                 if caller is not None:
                     self._trace.link(caller, call)
                 sent.setdefault((xid, op), deque()).append(call)
             case "reply_received", (xid, op, *_):
                 ended = self._end(("C", xid, op), notes)
+                self._serving.pop(xid, None)
                 waiting = sent.get((xid, op))
                 if ended is not None and waiting is not None and ended in waiting:
                     waiting.remove(ended)  # whoever served it is not traced here
                 if not waiting:
                     sent.pop((xid, op), None)
             case "call_received", (xid, str(op), *_):
-                served = self._begin("calls served", ("V", xid, op), op, notes)
+                served = self._serves(xid, self._begin("calls served", ("V", xid, op), op, notes))
                 waiting = sent.get((xid, op))
-                if waiting:
-                    self._trace.link(waiting.popleft(), served)
+                self._trace.follow(waiting.popleft() if waiting else None, served)
             case "reply_sent", (xid, op, *_):
                 self._end(("V", xid, op), notes)
+            case "wr_posted", (qp, wr_id, str(opcode), *_, xid):
+                self._requests += 1
+                key = ("W", qp, self._requests)
+                posted = self._begin("send queue", key, opcode, notes)
+                self._trace.follow(self._serving.get(xid), posted)
+                self._posted.setdefault(qp, deque()).append((wr_id, key))
+            case "wr_completed", (qp, wr_id, str(opcode), *_):
+                self._completed(qp, wr_id, opcode, notes)
             case _:
                 self._instant("other", event, notes)
 
+    def _serves(self, xid: Field, call: Slice) -> Slice:
+        """Have what is done for a call, by number, follow it: the work requests, and, of one that is sent, its serving."""
+        call.chain = self._packets.new_flow()
+        call.flows.append(call.chain)
+        self._serving[xid] = call
+        if len(self._serving) > MAX_SERVING:
+            del self._serving[next(iter(self._serving))]
+        return call
+
+    def _completed(self, qp: Field, wr_id: Field, opcode: str, notes: Notes) -> None:
+        """End a work request, and those before it on its queue pair."""
+        if opcode.startswith("RECV"):
+            self._instant("receive queue", opcode, notes)
+            return
+        posted = self._posted.get(qp)
+        if posted is None or wr_id not in (each for each, _ in posted):
+            self._instant("completions", opcode, notes)
+            return
+        while posted:
+            each, key = posted.popleft()
+            if each == wr_id:
+                self._instant("completions", opcode, notes, self._open_slice(key))
+                self._end(key, {"status": notes["status"]})
+                return
+            self._end(key, NO_NOTES)
+
     def _named(self, part: Key, call: Key) -> None:
         """Join a subrequest with its call, which may be on its way already or still wait."""
-        parts, calls = self._open.get(part), self._open.get(call)
-        if parts and calls:
-            self._trace.link(parts[-1], calls[-1])
-        elif parts:
-            self._calls_of[call] = parts[-1]
+        near, far = self._open_slice(part), self._open_slice(call)
+        if near is not None and far is not None:
+            self._trace.link(near, far)
+        elif near is not None:
+            self._calls_of[call] = near
 
-    def _link(self, near: Key, far: Slice) -> None:
-        slices = self._open.get(near)
-        if slices:
-            self._trace.link(slices[-1], far)
+    def _link(self, near: Key, far: Key) -> None:
+        first, second = self._open_slice(near), self._open_slice(far)
+        if first is not None and second is not None:
+            self._trace.link(first, second)
+
+    def _note(self, key: Key, name: str, value: Field) -> None:
+        noted = self._open_slice(key)
+        if noted is not None:
+            noted.notes[name] = value
+
+    def _open_slice(self, key: Key) -> Slice | None:
+        slices = self._open.get(key)
+        return slices[-1] if slices else None
 
     def _begin(self, family: str, key: Key, name: str, notes: Notes) -> Slice:
         lanes = self._lanes.setdefault(family, [])
@@ -261,17 +278,36 @@ class _Actor:
     def _write(self, ended: Slice, end_ns: int) -> None:
         self._lanes[ended.family][ended.lane] = False
         track = self._track(ended.family, ended.lane)
-        self._trace.event(TrackEvent.TYPE_SLICE_BEGIN, track, ended.began_ns, ended.name, ended.notes, ended.flows)
-        self._trace.event(TrackEvent.TYPE_SLICE_END, track, end_ns)
+        self._packets.slice(track, (ended.began_ns, end_ns), ended.name, ended.family, ended.notes, ended.flows)
 
-    def _instant(self, family: str, name: str, notes: Notes) -> None:
-        self._trace.event(TrackEvent.TYPE_INSTANT, self._track(family, 0), self._trace.now_ns(), name, notes)
+    def _instant(self, family: str, name: str, notes: Notes, cause: Slice | None = None) -> None:
+        """Write an instant, with an arrow from the open slice that it comes of, if there is one."""
+        flows = []
+        if cause is not None:
+            flows.append(self._packets.new_flow())
+            cause.flows += flows
+        self._packets.instant(self._track(family, 0), self._trace.now_ns(), name, family, notes, flows)
+
+    def _fly(self, part: Key, length: int) -> None:
+        """Note the bytes of a subrequest that are under way from now on."""
+        self._in_flight.pop(part, None)
+        if length:
+            self._in_flight[part] = length
+        self._level("bytes in flight", sum(self._in_flight.values()))
+
+    def _level(self, what: str, value: int) -> None:
+        track = self._tracks.get((what, 0))
+        if track is None:
+            unit = "bytes" if what.endswith("bytes") or what.startswith("bytes") else ""
+            rank = (FAMILIES.index(what) if what in FAMILIES else len(FAMILIES)) * 1000
+            track = self._tracks[what, 0] = self._packets.new_track(what, rank, self._uuid, unit)
+        self._packets.count(track, self._trace.now_ns(), value)
 
     def _track(self, family: str, lane: int) -> int:
         track = self._tracks.get((family, lane))
         if track is None:
             rank = FAMILIES.index(family) * 1000 + lane
-            track = self._tracks[family, lane] = self._trace.new_track(family, rank, self._uuid)
+            track = self._tracks[family, lane] = self._packets.new_track(family, rank, self._uuid)
         return track
 
     def finish(self) -> None:

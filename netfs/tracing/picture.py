@@ -15,7 +15,8 @@ from xml.sax.saxutils import escape
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TrackEvent
 
 from iov.probe import EventSink
-from netfs.tracing.perfetto import PerfettoTrace, Writable
+from netfs.tracing.packets import Writable
+from netfs.tracing.perfetto import PerfettoTrace
 
 __all__ = ["MAX_SLICES", "PictureTrace", "draw"]
 
@@ -27,10 +28,12 @@ ROW: Final = 22
 BAR: Final = 16
 LETTER: Final = 6.2
 COLOURS: Final = {
+    "API calls": "#3d6b5c",
     "requests": "#4878a8",
     "subrequests": "#6aa84f",
     "calls": "#c27ba0",
     "calls served": "#e69138",
+    "send queue": "#8e7cc3",
 }
 OTHER: Final = "#888888"
 

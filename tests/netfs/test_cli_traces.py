@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from netfs.cli.trace import DISSECTOR, PERFETTO, lend
+from netfs.cli.trace import DISSECTOR, PERFETTO, about, lend, lines_of
+from netfs.tracing import open_trace
 from tests.netfs.test_cli_session import NETFS, netfs, serving, told
 from transport.messages import Op
+from trials.pairs import pair
+from trials.world import RealWorld
 
 TSHARK = pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed: apt install tshark")
 
@@ -44,12 +47,33 @@ def test_a_trace_is_recorded_and_shown(tmp_path: Path, url: str) -> None:
     (write,) = [line for line in picked if "calls" in line]
     start, length = (float(part.replace(",", "")) for part in write.split()[:2])
     assert start > 0 and length > 0 and "status=0" in write
+    told(netfs("trace", "show", file, "--request", "three"), 2, "three")
     told(netfs("trace", "record", tmp_path / "x.pftrace"), 2, "name the command")
     told(netfs("trace", "record", tmp_path / "x.doc", "ls", url), 2, "x.doc")
     told(netfs("trace", "show", tmp_path / "none.txt"), 4, "No such file")
     for name in ("bad.txt", "bad.pftrace"):
         (tmp_path / name).write_bytes(b"\xff\xfe\x00nonsense")
         assert netfs("trace", "show", tmp_path / name).code == 1
+
+
+@pytest.mark.parametrize("suffix", ["txt", "pftrace"])
+async def test_what_belongs_to_a_request(suffix: str, tmp_path: Path) -> None:
+    """The second of two reads: its call, its parts, what they ask the server, and what that does."""
+    pytest.importorskip("perfetto")
+    path = tmp_path / f"run.{suffix}"
+    with open_trace(path) as trace:
+        async with pair("stream", world=RealWorld(trace), rsize=1 << 15) as p:
+            async with await p.client.open("/f", "w+", direct=True) as file:
+                await file.write(bytes(100_000))
+                await file.read(50_000, 0)
+                await file.read(30_000, 50_000)
+    lines = list(lines_of(path))
+    picked = about(lines, 3)
+    assert picked and picked == [line for line in lines if line in picked]
+    told = "\n".join(picked)
+    assert told.count("call_received" if suffix == "txt" else "calls served") == 1
+    assert "write" not in told.lower() and "OPEN" not in told
+    assert re.search("api_done.*read" if suffix == "txt" else "API calls *read", told)
 
 
 def test_a_trace_is_lent_to_perfetto_once() -> None:

@@ -28,6 +28,7 @@ class Slices:
         self.found: list[tuple[str, str, str]] = []
         self.instants: list[tuple[str, str, str]] = []
         self.flows: dict[int, list[tuple[int, tuple[str, str, str]]]] = defaultdict(list)
+        self.counters: dict[tuple[str, str], list[int]] = defaultdict(list)
         open_on: dict[int, int] = {}
         ended: dict[int, int] = defaultdict(int)
         for packet in Trace.FromString(data).packet:
@@ -37,6 +38,12 @@ class Slices:
                 continue
             event = packet.track_event
             key = (*tracks[event.track_uuid], event.name)
+            if event.type == TrackEvent.TYPE_COUNTER:
+                self.counters[tracks[event.track_uuid]].append(event.counter_value)
+                continue
+            if event.type != TrackEvent.TYPE_SLICE_END:
+                for flow in event.flow_ids:
+                    self.flows[flow].append((packet.timestamp, key))
             if event.type == TrackEvent.TYPE_INSTANT:
                 self.instants.append(key)
             elif event.type == TrackEvent.TYPE_SLICE_BEGIN:
@@ -44,8 +51,6 @@ class Slices:
                 assert packet.timestamp >= ended[event.track_uuid]
                 open_on[event.track_uuid] = packet.timestamp
                 self.found.append(key)
-                for flow in event.flow_ids:
-                    self.flows[flow].append((packet.timestamp, key))
             else:
                 assert open_on.pop(event.track_uuid) <= packet.timestamp
                 ended[event.track_uuid] = packet.timestamp
@@ -65,12 +70,26 @@ async def test_perfetto_slices_and_arrows(transport: TransportName, tmp_path: Pa
                 assert len(await file.read(100_000, 0)) == 100_000
     slices = Slices(path.read_bytes())
     assert not [name for *_, name in slices.found if "unfinished" in name]
+    asked = ("client0", "API calls", "read")
     request, part = ("client0", "requests", "DIO-READ"), ("client0", "subrequests", "DOWN 1")
     call, served = ("client0", "calls", "READ"), ("server", "calls served", "READ")
-    assert slices.found.count(request) == 1
+    assert slices.found.count(asked) == slices.found.count(request) == 1
     assert slices.found.count(call) == slices.found.count(served) == 4
-    assert slices.arrows() >= {(request, part), (part, call), (call, served)}
-    assert ("client0", "cipher", "open") in slices.instants
+    opened = ("client0", "cipher", "open")
+    arrows = slices.arrows()
+    assert arrows >= {(asked, request), (request, part), (part, call), (part, opened)}
+    if transport == "stream":
+        assert (call, served) in arrows
+    else:
+        sends = ("client0", "send queue", "SEND")
+        ends = (("server", "send queue", "WRITE"), ("server", "send queue", "SEND_WITH_INV"))
+        assert (call, ("client0", "send queue", "REG_MR"), sends, served) in arrows
+        assert (served, *ends) in arrows
+        assert (ends[1], ("server", "completions", "SEND")) in arrows and (sends, ("client0", "completions", "SEND")) in arrows
+        assert 100_000 <= max(slices.counters["client0", "registered bytes"]) <= 100_000 + (1 << 15)
+        assert slices.counters["client0", "send credits"]
+    flying = slices.counters["client0", "bytes in flight"]
+    assert flying[-1] == 0 and 1 << 15 < max(flying) <= 100_000 + (1 << 15)
     assert ("server", "store", "WRITE") in slices.instants
 
 
@@ -94,7 +113,7 @@ def test_what_has_not_ended_is_written_at_the_end() -> None:
     trace.close()
     slices = Slices(bytes(data))
     assert {name for *_, name in slices.found} == {"DIO-READ (unfinished)", "DOWN 0 (unfinished)", "READ (unfinished)"}
-    assert len(slices.flows) == 3
+    assert len([ends for ends in slices.flows.values() if len(ends) > 1]) == 3
 
 
 async def test_a_picture_shows_the_slices_of_a_run(tmp_path: Path) -> None:
@@ -148,7 +167,8 @@ def test_another_suffix_and_a_missing_folder(tmp_path: Path) -> None:
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "netfs.tracing.perfetto")
+    for module in ("perfetto", "packets"):
+        monkeypatch.delitem(sys.modules, f"netfs.tracing.{module}")
     monkeypatch.setitem(sys.modules, "perfetto.trace_builder.proto_builder", None)
     with pytest.raises(ImportError, match=r"pip install 'netfs\[trace\]'"), open_trace(tmp_path / "x.pftrace"):
         pass

@@ -38,8 +38,8 @@ def excerpt() -> str:
 
     sim.run(SEED, scenario)
     lines = [line for line in lines if " netfs_collect" not in line]  # each result is there once already, as CONSM or DSCRD
-    first = next(n for n, line in enumerate(lines) if "netfs_read:" in line)
-    last = next(n for n, line in enumerate(lines) if "COMPLET" in line)
+    first = next(n for n, line in enumerate(lines) if "api_call:" in line)
+    last = next(n for n, line in enumerate(lines) if "api_done:" in line)
     began = float(lines[first].split()[0])
     return "".join(f"{float(line[:13]) - began:10.6f}{line[13:]}" for line in lines[first : last + 1])
 

@@ -39,7 +39,7 @@ from transport.messages import REQUEST_PAYLOAD, Request, is_idempotent, name_of
 from transport.rdma.device import Device
 from transport.rdma.enums import Access, Opcode, SendFlag
 from transport.rdma.mr import MR
-from transport.rdma.pump import End
+from transport.rdma.pump import End, wr_id_of, xid_of
 from transport.rdma.rw import dma_sges, dma_views
 from transport.rdma.smbd import read_answer, request
 from transport.rdma.wire import CANCEL, HEAD_BYTES, INLINE_MAX, Chunk, Message, pack
@@ -55,7 +55,7 @@ ABANDON_GRACE_S: Final = 5.0
 SINK_BYTES: Final = 64 << 10
 BODY_ROOM: Final = 96
 """What the body of a message with an inline payload may take of the peer's receive; a longer one goes in fragments."""
-SENT_ID, FENCE_ID = 0, 1
+SENT_ID, FENCE_ID, MEMORY_ID = 0, 1, 2
 
 
 class _Call:
@@ -239,7 +239,7 @@ class ClientEnd(End):
             mr, key = self.mrs.take(views[start : start + most])
             self.probe.map_calls += 1
             call.mrs.append(mr)
-            wrs.append(SendWR(0, Opcode.REG_MR, (), 0, mr=mr, key=key, access=access))
+            wrs.append(SendWR(wr_id_of(call.xid, MEMORY_ID), Opcode.REG_MR, (), 0, mr=mr, key=key, access=access))
             chunks.append(Chunk(mr.iova, mr.length, key))
         return chunks
 
@@ -259,7 +259,7 @@ class ClientEnd(End):
         if self.probe.sink is not None:
             self.probe.sink("call_sent", (xid, call.name, len(call.body), payload))
         self.outbox.extend(wrs)
-        self.send(SendWR(xid << 1 | SENT_ID, Opcode.SEND, message, SIGNALED))
+        self.send(SendWR(wr_id_of(xid, SENT_ID), Opcode.SEND, message, SIGNALED))
 
     def abandon(self, call: _Call) -> None:
         """See `ClientCall.abandon`."""
@@ -279,10 +279,11 @@ class ClientEnd(End):
 
     def on_sent(self, wc: WC) -> None:
         """See `End`."""
-        call = self.calls.get(wc.wr_id >> 1)
-        if call is None:
+        xid, kind = xid_of(wc.wr_id)
+        call = self.calls.get(xid)
+        if call is None or kind == MEMORY_ID:  # signaled as the last of what the send queue had room for
             return
-        if wc.wr_id & 1 == FENCE_ID:
+        if kind == FENCE_ID:
             self._release(call)
         self._step(call)
 
@@ -304,8 +305,9 @@ class ClientEnd(End):
             self.mrs.give_back(fenced)
         if call.mrs:
             call.open += 1
-            wrs = [SendWR(0, Opcode.LOCAL_INV, (), 0, invalidate_rkey=mr.lkey) for mr in call.mrs]
-            wrs[-1].wr_id = message.xid << 1 | FENCE_ID
+            memory = wr_id_of(call.xid, MEMORY_ID)
+            wrs = [SendWR(memory, Opcode.LOCAL_INV, (), 0, invalidate_rkey=mr.lkey) for mr in call.mrs]
+            wrs[-1].wr_id = wr_id_of(call.xid, FENCE_ID)
             wrs[-1].flags = SIGNALED
             self.post(wrs)
         self._step(call)

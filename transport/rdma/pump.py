@@ -37,7 +37,7 @@ from transport.rdma.smbd_credits import RESERVE
 from transport.rdma.wire import Message, message_size, unpack
 from transport.rdma.wr import WC, RecvWR, SendWR
 
-__all__ = ["End", "Wake"]
+__all__ = ["End", "Wake", "wr_id_of", "xid_of"]
 
 SIGNALED: Final = int(SendFlag.SIGNALED)
 BATCH: Final = 16
@@ -46,6 +46,17 @@ REGISTERED_BYTES: Final = 8 << 20
 """How much memory a connection registers at a time; calls that need more wait."""
 MIN_MESSAGE: Final = 128 << 10
 DRAIN_ID: Final = (1 << 64) - 1
+KIND_BITS: Final = 2
+
+
+def wr_id_of(xid: int, kind: int) -> int:
+    """Return the id of a work request: the call it is for, and which of that call's it is."""
+    return xid << KIND_BITS | kind
+
+
+def xid_of(wr_id: int) -> tuple[int, int]:
+    """Return the call that a work request is for, 0 for none, and which of the call's it is."""
+    return wr_id >> KIND_BITS, wr_id & (1 << KIND_BITS) - 1
 
 
 class Wake:
@@ -253,7 +264,11 @@ class End(ABC):
         if probe.sink is not None:
             for wr in wrs:
                 length = sum(sge.length for sge in wr.sges)
-                probe.sink("wr_posted", (self.qp.qp_num, wr.wr_id, Opcode(wr.opcode).name, length, len(wr.sges)))
+                xid, _ = xid_of(wr.wr_id)
+                probe.sink("wr_posted", (self.qp.qp_num, wr.wr_id, Opcode(wr.opcode).name, length, len(wr.sges), xid))
+            probe.sink("level", ("registered bytes", self.mrs.registered))
+            if self.smbd is not None:
+                probe.sink("level", ("send credits", self.smbd.credits.send))
 
     # ---- the task
 
@@ -317,6 +332,8 @@ class End(ABC):
         finally:
             self.corked = False
         self._kick()
+        if self.probe.sink is not None and (received or sent):
+            self.probe.sink("level", ("registered bytes", self.mrs.registered))
         return bool(received or sent)
 
     def _received(self, wcs: Sequence[WC]) -> None:

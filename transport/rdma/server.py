@@ -31,7 +31,7 @@ from transport.messages import Request, name_of
 from transport.rdma.device import Device
 from transport.rdma.enums import Access, Opcode, SendFlag
 from transport.rdma.mr import MR
-from transport.rdma.pump import End
+from transport.rdma.pump import End, wr_id_of, xid_of
 from transport.rdma.rw import dma_sges, iter_sges, plan
 from transport.rdma.sge import SGE, total_length
 from transport.rdma.smbd import answer, read_request
@@ -42,7 +42,7 @@ __all__ = ["ServerEnd"]
 
 SIGNALED: Final = int(SendFlag.SIGNALED)
 SINK: Final = int(Access.LOCAL_WRITE | Access.REMOTE_WRITE)
-REPLY_ID, READ_ID = 0, 1
+REPLY_ID, READ_ID, PART_ID = 0, 1, 2
 MAX_LEFT_OVER: Final = 64
 """Cancelled calls whose handlers still run; beyond that a CANCEL is answered when one ends."""
 NO_WAIT: Final = getattr(os, "RWF_NOWAIT", None)
@@ -95,6 +95,12 @@ class _Op:
         landing, self.landing = self.landing, None
         if landing is not None and landing.release is not None:
             landing.release()
+
+
+def _name(wrs: list[SendWR], op: _Op) -> None:
+    """Have work requests tell which call they are parts of."""
+    for wr in wrs:
+        wr.wr_id = wr_id_of(op.xid, PART_ID)
 
 
 class ServerEnd(End):
@@ -200,8 +206,9 @@ class ServerEnd(End):
                 return
         else:
             wrs = plan(Opcode.READ, iter_sges(op.landing.iter, length), op.source, self.max_sge)
+        _name(wrs, op)
         wrs[-1].flags = SIGNALED
-        wrs[-1].wr_id = op.xid << 1 | READ_ID
+        wrs[-1].wr_id = wr_id_of(op.xid, READ_ID)
         self.post(wrs)
 
     def _registered_reads(self, op: _Op, views: list[memoryview], length: int) -> list[SendWR] | None:
@@ -226,10 +233,11 @@ class ServerEnd(End):
         """See `End`."""
         if self.refusal is not None:
             raise self.refusal
-        op = self.ops.get(wc.wr_id >> 1)
-        if op is None:
+        xid, kind = xid_of(wc.wr_id)
+        op = self.ops.get(xid)
+        if op is None or kind == PART_ID:  # signaled as the last of what the send queue had room for
             return
-        if wc.wr_id & 1 == REPLY_ID:
+        if kind == REPLY_ID:
             del self.ops[op.xid]
             op.release()
             return
@@ -354,13 +362,14 @@ class ServerEnd(End):
         wrs: list[SendWR] = []
         if length and not inline and length <= sum(chunk.length for chunk in op.dest):
             wrs = plan(Opcode.WRITE, payload, op.dest, self.max_sge)
+            _name(wrs, op)
         body = b"" if reply.status or reply.body is None else encode_reply(reply.body)
         status = reply.status
         if len(body) > self.limits.max_body:
             status, body, length, inline, wrs = errno.EMSGSIZE, b"", 0, 0, []
         head = pack(FrameKind.REPLY, op.request.op, op.xid, status, body, length, inline)
         message = self.gather(head, source if isinstance(source, IovIter) else None, inline)
-        send = SendWR(op.xid << 1 | REPLY_ID, Opcode.SEND, message, SIGNALED)
+        send = SendWR(wr_id_of(op.xid, REPLY_ID), Opcode.SEND, message, SIGNALED)
         if op.key is not None:
             send.opcode = Opcode.SEND_WITH_INV
             send.invalidate_rkey = op.key

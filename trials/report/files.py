@@ -84,7 +84,7 @@ def _perfetto(outcome: Outcome, path: Path) -> None:
                 elif event.what == "fault":
                     sink = sinks.get("faults") or trace.sink("faults")
                     sinks["faults"] = sink
-                    sink(" ".join(map(str, event.fields)), ())
+                    sink("fault", event.fields)
     except ImportError as error:
         raise CommandError(Exit.USAGE, str(error)) from None
 

@@ -16,6 +16,9 @@ class _Scalars(Protocol):
     def __iter__(self) -> Iterator[int]: ...
     def __len__(self) -> int: ...
 
+class _Texts(Protocol):
+    def append(self, value: str) -> None: ...
+
 class DebugAnnotation:
     name: str
     int_value: int
@@ -24,6 +27,9 @@ class DebugAnnotation:
 class ProcessDescriptor:
     pid: int
     process_name: str
+
+class CounterDescriptor:
+    unit_name: str
 
 class TrackDescriptor:
     EXPLICIT: int
@@ -34,15 +40,21 @@ class TrackDescriptor:
     sibling_order_rank: int
     @property
     def process(self) -> ProcessDescriptor: ...
+    @property
+    def counter(self) -> CounterDescriptor: ...
     def HasField(self, name: str) -> bool: ...  # noqa: N802
 
 class TrackEvent:
     TYPE_SLICE_BEGIN: int
     TYPE_SLICE_END: int
     TYPE_INSTANT: int
+    TYPE_COUNTER: int
     type: int
     track_uuid: int
+    counter_value: int
     name: str
+    @property
+    def categories(self) -> _Texts: ...
     @property
     def flow_ids(self) -> _Scalars: ...
     @property
