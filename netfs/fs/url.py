@@ -39,6 +39,11 @@ class Url:
     roce: bool = False
 
     @property
+    def secure(self) -> bool:
+        """True where an identity makes it TLS."""
+        return not self.plain and not self.socket
+
+    @property
     def peer(self) -> str:
         """The server's address, for people and for known_hosts."""
         return self.socket or f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"

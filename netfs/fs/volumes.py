@@ -152,6 +152,8 @@ async def open_volume(
     secret: "OwnerSecret | Identity",
     *,
     pinned: bytes | None,
+    identity: "str | os.PathLike[str] | None" = None,
+    known_hosts: "str | os.PathLike[str] | None" = None,
     env: "Env | None" = None,
     probe: "Probe | None" = None,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
@@ -166,7 +168,9 @@ async def open_volume(
     trusts the server, which is for a first use only. The rest as of `open_client`.
     Raises: OSError, ENOKEY when there is no header. Cancellation: not mounted; inside the block as of `open_client`.
     """
-    async with open_client(target, env=env, probe=probe, cache_bytes=cache_bytes, cache=cache) as client:
+    async with open_client(
+        target, identity=identity, known_hosts=known_hosts, env=env, probe=probe, cache_bytes=cache_bytes, cache=cache
+    ) as client:
         found = await find_header(client, "/")
         if found is None:
             raise translate(KeyUnavailable("not a volume: it has no header"), "/")

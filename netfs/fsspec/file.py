@@ -25,6 +25,12 @@ BUFFER_SIZE: Final = 1 << 20
 """Bytes read or written at a time by callers of small pieces."""
 
 
+class _Cache(Protocol):
+    """A cache of fsspec's own between a file and who reads it, as `blockcache::` has it."""
+
+    def _fetch(self, start: int, end: int) -> bytes: ...
+
+
 class _Calls(Protocol):
     """What a raw file needs of the filesystem: a way to run things in the portal."""
 
@@ -34,9 +40,11 @@ class _Calls(Protocol):
 class RawFile(io.RawIOBase):
     """A file whose every call is one call of the portal."""
 
-    def __init__(self, calls: _Calls, file: "File", path: str, mode: str) -> None:
+    def __init__(self, calls: _Calls, file: "File", path: str, mode: str, block_size: int = BUFFER_SIZE) -> None:
         super().__init__()
-        self._calls = calls
+        self.block_size = block_size
+        self.cache: _Cache | None = None
+        self.fs = self._calls = calls
         self._file = file
         self.path = path
         self.mode = mode
@@ -63,12 +71,20 @@ class RawFile(io.RawIOBase):
     def readinto(self, buffer: "WriteableBuffer") -> int:
         """Read into the caller's memory at the position, which moves. Raises: OSError."""
         view = memoryview(buffer).cast("B")
-        count = self._calls.run(partial(self._file.preadv, [view], self._file.tell()))
+        pos = self._file.tell()
+        if self.cache is not None:
+            kept = self.cache._fetch(pos, min(pos + len(view), self.size))
+            count = len(kept)
+            view[:count] = kept
+        else:
+            count = self._calls.run(partial(self._file.preadv, [view], pos))
         self._file.seek(count, io.SEEK_CUR)
         return count
 
     def readall(self) -> bytes:
         """Read what is left. Raises: OSError."""
+        if self.cache is not None:
+            return super().readall()
         return self._calls.run(self._file.read)
 
     def write(self, data: "ReadableBuffer") -> int:
@@ -113,6 +129,30 @@ class NetFile:
         """Bytes in the file, without what is still buffered here."""
         return self.raw.size
 
+    @property
+    def fs(self) -> object:
+        """The filesystem it is a file of."""
+        return self.raw.fs
+
+    @property
+    def blocksize(self) -> int:
+        """Bytes that a cache of fsspec's own keeps together."""
+        return self.raw.block_size
+
+    @property
+    def cache(self) -> "_Cache | None":
+        """What fsspec has put between the file and its reader."""
+        return self.raw.cache
+
+    @cache.setter
+    def cache(self, cache: "_Cache | None") -> None:
+        self.raw.cache = cache
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        """Read for a cache of fsspec's own."""
+        file = self.raw._file
+        return self.raw._calls.run(partial(file.read, max(0, end - start), start))
+
     def in_transaction(self, finish: Callable[[bool], None]) -> None:
         """Make it one of a transaction, which calls `commit` or `discard`."""
         self.autocommit = False
@@ -133,6 +173,15 @@ class NetReader(NetFile, io.BufferedReader):
     """A file opened for reading."""
 
     raw: RawFile
+
+    @property
+    def closed(self) -> bool:
+        """True once it was closed. fsspec says so to a file as well, after it has closed it."""
+        return self.raw.closed
+
+    @closed.setter
+    def closed(self, closed: bool) -> None:
+        assert closed == self.raw.closed
 
 
 class NetWriter(NetFile, io.BufferedWriter):

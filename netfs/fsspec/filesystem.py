@@ -9,7 +9,9 @@ import datetime as dt
 import io
 import os
 import posixpath
+import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -18,15 +20,14 @@ import trio
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.spec import AbstractFileSystem
 
-from netfs.fs.client import DEFAULT_CACHE_BYTES, Client, open_client
+from netfs.fs.client import DEFAULT_CACHE_BYTES, Client
 from netfs.fs.url import SCHEMES, parse_url
 from netfs.fsspec.file import BUFFER_SIZE, NetFile, NetReader, NetUpdater, NetWriter, RawFile
+from netfs.fsspec.opening import Opening, split_url
 from netfs.fsspec.portal import Held, Portal, portal
 from transport.messages import Attr, FileType
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
     from netfs.fs.file import File
 
 __all__ = ["NetFileSystem"]
@@ -37,6 +38,10 @@ CHUNK: Final = 8 << 20
 """Bytes that `get` and `put` move at a time."""
 MAX_TOGETHER: Final = 16
 """Files that `cat_ranges` has open at a time."""
+OPTIONS: Final = (
+    "endpoint", "volume", "key_file", "passphrase", "fingerprint", "identity", "known_hosts", "cache_bytes", "cache_dir",
+    "auto_mkdir",
+)  # fmt: skip
 _TYPES: Final = {FileType.FILE: "file", FileType.DIRECTORY: "directory", FileType.SYMLINK: "link"}
 
 
@@ -45,7 +50,8 @@ class NetFileSystem(AbstractFileSystem):
 
     Args: endpoint: URL of the export, `netfs://host:port`, `netfs+unix:///socket:/`; comes from the URL where there is one.
     volume: path of an encrypted volume in the export, which is opened by key_file (a file with its key, or an identity that is a
-    recipient) or passphrase, and must have the fingerprint where one is given. identity, known_hosts: files for TLS.
+    recipient) or passphrase, and must have the fingerprint that is given, or else the one that the netfs command remembers of
+    it. identity, known_hosts: files for TLS, by default those of the netfs command, where there are any.
     cache_bytes: budget of the page cache. cache_dir: a folder that keeps what is read for the next time, also in another process.
     auto_mkdir: the directories above a new file are made where they are missing. Others: fsspec's.
     Raises: OSError when the server cannot be reached or the volume not be opened, at the first use.
@@ -71,6 +77,9 @@ class NetFileSystem(AbstractFileSystem):
         **others: Any,
     ) -> None:
         super().__init__(**others)
+        for name in others:  # fsspec's own, or what it makes of a misspelt key, which must not end in plaintext
+            if meant := get_close_matches(name, OPTIONS, 1, 0.8):
+                raise ValueError(f"no option {name}=; is {meant[0]}= meant?")
         if endpoint is None:
             raise ValueError("no server: open a URL such as netfs://host:port/path, or give endpoint=")
         parse_url(endpoint)
@@ -78,9 +87,9 @@ class NetFileSystem(AbstractFileSystem):
             raise ValueError("an encrypted volume takes volume= and what opens it, key_file= or passphrase=")
         self.endpoint = endpoint
         self.volume = None if volume is None else str(self._strip_protocol(volume))
-        self._secret = (key_file, passphrase, fingerprint)
-        self._credentials = (identity, known_hosts)
-        self._caches = (cache_bytes, cache_dir)
+        self._opening = Opening(
+            endpoint, self.volume, key_file, passphrase, fingerprint, identity, known_hosts, cache_bytes, cache_dir
+        )
         self._auto_mkdir = auto_mkdir
         self._opened: tuple[Portal, Held, Client] | None = None
 
@@ -93,13 +102,13 @@ class NetFileSystem(AbstractFileSystem):
         text = os.fspath(path)
         scheme, mark, _ = text.partition("://")
         if mark and scheme in SCHEMES:
-            text = parse_url(text).path
+            text = split_url(text)[1]
         return "/" + posixpath.normpath("/" + text).strip("/")
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, str]:
         scheme, mark, _ = path.partition("://")
-        return {"endpoint": parse_url(path).base} if mark and scheme in SCHEMES else {}
+        return {"endpoint": split_url(path)[0]} if mark and scheme in SCHEMES else {}
 
     @property
     def fsid(self) -> str:
@@ -136,33 +145,12 @@ class NetFileSystem(AbstractFileSystem):
         if self._opened is not None and self._opened[0] is here:
             return self._opened[2]
         held = Held(here)
-        client = await held.open(self._opening())
+        client = await held.open(self._opening.client())
         if self._opened is not None and self._opened[0] is here:  # somebody was faster
             await held.aclose()
             return self._opened[2]
         self._opened = (here, held, client)
         return client
-
-    def _opening(self) -> "AbstractAsyncContextManager[Client]":
-        key_file, passphrase, fingerprint = self._secret
-        identity, known_hosts = self._credentials
-        cache_bytes, cache = self._caches
-        if self.volume is None:
-            return open_client(
-                self.endpoint, identity=identity, known_hosts=known_hosts, cache_bytes=cache_bytes, cache=cache
-            )  # fmt: skip
-        # The cipher's library is only loaded by those who need it.
-        from crypto.slots import Passphrase, parse_secret  # noqa: PLC0415
-        from netfs.fs.volumes import open_volume  # noqa: PLC0415
-
-        secret = Passphrase(passphrase.encode()) if passphrase is not None else parse_secret(Path(key_file or "").read_bytes())
-        return open_volume(
-            parse_url(self.endpoint).base.removesuffix("/") + self.volume,
-            secret,
-            pinned=None if fingerprint is None else bytes.fromhex(fingerprint),
-            cache_bytes=cache_bytes,
-            cache=cache,
-        )
 
     def close(self) -> None:
         """End the connection; the next use opens another. Raises: OSError for data that did not reach the server."""
@@ -265,16 +253,24 @@ class NetFileSystem(AbstractFileSystem):
             if (await client.stat(source)).type is FileType.DIRECTORY:
                 await client.mkdir(target, parents=True, exist_ok=True)
                 return
-            async with (
-                await client.open(source, direct=past_caches(client)) as old,
-                await self._created(client, target, "w", direct=True) as new,
-            ):
-                buffer, pos = memoryview(bytearray(min(CHUNK, max(old.size, 1)))), 0
-                while count := await old.preadv([buffer], pos):
-                    await new.write(buffer[:count], pos)
-                    pos += count
+            await self._copied(client, source, target)
 
+        if self._intrans and not self.isdir(path1):
+            with self.open(path1, "rb") as old, self.open(path2, "wb") as new:
+                shutil.copyfileobj(old, new, CHUNK)
+            return
         self._with(copied)
+
+    async def _copied(self, client: Client, source: str, target: str) -> None:
+        """Copy a file's content."""
+        async with (
+            await client.open(source, direct=past_caches(client)) as old,
+            await self._created(client, target, "w", direct=True) as new,
+        ):
+            buffer, pos = memoryview(bytearray(min(CHUNK, max(old.size, 1)))), 0
+            while count := await old.preadv([buffer], pos):
+                await new.write(buffer[:count], pos)
+                pos += count
 
     def mv(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None, **others: Any) -> None:
         """Rename a file or a whole directory; into path2 if that is a directory. Patterns and lists: copied, then removed."""
@@ -285,7 +281,18 @@ class NetFileSystem(AbstractFileSystem):
         if self.isdir(target):
             target = posixpath.join(target, posixpath.basename(source))
         old, new = self._inside(source), self._inside(target)
-        self._with(lambda client: client.rename(old, new))
+
+        async def moved(client: Client) -> None:
+            try:
+                await client.rename(old, new)
+                return
+            except FileNotFoundError:
+                if not self._auto_mkdir or not await client.exists(old):
+                    raise
+            await client.mkdir(posixpath.dirname(new), parents=True, exist_ok=True)
+            await client.rename(old, new)
+
+        self._with(moved)
 
     def touch(self, path: str, truncate: bool = True, **_: Any) -> None:
         """Make an empty file, or leave one alone unless it is to be truncated. Raises: OSError."""
@@ -304,13 +311,13 @@ class NetFileSystem(AbstractFileSystem):
                 return await self._created(client, inside, mode), inside
             if "x" in mode and await client.exists(inside):
                 raise FileExistsError(17, os.strerror(17), path)
-            if mode[0] in "ar" and await client.exists(inside):
-                raise NotImplementedError("a file that exists is not changed in a transaction, only written anew")
             target = f"{inside}.{client.env.nonces(6).hex()}.part"
+            if mode[0] in "ar" and (mode[0] == "r" or await client.exists(inside)):  # to be changed: in a copy
+                await self._copied(client, inside, target)
             return await self._created(client, target, mode.replace("x", "w")), target
 
         opened_file, target = self._with(opened)
-        raw = RawFile(self, opened_file, path, mode)
+        raw = RawFile(self, opened_file, path, mode, block_size or BUFFER_SIZE)
         kind: type[NetReader | NetWriter | NetUpdater] = NetUpdater if "+" in mode else NetWriter if writes else NetReader
         file: NetFile = kind(raw, block_size or BUFFER_SIZE)
         if apart:
@@ -372,6 +379,10 @@ class NetFileSystem(AbstractFileSystem):
 
     def pipe_file(self, path: str, value: Any, mode: str = "overwrite", **_: Any) -> None:
         """Write a file whole. mode: overwrite or create. Raises: FileExistsError for create where there is one, OSError."""
+        if self._intrans:
+            with self.open(path, "xb" if mode == "create" else "wb") as file:
+                file.write(value)
+            return
         inside = self._inside(path)
 
         async def written(client: Client) -> None:
@@ -407,6 +418,9 @@ class NetFileSystem(AbstractFileSystem):
         """Copy a file of this machine there. mode: as of `pipe_file`. Raises: OSError."""
         if Path(lpath).is_dir():
             self.makedirs(rpath, exist_ok=True)
+            return
+        if self._intrans:
+            super().put_file(lpath, rpath, callback=callback, mode=mode)
             return
         inside = self._inside(rpath)
         with Path(lpath).open("rb") as local:

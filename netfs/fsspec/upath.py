@@ -3,7 +3,7 @@
 from fsspec.registry import register_implementation
 from upath.core import UPath
 
-from netfs.fs.url import SCHEMES
+from netfs.fs.url import SCHEMES, parse_url
 from netfs.fsspec.filesystem import NetFileSystem
 
 __all__ = ["NetPath"]
@@ -23,3 +23,10 @@ class NetPath(UPath):
         """The absolute path in the export, without a slash at its end."""
         path = super().path
         return path.removesuffix("/") if len(path) > 1 else path
+
+    def __str__(self) -> str:
+        """Return the URL, server included, wherever that was told."""
+        endpoint = self.storage_options.get("endpoint")
+        if self._relative_base is not None or not isinstance(endpoint, str):
+            return super().__str__()
+        return parse_url(endpoint).base.removesuffix("/") + self.path
