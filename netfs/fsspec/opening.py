@@ -1,4 +1,4 @@
-"""Sans-IO. What it takes to open an export, or a volume in one, as fsspec's options say it.
+"""Trio shell. What it takes to open an export, or a volume in one, as fsspec's options say it.
 
 Owns no memory.
 """
