@@ -134,6 +134,12 @@ FOUND = (
     Case("mixed", 27, "stream", encrypt=True, keep=(54, 59, 60, 77, 82, 99), schedule=(), plan=Plan.from_json(
         '[[["S21","nth(request, 39)","",{"notes":"lost","restart_s":0.0,"unsynced":"all"}]]]'
     )),
+    # A write that failed had taken the place of one that was not committed, and whoever was to settle it did not look there.
+    Case("append-log", 1020, "stream", encrypt=True, operations=20),
+    # A lying server's status that is no error's number came out as errno.
+    Case("tamper", 1045, "rdma-memory", encrypt=True, operations=20),
+    # An attack that was disturbed by a fault itself kept the memory that was lent for the write.
+    Case("tamper", 1052, "rdma-stream", encrypt=True, operations=20),
 )  # fmt: skip
 
 

@@ -388,7 +388,13 @@ class _Watched:
     def __call__(self, *args: Any, **options: Any) -> Any:
         server = self._server
         if server.attack.armed:
-            server.attack.before(self._name, args)
+            try:
+                server.attack.before(self._name, args)
+            except OSError:
+                for arg in args:
+                    if isinstance(arg, Landing) and arg.release is not None:
+                        arg.release()
+                raise
         answer = self._method(*args, **options)
         handles = [arg for arg in args if isinstance(arg, bytes)]
         if self._name in {"create", "mkdir", "unlink", "rmdir", "rename", "link", "symlink"}:

@@ -262,9 +262,6 @@ class PowerCut(Attack):
             return
         if self.dead or self.after <= 0:
             self.die()
-            landing = next((arg for arg in args if isinstance(arg, Landing)), None)
-            if landing is not None and landing.release is not None:
-                landing.release()
             raise OSError(errno.EIO, "the server is dead")
         self.after -= 1
         if method == "apply":
