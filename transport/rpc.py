@@ -97,6 +97,7 @@ CALL_STATES: Final[dict[tuple[CallState, CallEvent], tuple[CallState, bool]]] = 
 _NEXT: Final = tuple(tuple(CALL_STATES.get((state, event)) for event in CallEvent) for state in CallState)
 _TAKEN, _WENT, _REPLY_BEGINS, _REPLY_ENDS, _ABANDON, _LOST = CallEvent
 _ABANDONED: Final = CallState.ABANDONED
+_AWAIT: Final = Op.AWAIT
 
 
 class Call:
@@ -157,10 +158,11 @@ class Call:
 class ClientConnection:
     """The client's end of one connection.
 
-    error: why the connection is over, or None. in_flight: calls that hold a credit.
+    error: why the connection is over, or None. in_flight: calls that hold a credit and whose answer is on its way; a callback
+    that was lent to the server is answered when something happens, and does not count.
     """
 
-    __slots__ = ("_big", "_landing", "_limits", "_probe", "_queue", "_table", "_xid", "error", "reader", "writer")
+    __slots__ = ("_big", "_landing", "_lent", "_limits", "_probe", "_queue", "_table", "_xid", "error", "reader", "writer")
 
     def __init__(self, limits: Limits, probe: Probe) -> None:
         self._limits = limits
@@ -169,6 +171,7 @@ class ClientConnection:
         self._table: dict[int, Call] = {}
         self._xid = 0
         self._big = 0
+        self._lent = 0
         self._landing: Call | None = None
         self.error: TransportError | None = None
         self.reader = FrameReader(FrameKind.REPLY, limits, probe, LARGE_WINDOW, LARGE_WINDOW)
@@ -177,7 +180,7 @@ class ClientConnection:
 
     @property
     def in_flight(self) -> int:
-        return len(self._table)
+        return len(self._table) - self._lent
 
     def submit(self, request: Request, done: Done, source: IovIter | None, dest: IovIter | None) -> Call:
         """Queue a call. On a connection that is over, or for a body that is too long, `done` is called at once.
@@ -226,6 +229,8 @@ class ClientConnection:
             if call.big:
                 self._big += 1
                 self.reader.ceiling = SMALL_WINDOW
+            if call.op is _AWAIT:
+                self._lent += 1
             probe = self._probe
             probe.messages += 1
             if probe.sink is not None:
@@ -294,6 +299,8 @@ class ClientConnection:
     def _end(self, call: Call, reply: Reply | None) -> None:
         due = call.step(_REPLY_ENDS)
         del self._table[call.xid]
+        if call.op is _AWAIT:
+            self._lent -= 1
         if call.big:
             self._big -= 1
             if not self._big:
@@ -316,6 +323,7 @@ class ClientConnection:
         calls = [*self._table.values(), *self._queue]
         self._table.clear()
         self._queue.clear()
+        self._lent = 0
         for call in calls:
             retryable = call.state is CallState.QUEUED or is_idempotent(call.request)
             outcome: Outcome = (

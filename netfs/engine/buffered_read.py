@@ -25,40 +25,80 @@ from netfs.engine.request import IoRequest, IoSubrequest, Origin, Source
 from netfs.engine.write_issue import copy_to_cache
 from netfs.engine.writeback import make_room
 
-__all__ = ["buffered_read", "cached_read", "cached_view", "readable_folio"]
+__all__ = ["buffered_read", "cached_read", "cached_view", "lent_view", "readable_folio"]
 
 
-def cached_view(inode: NetfsInode, pos: int, length: int) -> memoryview | None:
-    """Return the bytes at `pos`, clipped to the file, if one folio holds them all. The view is good until the next checkpoint."""
+def cached_view(inode: NetfsInode, pos: int, length: int, ahead: Readahead) -> memoryview | None:
+    """Return the bytes at `pos`, clipped to the file, if one folio holds them all and no reading ahead is due.
+
+    The view is good until the next checkpoint.
+    """
     mapping = inode.mapping
     folio = mapping.folios.get(pos // mapping.unit)
     if folio is None or folio.locked:
         return None
+    end = min(pos + length, inode.sizes.i_size)
     off = pos - folio.pos
-    end = off + min(length, inode.sizes.i_size - pos)
-    if not (off < end and folio.valid_from <= off and end <= folio.valid_to):
+    upto = end - folio.pos
+    if off >= upto or off < folio.valid_from or upto > folio.valid_to or ahead.due(end):
         return None
-    folio.uses += 1
-    return folio.memory[off:end]
+    _used(folio, off, pos, ahead)
+    ahead.next_pos = end
+    return folio.memory[off:upto]
+
+
+def _used(folio: Folio, off: int, pos: int, ahead: Readahead) -> None:
+    """Count a use of a folio; going on in the one a reader is in is not another."""
+    if pos != ahead.next_pos:
+        folio.uses += 1
+        ahead.hit(folio.uses)
+    elif not off:
+        folio.uses += 1
 
 
 def cached_read(inode: NetfsInode, view: memoryview, pos: int, ahead: Readahead) -> int:
     """Read at `pos` into a whole buffer what one folio holds, if no reading ahead is due. Returns: bytes, 0 to read otherwise."""
+    if pos + len(view) > inode.sizes.i_size:
+        return 0
+    held = cached_view(inode, pos, len(view), ahead)
+    if held is None:
+        return 0
+    view[:] = held
+    inode.probe.copied(len(view))
+    return len(view)
+
+
+async def lent_view(inode: NetfsInode, pos: int, length: int, ahead: Readahead) -> memoryview | None:
+    """Return the bytes at `pos`, clipped to the file, reading what is missing; None when they are not all in one folio.
+
+    The view is good until the next checkpoint. Checkpoints only when something has to be read.
+    Raises: the read's error. Cancellation: no effect.
+    """
     mapping = inode.mapping
-    folio = mapping.folios.get(pos // mapping.unit)
-    end = pos + len(view)
-    if folio is None or folio.locked or ahead.marker >= 0 or end > inode.sizes.i_size:
-        return 0
-    off = pos - folio.pos
-    upto = end - folio.pos
-    if off < folio.valid_from or upto > folio.valid_to:
-        return 0
-    if pos != ahead.next_pos or not off:
-        folio.uses += 1
-    view[:] = folio.memory[off:upto]
-    inode.probe.copied(upto - off)
-    ahead.next_pos = end
-    return upto - off
+    told = False
+    while True:
+        end = min(pos + length, inode.sizes.i_size)
+        if end <= pos:
+            return None
+        folio = mapping.folios.get(pos // mapping.unit)
+        if folio is not None:
+            off, upto = pos - folio.pos, end - folio.pos
+            if upto > folio.size:
+                return None
+            if not folio.locked and folio.valid_from <= off and upto <= folio.valid_to:
+                if not told:
+                    told = True
+                    _used(folio, off, pos, ahead)
+                    if ahead.due(end):
+                        folio.pins += 1
+                        try:
+                            await _read_on(inode, end, ahead)
+                        finally:
+                            inode.cache.unpin(folio)
+                        continue
+                    ahead.next_pos = end
+                return folio.memory[off:upto]
+        await _fill(inode, folio, pos, end, ahead)
 
 
 async def buffered_read(inode: NetfsInode, it: IovIter, pos: int, ahead: Readahead) -> int:
@@ -80,8 +120,7 @@ async def buffered_read(inode: NetfsInode, it: IovIter, pos: int, ahead: Readahe
                 off = pos - folio.pos
                 upto = min(folio.size, end - folio.pos)
                 if folio.holds(off, upto):
-                    if pos != ahead.next_pos or not off:
-                        folio.uses += 1  # going on in the folio one is in is not another use
+                    _used(folio, off, pos, ahead)
                     inode.probe.copied(copy_to_iter(folio.memory[off:upto], it))
                     pos = folio.pos + upto
                     continue
@@ -89,11 +128,16 @@ async def buffered_read(inode: NetfsInode, it: IovIter, pos: int, ahead: Readahe
     except Exception:
         if pos == start:
             raise
+    await _read_on(inode, pos, ahead)
+    return pos - start
+
+
+async def _read_on(inode: NetfsInode, pos: int, ahead: Readahead) -> None:
+    """A read has ended at `pos`: start reading on, if it is time. A failure is nobody's error."""
     wanted = ahead.consumed(pos)
     if wanted and ahead.ahead_to < inode.sizes.i_size:
         with contextlib.suppress(Exception):
             await _read_ahead(inode, ahead.ahead_to, wanted, ahead)
-    return pos - start
 
 
 async def readable_folio(inode: NetfsInode, pos: int, end: int, ahead: Readahead) -> Folio:
@@ -110,7 +154,11 @@ async def readable_folio(inode: NetfsInode, pos: int, end: int, ahead: Readahead
 async def _fill(inode: NetfsInode, folio: Folio | None, pos: int, end: int, ahead: Readahead) -> None:
     """Bring the folio at `pos` closer to being readable; the caller looks again."""
     if folio is None:
-        first = await _read_ahead(inode, pos, ahead.missed(pos, end), ahead)
+        upto = ahead.missed(pos, end)
+        start = pos
+        if ahead.spread and ahead.marker < 0:
+            start, upto = _around(inode, pos, upto, ahead)
+        first = await _read_ahead(inode, start, upto, ahead)
         if first is None:
             await make_room(inode.cache)
             return
@@ -126,6 +174,20 @@ async def _fill(inode: NetfsInode, folio: Folio | None, pos: int, end: int, ahea
         await park_at(folio)
     else:
         await fill_gaps(inode, folio)
+
+
+def _around(inode: NetfsInode, pos: int, end: int, ahead: Readahead) -> tuple[int, int]:
+    """Return what to read for a single read of [pos, end): more, where that is free and the cache has room for the whole file."""
+    mapping = inode.mapping
+    unit = mapping.unit
+    size = ahead.around(unit)
+    if inode.sizes.i_size <= inode.cache.budget:
+        while size > unit:
+            start = pos - pos % size
+            if not any(index in mapping.folios for index in range(start // unit, (start + size) // unit)):
+                return start, max(end, start + size)
+            size //= 2
+    return pos, end
 
 
 async def _read_ahead(inode: NetfsInode, pos: int, end: int, ahead: Readahead) -> Folio | None:

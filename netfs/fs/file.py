@@ -19,7 +19,7 @@ import trio
 from iov.bvec import Buffer, byte_view
 from iov.iov_iter import Direction, IovIter
 from iov.probe import Probe
-from netfs.engine.buffered_read import buffered_read, cached_read, cached_view
+from netfs.engine.buffered_read import buffered_read, cached_read
 from netfs.engine.buffered_write import barrier, buffered_write
 from netfs.engine.direct import direct_read, direct_write
 from netfs.engine.mapped import map_read, map_write
@@ -28,6 +28,7 @@ from netfs.engine.readahead import MAX_WINDOW, Readahead
 from netfs.engine.request import Origin
 from netfs.engine.writeback import fsync, resize
 from netfs.errors import translate
+from netfs.fs.file_lent import FileLent
 from netfs.fs.file_locks import FileLocks
 from netfs.fs.file_space import FileSpace
 from netfs.fs.inode import Inode
@@ -78,7 +79,7 @@ def parse_mode(mode: str) -> OpenMode:
     return _BOTH[letters[:1]] if letters[1:] else base
 
 
-class File(FileSpace, FileLocks):
+class File(FileSpace, FileLocks, FileLent):
     """An open file. Use it as an async context manager, or call `aclose`."""
 
     __slots__ = (
@@ -172,13 +173,11 @@ class File(FileSpace, FileLocks):
     async def _read_bytes(self, n: int, pos: int) -> bytes:
         if not self.direct:
             self._check_read(pos)
-            if cached_view(self._inode, pos, n) is not None:
-                await trio.lowlevel.checkpoint()
-                self._check_read(pos)
-                view = cached_view(self._inode, pos, n)
-                if view is not None:
-                    self._inode.probe.copied(len(view))
-                    return bytes(view)  # door: File.read returns bytes, straight out of the folio
+            await trio.lowlevel.checkpoint()
+            view = await self._lent(n, pos)
+            if view is not None:
+                self._inode.probe.copied(len(view))
+                return bytes(view)  # door: File.read returns bytes, straight out of the folio
             n = max(0, min(n, self.size - pos))
         buffer = memoryview(bytearray(n))
         it = IovIter.ubuf(_DEST, buffer)

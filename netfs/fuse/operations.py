@@ -2,8 +2,8 @@
 
 Each handler answers with what the client gives or with the errno of what it raises; no exception but `FUSEError` leaves one, as
 any other ends the whole mount. Names are bytes to the kernel and text to the client. A file that is removed while it is open is
-kept by the server until it is closed; until then it has no path, and is used through what has it open. `read` returns `bytes`, a
-copy the interface asks for; a write goes from the kernel's request straight into the client.
+kept by the server until it is closed; until then it has no path, and is used through what has it open. `read` lends the page
+cache's memory to the kernel; a write goes from the kernel's request straight into the client.
 """
 
 import contextlib
@@ -332,9 +332,11 @@ class MountOps(pyfuse3.Operations):
         return await self._opened(node, file), self._attributes(node, attr)
 
     @answering
-    async def read(self, fh: int, off: int, size: int) -> bytes:
-        """Read from an open file."""
-        return await self._file(fh).read(size, off)
+    async def read(self, fh: int, off: int, size: int) -> memoryview | bytes:
+        """Read from an open file. The kernel takes the bytes before anybody else gets a turn, so they are lent."""
+        file = self._files[fh].file
+        view = file.cached(size, off)
+        return await file.lent(size, off) if view is None else view
 
     @answering
     async def write(self, fh: int, off: int, buf: bytes) -> int:

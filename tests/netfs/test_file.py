@@ -1,6 +1,7 @@
 """Files: modes, positions, ends and what a closed one says."""
 
 import errno
+import random
 
 import pytest
 
@@ -224,3 +225,55 @@ async def test_reading_what_is_open_for_writing_and_the_other_way() -> None:
         async with await client.open("/f") as file:
             with pytest.raises(OSError):
                 await file.write(b"x")
+
+
+# ---- reading on, reading around, lending
+
+
+async def test_reads_that_find_what_was_read_ahead_keep_the_window_open() -> None:
+    block, blocks = 1 << 16, 128
+    async with mounted(rsize=1 << 20, wsize=1 << 20, folio=block, folios=2 * blocks) as (client, transport):
+        async with await client.open("/f", "w", direct=True) as file:
+            await file.write(bytes(block * blocks))
+        transport.log.clear()
+        async with await client.open("/f") as file:
+            for _ in range(blocks):
+                assert len(await file.read(block)) == block
+        asked = [request.length for request in transport.log if isinstance(request, Read)]
+        assert len(asked) <= 2 * block * blocks >> 20, "nearly all of it is read a MiB at a time"
+
+
+async def test_a_file_that_is_read_here_and_there_is_soon_read_in_larger_pieces() -> None:
+    unit, units = 1 << 10, 256
+    places = random.Random(5).sample(range(2 * units), 2 * units)
+    async with mounted(rsize=1 << 20, wsize=1 << 20, folio=unit, folios=2 * units) as (client, transport):
+        async with await client.open("/f", "w", direct=True) as file:
+            await file.write(DATA)
+            await file.truncate(unit * units)
+        data = DATA + bytes(unit * units - len(DATA))
+        transport.log.clear()
+        async with await client.open("/f") as file:
+            for place in places:
+                at = place * unit // 2
+                assert await file.lent(unit // 2, at) == data[at : at + unit // 2]
+        asked = [request for request in transport.log if isinstance(request, Read)]
+        assert len(asked) < units * 2 // 3
+
+
+async def test_what_is_lent_is_the_caches_memory_where_it_is_in_one_piece() -> None:
+    async with mounted() as (client, _):
+        await put(client, "/f", DATA)
+        async with await client.open("/f") as file:
+            view = await file.lent(100, 1024)
+            assert view == DATA[1024:1124] and isinstance(view, memoryview) and view.readonly
+            assert bytes(file.cached(100, 1030) or b"") == DATA[1030:1130]
+            assert await file.lent(100, len(DATA) - 10) == DATA[-10:]
+            assert bytes(file.cached(100, len(DATA) - 10) or b"") == DATA[-10:]
+            assert await file.lent(2000, 1000) == DATA[1000:3000]
+            assert await file.lent(10, len(DATA)) == b"" and file.cached(10, len(DATA)) is None
+        async with await client.open("/f", direct=True) as file:
+            assert file.cached(100, 1024) is None
+            assert await file.lent(100, 1024) == DATA[1024:1124]
+        with pytest.raises(OSError) as caught:
+            file.cached(1, 0)
+        assert caught.value.errno == errno.EBADF

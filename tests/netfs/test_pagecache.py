@@ -11,7 +11,7 @@ from iov.probe import Probe
 from netfs.cache.folio import Folio
 from netfs.cache.pagecache import Mapping, PageCache, folio_sizes_for
 from netfs.engine.inode import ErrorSequence, NetfsInode
-from netfs.engine.readahead import INITIAL_WINDOW, Readahead
+from netfs.engine.readahead import INITIAL_WINDOW, MAX_AROUND, Readahead
 from netfs.engine.sizes import FileSizes
 from tests.netfs.scripted import ScriptedOps
 
@@ -207,6 +207,32 @@ def test_sequential_reads_open_the_window_and_jumps_close_it() -> None:
     assert ahead.missed(50 * INITIAL_WINDOW, 50 * INITIAL_WINDOW + 10) == 50 * INITIAL_WINDOW + 10
     ahead.consumed(50 * INITIAL_WINDOW + 10)
     assert ahead.missed(50 * INITIAL_WINDOW + 10, 50 * INITIAL_WINDOW + 20) == 51 * INITIAL_WINDOW + 10
+
+
+def test_the_second_of_two_reads_in_flight_is_sequential_too() -> None:
+    ahead = Readahead(limit=4 * INITIAL_WINDOW)
+    upto = ahead.missed(0, 100)
+    ahead.reached(upto)
+    assert ahead.missed(upto, upto + 100) == upto + 2 * INITIAL_WINDOW, "it goes on where reading ahead has got to"
+
+
+def test_more_is_read_around_single_reads_when_that_is_found_useful() -> None:
+    ahead, unit = Readahead(), 1 << 14
+    for number in range(1, 20):
+        ahead.missed(number * INITIAL_WINDOW, number * INITIAL_WINDOW + 10)
+    assert ahead.around(unit) == unit, "nothing speaks for more yet"
+    for uses in (2, 2, 3, 1, 2):
+        ahead.hit(uses)
+    assert ahead.around(unit) == unit, "only the second use of a folio counts"
+    ahead.hit(2)
+    assert ahead.around(unit) == 2 * unit
+    for _ in range(1000):
+        ahead.hit(2)
+    assert ahead.around(unit) == MAX_AROUND
+    assert ahead.around(4 * MAX_AROUND) == 4 * MAX_AROUND, "a block is never split"
+    for number in range(100, 1100):
+        ahead.missed(number * INITIAL_WINDOW, number * INITIAL_WINDOW + 10)
+    assert ahead.around(unit) == unit
 
 
 # ---- sizes
