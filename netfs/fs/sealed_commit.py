@@ -234,7 +234,7 @@ class SealedCommit:
             finally:
                 if not fits:
                     file.wrote(block, mine)  # looked at again, or damaged, and told so when it is read
-        sealed.rebooted = file.has_redo  # what is still to be laid over a newer record is looked at then
+        sealed.rebooted = file.is_uncommitted  # nobody else is kept out of those blocks: they are looked at before each commit
 
     async def _boot(self) -> int:
         return (await ask(self._transport, Commit(self._sealed.handle), WriteReply)).verifier
@@ -280,7 +280,7 @@ class SealedCommit:
                     return False
                 self._dropped(drops)
                 if not file.is_uncommitted:
-                    sealed.own_end = 0
+                    sealed.own_end, sealed.rebooted = 0, False
                 while carried:
                     carried.pop()[1].release()
                 sealed.carried = []

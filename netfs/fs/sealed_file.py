@@ -62,7 +62,7 @@ class SealedFile:
     whether nothing is on its way under them; orphans: of those it has still, which end with the next commit. unsettled: keys of
     intents whose write the server has refused, wholly or in part, so that it is to be found out what their blocks are.
     unsure: one may be there that nobody here knows of, as no answer said so. rebooted: the server was started again since some of
-    what is not committed was written, and may have lost it.
+    what is not committed was written, and may have lost it; others may have written there since.
     """
 
     __slots__ = (
@@ -190,6 +190,7 @@ class SealedFile:
     def lost_claim(self, first: int, end: int, intent: int) -> None:
         """The server refused a write: it may not have the claims on these blocks, nor the intent, 0 for none."""
         here = [claim for claim in self.claims if claim.first < end and first < claim.end]
+        self.rebooted = self.rebooted or self.file.is_uncommitted
         self.claims = [claim for claim in self.claims if claim not in here]
         self.doubtful |= {claim.key: True for claim in here}
         if intent in self.intents:
@@ -428,6 +429,7 @@ class SealedFile:
             for claim in claims:
                 if claim.key not in mine and claim in self.claims:
                     self.claims.remove(claim)  # the server was started again
+                    self.rebooted = self.rebooted or self.file.is_uncommitted
             self._judge(doubtful, mine)
             if begun == self._puts_begun:
                 self.unsure = False

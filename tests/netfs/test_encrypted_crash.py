@@ -204,6 +204,39 @@ def test_a_client_goes_on_after_a_power_cut_of_the_server(direct: bool) -> None:
 # ---- names
 
 
+@pytest.mark.parametrize("then", ["fsync", "truncate", "write"])
+def test_what_a_restart_left_unclaimed_is_not_laid_over_what_others_have_written_since(then: str) -> None:
+    """Claims end with a start of the server; another client settles what was left, and goes on from there."""
+
+    async def test() -> None:
+        world = World(store=MemoryStore(Probe(), crashable=True))
+        one = world.client(rsize=BLOCK)
+        await put(one, "/file", CONTENT)
+        async with await one.open("/file", "r+", direct=True) as mine:
+            await mine.write(NEW[BLOCK : 3 * BLOCK], BLOCK)
+            power_cut(world.store, (True,) * sum(volatile(world.store)))
+            assert isinstance(one.transport, LoopTransport)
+            one.transport.handler = Dispatcher(world.store, system_env(), Probe(), one.transport.limits)
+            async with await world.client().open("/file", "r+", direct=True) as theirs:
+                await theirs.write(b"t" * BLOCK, BLOCK)
+            with contextlib.suppress(OSError):
+                match then:
+                    case "fsync":
+                        await mine.fsync()
+                    case "truncate":
+                        await mine.truncate(4 * BLOCK)
+                    case _:
+                        await mine.write(b"m", 3 * BLOCK + 5)
+            with contextlib.suppress(OSError):
+                await mine.fsync()
+        assert not (await verify(world.client(), "/")).damaged
+        there = await get(world.client(), "/file")
+        assert there[BLOCK : 3 * BLOCK] == b"t" * BLOCK + NEW[2 * BLOCK : 3 * BLOCK]
+        await world.close()
+
+    trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 async def trees(client: Client) -> dict[str, list[str]]:
     """List both directories, which verifies them as a whole."""
     return {folder: await client.listdir(folder) for folder in ("/left", "/right")}

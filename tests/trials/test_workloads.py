@@ -136,6 +136,8 @@ FOUND = (
     )),
     # A write that failed had taken the place of one that was not committed, and whoever was to settle it did not look there.
     Case("append-log", 1020, "stream", encrypt=True, operations=20),
+    # What a client had not committed when the server was started again was laid over what another client wrote there since.
+    Case("fsx", 2032, "rdma-memory", encrypt=True, operations=20),
     # A lying server's status that is no error's number came out as errno.
     Case("tamper", 1045, "rdma-memory", encrypt=True, operations=20),
     # An attack that was disturbed by a fault itself kept the memory that was lent for the write.
