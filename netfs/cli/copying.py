@@ -10,88 +10,25 @@ journals kept: then the next copy reads back what the journal says has arrived, 
 """
 
 import errno
-import hashlib
 import mmap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import trio
 
-from netfs.cli.filters import EVERYTHING, Filters
+from netfs.cli.carrying import PIECE, Carrier, Copy
 from netfs.cli.host import CommandError, Exit, Progress, failing
-from netfs.cli.journal import Journal, Journals
-from netfs.cli.pace import Pace
-from netfs.cli.place import Place
-from netfs.cli.sides import Item, Kind, Side, Sink, Source
+from netfs.cli.how import How, Totals
+from netfs.cli.place import Place, printable
+from netfs.cli.sides import Item, Kind, Side
 
 __all__ = ["PIECE", "How", "Totals", "copy_trees"]
 
-PIECE = 4 << 20
 QUEUED_PIECES = 64
 DISCARD_DEADLINE_S = 5.0
+FIRST_PAUSE_S = 1.0
 TARGET_IS_FULL = frozenset({errno.EDQUOT, errno.ENOSPC, errno.EROFS})
-
-
-@dataclass(frozen=True, slots=True)
-class How:
-    """How trees are copied.
-
-    filters: which names; dry: only say what would be done; verify: read each file back before it gets its name; newer: leave out
-    files that have the same size and time there; delete: remove what is only in the target. journals: keep what is unfinished.
-    """
-
-    filters: Filters = EVERYTHING
-    pace: Pace = field(default_factory=Pace)
-    dry: bool = False
-    verify: bool = False
-    newer: bool = False
-    delete: bool = False
-    journals: Journals | None = None
-
-
-@dataclass(slots=True)
-class Totals:
-    """What a copy did. skipped: places left out with the reason; failed: the errors of files that could not be copied.
-
-    same: files that were there already; resumed: bytes that had arrived before; deleted: names; planned: what would be done.
-    """
-
-    files: int = 0
-    same: int = 0
-    resumed: int = 0
-    deleted: int = 0
-    planned: list[str] = field(default_factory=list)
-    directories: int = 0
-    bytes: int = 0
-    skipped: list[str] = field(default_factory=list)
-    failed: list[CommandError] = field(default_factory=list)
-
-    def add(self, other: "Totals") -> None:
-        """Count what `other` did as well."""
-        self.files += other.files
-        self.same += other.same
-        self.resumed += other.resumed
-        self.deleted += other.deleted
-        self.planned += other.planned
-        self.directories += other.directories
-        self.bytes += other.bytes
-        self.skipped += other.skipped
-        self.failed += other.failed
-
-
-@dataclass(slots=True, eq=False)
-class _Copy:
-    """One file under way. left: pieces not yet finished, one way or the other. digests: of pieces, by number."""
-
-    origin: Place
-    target: Place
-    source: Source
-    sink: Sink
-    size: int
-    left: int
-    journal: Journal | None = None
-    digests: dict[int, str] = field(default_factory=dict)
-    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,34 +44,42 @@ class _Job:
 
 @dataclass(slots=True)
 class _Piece:
-    copy: _Copy
+    copy: Copy
     pos: int
     length: int
+
+
+_Work: TypeAlias = _Piece | _Job
+"""A piece to carry, or a whole file to compare and perhaps to carry."""
 
 
 class _Engine:
     def __init__(self, source: Side, target: Side, progress: Progress, fresh_name: Callable[[], str], how: How) -> None:
         self.source, self.target, self.progress, self.fresh_name, self.how = source, target, progress, fresh_name, how
         self.totals = Totals()
-        self.active: dict[_Copy, None] = {}
+        self.carrier = Carrier(how, self.totals, progress)
+        self.active: dict[Copy, None] = {}
+        self.links: list[_Job] = []
         self.surplus: list[tuple[Place, Item, str]] = []
+        self.again: list[_Job] = []
+        self.retries = how.retries
 
-    async def walk(self, jobs: Iterable[tuple[Place, Item, Place]], pieces: trio.MemorySendChannel[_Piece]) -> None:
-        async with pieces:
-            stack: list[_Job] = []
-            for origin, item, target in list(jobs)[::-1]:
-                stack.append(_Job(origin, item, target, "", await self.target.find(target) if self.how.newer else None))
+    async def walk(self, jobs: Iterable[_Job], work: trio.MemorySendChannel[_Work]) -> None:
+        async with work:
+            stack = list(jobs)[::-1]
             while stack:
                 job = stack.pop()
                 try:
                     if job.item.kind is Kind.FILE:
-                        await self.queue(job, pieces)
+                        await self.queue(job, work)
                     elif job.item.kind is Kind.DIRECTORY:
                         stack.extend(await self.enter(job))
+                    elif job.item.kind is Kind.SYMLINK and self.how.links:
+                        self.links.append(job)
                     else:
                         self.totals.skipped.append(f"{job.origin}: a {job.item.kind.value} is not copied")
                 except CommandError as error:
-                    self.record(error)
+                    self.record(error, job)
 
     async def enter(self, job: _Job) -> list[_Job]:
         """Make a directory, and return what is to be copied into it, the first last."""
@@ -144,8 +89,7 @@ class _Engine:
             if there is None:
                 self.totals.planned.append(f"make directory {job.target}")
         else:
-            await self.target.make_directory(job.target, job.item.mode)
-        self.totals.directories += 1
+            await self.target.make_directory(job.target, job.item.mode, top=not job.path)
         inside = [
             (each, path)
             for each in await self.source.entries(job.origin)
@@ -155,6 +99,7 @@ class _Engine:
         found: dict[str, Item] = {}
         if how.newer and there is not None and there.kind is Kind.DIRECTORY:
             found = {each.name: each for each in await self.target.entries(job.target)}
+        self.totals.directories += 1
         if how.delete:
             names = {each.name for each, _ in inside}
             for each in found.values():
@@ -166,9 +111,9 @@ class _Engine:
             for each, path in reversed(inside)
         ]
 
-    async def measure(self, jobs: Iterable[tuple[Place, Item, Place]]) -> None:
+    async def measure(self, jobs: Iterable[_Job]) -> None:
         """Tell the progress bar what there is to do, ahead of the walker: a time left is worth a second listing."""
-        stack = [(origin, item, "") for origin, item, _ in jobs]
+        stack = [(job.origin, job.item, job.path) for job in jobs]
         while stack:
             origin, item, path = stack.pop()
             if not self.how.filters.admits(path, is_directory=item.kind is Kind.DIRECTORY):
@@ -182,17 +127,31 @@ class _Engine:
                     continue  # the walker will tell
                 stack.extend((origin.child(each.name), each, f"{path}/{each.name}".lstrip("/")) for each in inside)
 
-    async def queue(self, job: _Job, pieces: trio.MemorySendChannel[_Piece]) -> None:
+    async def queue(self, job: _Job, work: trio.MemorySendChannel[_Work]) -> None:
         item, there, how = job.item, job.there, self.how
-        if there is not None and there.kind is Kind.FILE and (there.size, there.mtime_ns) == (item.size, item.mtime_ns):
-            self.totals.same += 1
-            self.progress.advance(item.size)
-            return
+        if there is not None and there.kind is Kind.FILE and there.size == item.size:
+            if how.checksum:
+                await work.send(job)
+                return
+            if there.mtime_ns == item.mtime_ns:
+                self.totals.same += 1
+                self.progress.advance(item.size)
+                return
         if how.dry:
-            self.totals.planned.append(f"copy {job.origin} to {job.target}")
-            self.totals.files += 1
-            self.totals.bytes += item.size
+            self.plan(job)
             return
+        copy = await self.prepare(job)
+        for pos in range(0, max(item.size, 1), PIECE):
+            await work.send(_Piece(copy, pos, min(PIECE, item.size - pos)))
+
+    def plan(self, job: _Job) -> None:
+        self.totals.planned.append(f"copy {job.origin} to {job.target}")
+        self.totals.files += 1
+        self.totals.bytes += job.item.size
+
+    async def prepare(self, job: _Job) -> Copy:
+        """Return the copy of a file, from whose journal it is known what has arrived."""
+        item, how = job.item, self.how
         journal, temporary = None, self.fresh_name()
         if how.journals is not None and item.size > PIECE:
             with failing(Exit.LOCAL):
@@ -201,56 +160,66 @@ class _Engine:
             if journal.outdated is not None:
                 await self.target.sink(job.target, item, journal.outdated).discard()
         sink = self.target.sink(job.target, item, temporary, resumed=journal is not None)
-        starts = range(0, max(item.size, 1), PIECE)
-        copy = _Copy(job.origin, job.target, self.source.source(job.origin), sink, item.size, len(starts), journal)
-        for pos in starts:
-            await pieces.send(_Piece(copy, pos, min(PIECE, item.size - pos)))
+        left = len(range(0, max(item.size, 1), PIECE))
+        source = self.source.source(job.origin)
+        return Copy(job.origin, job.target, source, sink, item.size, left, lambda error: self.record(error, job), journal)
 
-    async def work(self, pieces: trio.MemoryReceiveChannel[_Piece]) -> None:
+    async def work(self, channel: trio.MemoryReceiveChannel[_Work]) -> None:
         buffer = memoryview(mmap.mmap(-1, PIECE))
-        async for piece in pieces:
-            copy = piece.copy
-            self.active[copy] = None
-            if not copy.failed:
-                self.progress.say(copy.origin.name)
-                try:
-                    await self.carry(copy, buffer[: piece.length], piece.pos)
-                    if copy.left == 1 and self.how.verify:
-                        await self.check(copy, buffer)
-                except CommandError as error:
-                    if not copy.failed:  # by another piece of it
-                        copy.failed = True
-                        self.record(error)
-            copy.left -= 1
-            if copy.left == 0:
-                await self.finish(copy)
+        async for each in channel:
+            if isinstance(each, _Piece):
+                await self.advance(each, buffer)
+                continue
+            try:
+                self.progress.say(printable(each.origin.name))
+                one, other = self.source.source(each.origin), self.target.source(each.target)
+                if await self.carrier.same(one, other, each.item.size, buffer):
+                    self.totals.same += 1
+                    self.progress.advance(each.item.size)
+                elif self.how.dry:
+                    self.plan(each)
+                else:
+                    copy = await self.prepare(each)
+                    for pos in range(0, max(copy.size, 1), PIECE):
+                        await self.advance(_Piece(copy, pos, min(PIECE, copy.size - pos)), buffer)
+            except CommandError as error:
+                self.record(error, each)
 
-    async def carry(self, copy: _Copy, view: memoryview, pos: int) -> None:
-        number, journal = pos // PIECE, copy.journal
-        if journal is not None and number in journal.pieces:
-            arrived = await copy.sink.read_back(view, pos) == len(view)
-            if arrived and await _digest(view) == journal.pieces[number]:
-                copy.digests[number] = journal.pieces[number]
-                self.totals.resumed += len(view)
-                self.progress.advance(len(view))
-                return
-        if await copy.source.read_into(view, pos) < len(view):
-            raise CommandError(Exit.NO, f"{copy.origin}: became shorter while it was copied")
-        if journal is not None or self.how.verify:
-            copy.digests[number] = await _digest(view)
-        await self.how.pace.take(len(view))
-        await copy.sink.write(view, pos)
-        if journal is not None:
-            with failing(Exit.LOCAL):
-                journal.add(number, copy.digests[number])
-        self.progress.advance(len(view))
+    async def advance(self, piece: _Piece, buffer: memoryview) -> None:
+        """Carry a piece, and finish its file with the last of them."""
+        copy = piece.copy
+        self.active[copy] = None
+        if not copy.failed:
+            self.progress.say(printable(copy.origin.name))
+            try:
+                await self.carrier.carry(copy, buffer[: piece.length], piece.pos)
+                if copy.left == 1 and self.how.verify:
+                    await self.carrier.check(copy, buffer)
+            except CommandError as error:
+                if not copy.failed:  # by another piece of it
+                    copy.failed = True
+                    copy.fail(error)
+        copy.left -= 1
+        if copy.left == 0:
+            await self.finish(copy)
 
-    async def check(self, copy: _Copy, buffer: memoryview) -> None:
-        """Read the finished file back, piece by piece."""
-        for pos in range(0, copy.size, PIECE):
-            view = buffer[: min(PIECE, copy.size - pos)]
-            if await copy.sink.read_back(view, pos) < len(view) or await _digest(view) != copy.digests[pos // PIECE]:
-                raise CommandError(Exit.NO, f"{copy.target}: what is there is not what was written, at {pos:,} bytes")
+    async def make_links(self) -> None:
+        """Make the symlinks when all else has arrived: nothing is then written through one that came from elsewhere."""
+        links, self.links = self.links, []
+        for job in links:
+            try:
+                text = await self.source.read_link(job.origin)
+                there = job.there
+                if there is not None and there.kind is Kind.SYMLINK and await self.target.read_link(job.target) == text:
+                    self.totals.same += 1
+                    continue
+                if self.how.dry:
+                    self.totals.planned.append(f"link {job.target} -> {text}")
+                else:
+                    await self.target.make_link(job.target, text, self.fresh_name())
+                self.totals.links += 1
+            except CommandError as error:
+                self.record(error, job)
 
     async def remove_surplus(self) -> None:
         """Remove what is only in the target, when all else has arrived."""
@@ -258,7 +227,7 @@ class _Engine:
             try:
                 await self.remove(place, item, path)
             except CommandError as error:
-                self.record(error)
+                self.record(error, None)
 
     async def remove(self, place: Place, item: Item, path: str) -> bool:
         """Remove what is only in the target, but nothing that the filters leave out. Returns: whether all of it went."""
@@ -280,7 +249,7 @@ class _Engine:
         self.totals.deleted += 1
         return True
 
-    async def finish(self, copy: _Copy) -> None:
+    async def finish(self, copy: Copy) -> None:
         try:
             await copy.source.aclose()
             if not copy.failed:
@@ -291,7 +260,7 @@ class _Engine:
                 await copy.sink.aclose()
         except CommandError as error:
             if not copy.failed:
-                self.record(error)
+                copy.fail(error)
             return  # it stays among the active ones and is discarded at the end
         del self.active[copy]
         if copy.journal is not None:
@@ -300,12 +269,15 @@ class _Engine:
             self.totals.files += 1
             self.totals.bytes += copy.size
 
-    def record(self, error: CommandError) -> None:
-        """Keep the error of one file; pass on one that no other file would escape."""
+    def record(self, error: CommandError, job: _Job | None) -> None:
+        """Keep the error of one file, or its job to be tried again; pass on one that no other file would escape."""
         cause = error.__cause__
         if isinstance(cause, ConnectionError) or (isinstance(cause, OSError) and cause.errno in TARGET_IS_FULL):
             raise error
-        self.totals.failed.append(error)
+        if job is not None and self.retries > 0:
+            self.again.append(job)
+        else:
+            self.totals.failed.append(error)
 
     async def discard_unfinished(self) -> None:
         with trio.move_on_after(DISCARD_DEADLINE_S, shield=True):
@@ -317,10 +289,22 @@ class _Engine:
                         await close()
                     except CommandError:
                         continue  # the failure that led here has been told
+            self.active.clear()
 
-
-async def _digest(view: memoryview) -> str:
-    return await trio.to_thread.run_sync(lambda: hashlib.sha256(view).hexdigest())
+    async def run(self, jobs: Sequence[_Job], workers: int, *, measured: bool) -> None:
+        """Copy what the jobs say."""
+        try:
+            async with trio.open_nursery() as nursery:
+                send, receive = trio.open_memory_channel[_Work](QUEUED_PIECES)
+                nursery.start_soon(self.walk, jobs, send)
+                if measured:
+                    nursery.start_soon(self.measure, jobs)
+                async with receive:
+                    for _ in range(workers):
+                        nursery.start_soon(self.work, receive.clone())
+            await self.make_links()
+        finally:
+            await self.discard_unfinished()
 
 
 async def copy_trees(
@@ -342,18 +326,17 @@ async def copy_trees(
     Cancellation: files already committed stay; of the others nothing is left, unless the far side cannot be
     reached for 5 s, or there are journals.
     """
-    engine = _Engine(source, target, progress, fresh_name, how or How())
-    try:
-        async with trio.open_nursery() as nursery:
-            send, receive = trio.open_memory_channel[_Piece](QUEUED_PIECES)
-            nursery.start_soon(engine.walk, jobs, send)
-            if measured:
-                nursery.start_soon(engine.measure, jobs)
-            async with receive:
-                for _ in range(workers):
-                    nursery.start_soon(engine.work, receive.clone())
-        if not engine.totals.failed:
-            await engine.remove_surplus()
-    finally:
-        await engine.discard_unfinished()
+    how = how or How()
+    engine = _Engine(source, target, progress, fresh_name, how)
+    todo = [_Job(origin, item, final, "", await target.find(final) if how.newer else None) for origin, item, final in jobs]
+    await engine.run(todo, workers, measured=measured)
+    pause_s = FIRST_PAUSE_S
+    while engine.again:
+        todo, engine.again = engine.again, []
+        engine.retries -= 1
+        await trio.sleep(pause_s)
+        pause_s *= 2
+        await engine.run(todo, workers, measured=False)
+    if not engine.totals.failed:
+        await engine.remove_surplus()
     return engine.totals

@@ -25,12 +25,16 @@ __all__ = ["Journal", "Journals"]
 
 @dataclass(slots=True)
 class Journal:
-    """The journal of one file. temporary: name of the unfinished file; pieces: SHA-256 by number; outdated: one to remove."""
+    """The journal of one file.
+
+    temporary: name of the unfinished file; pieces: SHA-256 by number; outdated: one to remove; fresh: nothing was begun before.
+    """
 
     path: Path
     temporary: str
     pieces: dict[int, str] = field(default_factory=dict)
     outdated: str | None = None
+    fresh: bool = False
     _file: IO[str] | None = None
 
     def add(self, number: int, digest: str) -> None:
@@ -71,7 +75,7 @@ class Journals:
         if isinstance(temporary, str) and found == head:
             return Journal(path, temporary, pieces)
         path.write_text(json.dumps({**head, "temporary": fresh_name}) + "\n", encoding="utf-8")
-        return Journal(path, fresh_name, outdated=temporary if isinstance(temporary, str) else None)
+        return Journal(path, fresh_name, outdated=temporary if isinstance(temporary, str) else None, fresh=True)
 
     @staticmethod
     def _read(path: Path) -> tuple[dict[str, object], dict[int, str]]:

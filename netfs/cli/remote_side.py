@@ -3,6 +3,8 @@
 Buffers are the caller's, lent for the length of a call.
 """
 
+import errno
+import os
 import posixpath
 import stat
 from contextlib import suppress
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteSide", "item_of"]
 
+NO_HOLES = frozenset({errno.EINVAL, errno.ENXIO, errno.EOPNOTSUPP})
 KINDS = {FileType.FILE: Kind.FILE, FileType.DIRECTORY: Kind.DIRECTORY, FileType.SYMLINK: Kind.SYMLINK}
 
 
@@ -51,9 +54,26 @@ class RemoteSide(Side):
                 raise CommandError(Exit.REMOTE, f"{place}: the server listed {entry.name!r}, which is no file name")
         return sorted((item_of(entry.name, entry.attr) for entry in found), key=lambda item: item.name)
 
-    async def make_directory(self, place: Place, mode: int) -> None:
+    async def make_directory(self, place: Place, mode: int, *, top: bool = True) -> None:
         with failing(Exit.REMOTE, str(place)):
-            await self._client.mkdir(place.path, mode | stat.S_IRWXU, exist_ok=True)
+            try:
+                await self._client.mkdir(place.path, mode | stat.S_IRWXU, exist_ok=True)
+            except FileExistsError:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+
+    async def read_link(self, place: Place) -> str:
+        with failing(Exit.REMOTE, str(place)):
+            return await self._client.readlink(place.path)
+
+    async def make_link(self, place: Place, text: str, temporary: str) -> None:
+        beside = posixpath.join(posixpath.dirname(place.path), temporary)
+        with failing(Exit.REMOTE, str(place)):
+            await self._client.symlink(text, beside)
+            try:
+                await self._client.rename(beside, place.path)
+            except OSError:
+                await self._client.unlink(beside)
+                raise
 
     def source(self, place: Place) -> Source:
         return _RemoteSource(self._client, place)
@@ -98,14 +118,47 @@ class _Opened:
 
 class _RemoteSource(Source):
     def __init__(self, client: "Client", place: Place) -> None:
-        self._opened = _Opened(client, place, place.path, "r", 0)
+        self.client = client
+        self.opened = self._opened = _Opened(client, place, place.path, "r", 0)
+        self._dense: bool | None = None
 
     async def read_into(self, view: memoryview, pos: int) -> int:
         return await _read_full(self._opened, view, pos)
 
+    async def data(self, pos: int, length: int) -> list[tuple[int, int]]:
+        if self._dense:
+            return [(pos, length)]
+        with failing(Exit.REMOTE, str(self._opened.place)):
+            file = await self._opened.file()
+            if self._dense is None:
+                try:
+                    self._dense = await file.seek_hole(0) >= file.size
+                except OSError as error:
+                    if error.errno not in NO_HOLES:
+                        raise
+                    self._dense = True
+            return [(pos, length)] if self._dense else await _data(file, pos, pos + length)
+
     async def aclose(self) -> None:
         with failing(Exit.REMOTE, str(self._opened.place)):
             await self._opened.aclose()
+
+
+async def _data(file: "File", pos: int, end: int) -> list[tuple[int, int]]:
+    """Return where there is data from `pos` to `end`."""
+    found: list[tuple[int, int]] = []
+    while pos < end:
+        try:
+            start = await file.seek_data(pos)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break
+        if start >= end:
+            break
+        pos = min(end, await file.seek_hole(start))
+        found.append((start, pos - start))
+    return found
 
 
 async def _read_full(opened: _Opened, view: memoryview, pos: int) -> int:
@@ -125,6 +178,7 @@ class _RemoteSink(Sink):
     def __init__(self, client: "Client", place: Place, item: Item, temporary: str, *, resumed: bool) -> None:
         self._temporary = posixpath.join(posixpath.dirname(place.path), temporary)
         self._opened = _Opened(client, place, self._temporary, "x+", item.mode | stat.S_IRUSR | stat.S_IWUSR, resumed=resumed)
+        self._size = item.size
         self._mode = item.mode
         self._mtime_ns = item.mtime_ns
 
@@ -141,6 +195,27 @@ class _RemoteSink(Sink):
             done = 0
             while done < len(view):
                 done += await file.pwritev([view[done:]], pos + done)
+
+    async def copy_from(self, source: Source, pos: int, length: int) -> bool:
+        if not isinstance(source, _RemoteSource) or source.client is not self._opened.client:
+            return False
+        with failing(Exit.REMOTE, str(self._opened.place)):
+            file, other = await self._opened.file(), await source.opened.file()
+            if file.sealed or other.sealed:
+                return False
+            done = 0
+            while done < length:
+                count = await file.copy_from(other, pos + done, pos + done, length - done)
+                if count == 0:
+                    raise CommandError(Exit.NO, f"{source.opened.place}: became shorter while it was copied")
+                done += count
+        return True
+
+    async def reach_size(self) -> None:
+        with failing(Exit.REMOTE, str(self._opened.place)):
+            file = await self._opened.file()
+            if file.size < self._size:
+                await file.truncate(self._size)
 
     async def commit(self) -> None:
         opened = self._opened

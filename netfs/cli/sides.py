@@ -44,6 +44,10 @@ class Source(ABC):
     async def read_into(self, view: memoryview, pos: int) -> int:
         """Fill `view` from `pos`, short only at the end of the file. Returns: bytes."""
 
+    async def data(self, pos: int, length: int) -> list[tuple[int, int]]:
+        """Return where in a range there is data, as (pos, length); the rest are holes, which read as zeros."""
+        return [(pos, length)]
+
     @abstractmethod
     async def aclose(self) -> None:
         """Give the file back."""
@@ -55,6 +59,14 @@ class Sink(ABC):
     @abstractmethod
     async def write(self, view: memoryview, pos: int) -> None:
         """Write all of `view` at `pos`."""
+
+    async def copy_from(self, source: Source, pos: int, length: int) -> bool:
+        """Have a range of another file copied where both are, without its bytes coming here. Returns: whether that was done."""
+        return False
+
+    @abstractmethod
+    async def reach_size(self) -> None:
+        """Make the file as long as it is to be, where what is behind its last data is a hole."""
 
     @abstractmethod
     async def read_back(self, view: memoryview, pos: int) -> int:
@@ -85,8 +97,16 @@ class Side(ABC):
         """List a directory in order of names."""
 
     @abstractmethod
-    async def make_directory(self, place: Place, mode: int) -> None:
-        """Create a directory; one that exists is as good."""
+    async def make_directory(self, place: Place, mode: int, *, top: bool = True) -> None:
+        """Create a directory; one that exists is as good, and so is a symlink to one only at the top of what is copied."""
+
+    @abstractmethod
+    async def read_link(self, place: Place) -> str:
+        """Return what a symlink says."""
+
+    @abstractmethod
+    async def make_link(self, place: Place, text: str, temporary: str) -> None:
+        """Make a symlink that says `text`; a file or symlink that has its name is replaced."""
 
     @abstractmethod
     def source(self, place: Place) -> Source:

@@ -15,12 +15,13 @@ from netfs.cli.host import CommandError, Exit, Host
 from netfs.cli.place import Place, printable
 
 if TYPE_CHECKING:
-    from netfs.cli.copying import How, Totals
+    from netfs.cli.how import How, Totals
     from netfs.cli.sides import Item, Side
 
 __all__ = ["register"]
 
 MOST_JOBS = 64
+MOST_RETRIES = 16
 
 
 @Parameter(name="*")
@@ -37,26 +38,43 @@ class Options:
     resume: Annotated[bool, Parameter(help="keep what an interrupted copy has carried; the same command goes on from there.")] = (
         False
     )
-    bwlimit: Annotated[str | None, Parameter(env_var="NETFS_BWLIMIT", help="most bytes a second, as 500k or 10M.")] = None
+    checksum: Annotated[
+        bool, Parameter(alias="-c", help="leave out what has the same content there, whatever its time; all of it is read.")
+    ] = False
+    links: Annotated[bool, Parameter(alias="-l", help="copy symlinks as symlinks; else they are left out.")] = False
+    bwlimit: Annotated[
+        str | None,
+        Parameter(
+            env_var="NETFS_BWLIMIT",
+            help='most bytes a second, as 500k or 10M; or by the time of day, as "08:00,512k 19:00,10M 23:00,off".',
+        ),
+    ] = None
+    retries: Annotated[
+        int, Parameter(env_var="NETFS_RETRIES", help="how often what failed is tried again, after 1, 2, 4, … seconds.")
+    ] = 0
     dry_run: Annotated[bool, Parameter(alias="-n", help="say what would be done, and do nothing.")] = False
 
     def how(self, *, newer: bool = False, delete: bool = False) -> "How":
         """Return what the copy engine needs to know. Raises: CommandError."""
-        from netfs.cli.copying import PIECE, How  # noqa: PLC0415
-        from netfs.cli.filters import Filters, parse_rate  # noqa: PLC0415
+        from netfs.cli.carrying import PIECE  # noqa: PLC0415
+        from netfs.cli.filters import Filters  # noqa: PLC0415
+        from netfs.cli.how import How  # noqa: PLC0415
         from netfs.cli.journal import Journals  # noqa: PLC0415
-        from netfs.cli.pace import Pace  # noqa: PLC0415
+        from netfs.cli.pace import NO_RATE, Pace, parse_timetable  # noqa: PLC0415
         from transport.user_files import user_state  # noqa: PLC0415
 
         if not 1 <= self.jobs <= MOST_JOBS:
             raise CommandError(Exit.USAGE, f"--jobs is from 1 to {MOST_JOBS}")
+        if not 0 <= self.retries <= MOST_RETRIES:
+            raise CommandError(Exit.USAGE, f"--retries is from 0 to {MOST_RETRIES}")
         try:
-            rate = None if self.bwlimit is None else parse_rate(self.bwlimit)
+            rates = NO_RATE if self.bwlimit is None else parse_timetable(self.bwlimit)
         except ValueError as error:
             raise CommandError(Exit.USAGE, f"--bwlimit: {error}") from None
         journals = Journals(user_state("copies"), PIECE) if self.resume else None
         return How(
-            Filters(self.include, self.exclude), Pace(rate), self.dry_run, self.verify, newer or self.resume, delete, journals
+            Filters(self.include, self.exclude), Pace(rates), self.dry_run, self.verify, newer or self.resume or self.checksum,
+            self.checksum, delete, self.links, journals, self.retries,
         )  # fmt: skip
 
 
@@ -82,7 +100,8 @@ def register_cp(host: Host) -> None:
     ) -> int:
         """Copy files and folders to a server, from it, or between two.
 
-        A file appears under its name only when it is complete. Permissions and times are kept, symlinks left out with a warning.
+        A file appears under its name only when it is complete. Permissions and times are kept, holes stay holes, symlinks are
+        left out with a warning unless --links is said.
 
         Args:
             source: a path, or a URL (netfs://host:port/path, netfs+unix:///socket:/path).
@@ -194,12 +213,18 @@ async def copy_all(
     how: "How",
     inside: bool = False,
 ) -> "Totals":
-    from netfs.cli.copying import Totals, copy_trees  # noqa: PLC0415
+    from netfs.cli.copying import copy_trees  # noqa: PLC0415
+    from netfs.cli.how import Totals  # noqa: PLC0415
+    from netfs.cli.local_side import led_to  # noqa: PLC0415
     from netfs.cli.sides import Kind  # noqa: PLC0415
     from transport.env import system_env  # noqa: PLC0415
 
     env = system_env()
+    if not target.remote:
+        target = await led_to(target)
     there = await sides[target.endpoint].find(target)
+    if there is not None and there.kind is Kind.OTHER:
+        host.fail(Exit.USAGE, f"{target}: a special file is not replaced; netfs cat writes to standard output")
     into = there is not None and there.kind is Kind.DIRECTORY
     if not into and (len(origins) > 1 or (there is not None and target.is_folder)):
         host.fail(Exit.USAGE, f"{target}: not a directory")
@@ -245,6 +270,7 @@ def tell(host: Host, totals: "Totals", seconds: float) -> int:
         {
             "files": totals.files,
             "directories": totals.directories,
+            "links": totals.links,
             "bytes": totals.bytes,
             "skipped": totals.skipped,
             "failed": [str(error) for error in totals.failed],

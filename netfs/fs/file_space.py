@@ -37,6 +37,11 @@ class FileSpace:
         """See `File`."""
         raise NotImplementedError
 
+    @property
+    def sealed(self) -> bool:
+        """Whether the server has its content as ciphertext only; then it copies nothing by itself."""
+        return self._inode.ops.seals
+
     async def allocate(self, pos: int, length: int, *, keep_size: bool = False) -> None:
         """Reserve room for a range; the file grows to hold it unless `keep_size`.
 

@@ -124,8 +124,15 @@ class ScriptedSide(Side):
         await self.step("entries")
         return []
 
-    async def make_directory(self, place: Place, mode: int) -> None:
+    async def make_directory(self, place: Place, mode: int, *, top: bool = True) -> None:
         await self.step("make_directory")
+
+    async def read_link(self, place: Place) -> str:
+        await self.step("read_link")
+        return "text"
+
+    async def make_link(self, place: Place, text: str, temporary: str) -> None:
+        await self.step("make_link")
 
     def source(self, place: Place) -> Source:
         return ScriptedSource(self)
@@ -160,6 +167,9 @@ class ScriptedSink(Sink):
     async def write(self, view: memoryview, pos: int) -> None:
         self.side.unfinished.add(self.temporary)
         await self.side.step("write", pos)
+
+    async def reach_size(self) -> None:
+        await self.side.step("reach_size")
 
     async def read_back(self, view: memoryview, pos: int) -> int:
         await self.side.step("read_back", pos)

@@ -91,7 +91,7 @@ async def test_a_bound_on_speed_holds(autojump_clock: trio.testing.MockClock) ->
         began = trio.current_time()
         totals = await copy_trees(
             [job], ScriptedSide(8, never), target, workers=4, measured=False, progress=progress,
-            fresh_name=lambda: "part", how=How(pace=Pace(PIECE)),
+            fresh_name=lambda: "part", how=How(pace=Pace(((0, PIECE),))),
         )  # fmt: skip
     assert totals.files == 1 and 7 <= trio.current_time() - began <= 9
 
