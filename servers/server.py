@@ -34,7 +34,7 @@ from servers.workers import Workers
 from transport.address import Address, parse_address
 from transport.base import Handler, Limits
 from transport.env import Env, system_env
-from transport.errors import HelloMismatch, NotTrusted, TransportError
+from transport.errors import HelloMismatch, LeftSilently, NotTrusted, TransportError
 from transport.link import ByteStream, SocketStream
 from transport.stream import serve_stream
 from transport.trust import Fingerprint
@@ -145,6 +145,8 @@ class Server:
         except NotTrusted as error:
             self._refused += 1
             log.warning("refused error=%s", error)
+        except LeftSilently:
+            log.info("looked peer=%s", stream.peer)
         except HelloMismatch as error:
             log.warning("stranger error=%s", error)
         except TransportError as error:

@@ -5,7 +5,7 @@ The public edge (`netfs/errors.py`) turns them into `OSError` with the path. Own
 
 import errno
 
-__all__ = ["HelloMismatch", "NotTrusted", "ProtocolError", "SmallerLimits", "TransportError"]
+__all__ = ["HelloMismatch", "LeftSilently", "NotTrusted", "ProtocolError", "SmallerLimits", "TransportError"]
 
 
 class TransportError(Exception):
@@ -39,6 +39,10 @@ class HelloMismatch(TransportError):
 
     def __init__(self, text: str) -> None:
         super().__init__(errno.EPROTONOSUPPORT, text)
+
+
+class LeftSilently(HelloMismatch):
+    """The peer closed the connection before it said anything: it looked whether somebody is there, or at whose key this is."""
 
 
 class NotTrusted(TransportError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from transport.base import Feature, Limits
-from transport.errors import HelloMismatch
+from transport.errors import HelloMismatch, LeftSilently
 
 __all__ = ["HELLO", "HELLO_LENGTH", "MAGIC", "VERSION", "Hello", "HelloReader", "agree", "encode_hello"]
 
@@ -79,8 +79,9 @@ class HelloReader:
 
     def ended(self) -> HelloMismatch:
         """Return the error for a peer that closed the connection now."""
-        said = f"after {self._quote()}" if self._data else "without a word"
-        return HelloMismatch(f"not a netfs {self._role}: it closed the connection {said}")
+        if not self._data:
+            return LeftSilently(f"not a netfs {self._role}: it closed the connection without a word")
+        return HelloMismatch(f"not a netfs {self._role}: it closed the connection after {self._quote()}")
 
     def silent(self, timeout_s: float) -> HelloMismatch:
         """Return the error for a peer that said no more in time."""

@@ -221,7 +221,7 @@ async def receive_hello(stream: ByteStream, env: Env, role: str) -> HelloReader:
             raise reader.silent(HELLO_TIMEOUT_S)
         await trio.lowlevel.checkpoint()
     except HelloMismatch as error:
-        raise HelloMismatch(f"{stream.peer}: {error}") from None
+        raise type(error)(f"{stream.peer}: {error}") from None
     except OSError as error:
         raise error_of(error, stream.peer) from error
     return reader

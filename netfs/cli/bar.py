@@ -23,6 +23,8 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from netfs.cli.place import printable
+
 __all__ = ["bar"]
 
 NARROW, MIDDLE = 40, 64
@@ -61,7 +63,7 @@ class _Bar:
             task.total = (task.total or 0) + amount
 
     def say(self, label: str) -> None:
-        self._progress.update(self._task, description=_shortened(label, self._room))
+        self._progress.update(self._task, description=_shortened(printable(label), self._room))
 
 
 def _shortened(label: str, room: int) -> str:

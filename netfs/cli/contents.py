@@ -3,9 +3,11 @@
 Owns one buffer, read into and written out of in turn.
 """
 
+import errno
 import mmap
 import os
 import re
+import sys
 from base64 import b64encode
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
@@ -131,6 +133,8 @@ async def drink(host: Host, file: "File") -> int:
 
 def _from_stdin(buffer: memoryview) -> int:
     with failing(Exit.LOCAL, "standard input"):
+        if sys.stdin is None:  # it was closed, and its number may by now be something else's
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return os.readv(0, [buffer])
 
 

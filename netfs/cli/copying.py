@@ -20,7 +20,7 @@ import trio
 from netfs.cli.carrying import PIECE, Carrier, Copy
 from netfs.cli.host import CommandError, Exit, Progress, failing
 from netfs.cli.how import How, Totals
-from netfs.cli.place import Place, printable
+from netfs.cli.place import Place
 from netfs.cli.sides import Item, Kind, Side
 
 __all__ = ["PIECE", "How", "Totals", "copy_trees"]
@@ -51,6 +51,10 @@ class _Piece:
 
 _Work: TypeAlias = _Piece | _Job
 """A piece to carry, or a whole file to compare and perhaps to carry."""
+
+
+def _why(job: _Job) -> str:
+    return "missing" if job.there is None else "different"
 
 
 class _Engine:
@@ -87,7 +91,7 @@ class _Engine:
         there = job.there
         if how.dry:
             if there is None:
-                self.totals.planned.append(f"make directory {job.target}")
+                self.totals.plan(f"make directory {job.target}", "missing", str(job.target))
         else:
             await self.target.make_directory(job.target, job.item.mode, top=not job.path)
         inside = [
@@ -145,7 +149,7 @@ class _Engine:
             await work.send(_Piece(copy, pos, min(PIECE, item.size - pos)))
 
     def plan(self, job: _Job) -> None:
-        self.totals.planned.append(f"copy {job.origin} to {job.target}")
+        self.totals.plan(f"copy {job.origin} to {job.target}", _why(job), str(job.target))
         self.totals.files += 1
         self.totals.bytes += job.item.size
 
@@ -171,7 +175,7 @@ class _Engine:
                 await self.advance(each, buffer)
                 continue
             try:
-                self.progress.say(printable(each.origin.name))
+                self.progress.say(each.origin.name)
                 one, other = self.source.source(each.origin), self.target.source(each.target)
                 if await self.carrier.same(one, other, each.item.size, buffer):
                     self.totals.same += 1
@@ -190,7 +194,7 @@ class _Engine:
         copy = piece.copy
         self.active[copy] = None
         if not copy.failed:
-            self.progress.say(printable(copy.origin.name))
+            self.progress.say(copy.origin.name)
             try:
                 await self.carrier.carry(copy, buffer[: piece.length], piece.pos)
                 if copy.left == 1 and self.how.verify:
@@ -214,7 +218,7 @@ class _Engine:
                     self.totals.same += 1
                     continue
                 if self.how.dry:
-                    self.totals.planned.append(f"link {job.target} -> {text}")
+                    self.totals.plan(f"link {job.target} -> {text}", _why(job), str(job.target))
                 else:
                     await self.target.make_link(job.target, text, self.fresh_name())
                 self.totals.links += 1
@@ -243,7 +247,7 @@ class _Engine:
             if left:
                 return False
         if self.how.dry:
-            self.totals.planned.append(f"remove {place}")
+            self.totals.plan(f"remove {place}", "extra", str(place))
         else:
             await self.target.remove(place, item)
         self.totals.deleted += 1

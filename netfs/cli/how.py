@@ -1,4 +1,4 @@
-"""Trio shell. How trees are copied, and what came of it: the terms between the copy commands and the copy engine. Owns no memory."""
+"""Trio shell. How trees are copied, and what came of it: the terms of the copy commands and the copy engine. Owns no memory."""
 
 from dataclasses import dataclass, field
 
@@ -37,7 +37,7 @@ class Totals:
     """What a copy did. skipped: places left out with the reason; failed: the errors of files that could not be copied.
 
     same: files and links that were there already; resumed: bytes that had arrived before; deleted: names; planned: what would be
-    done.
+    done; differing: why, as (missing, different or extra, place).
     """
 
     files: int = 0
@@ -45,11 +45,17 @@ class Totals:
     resumed: int = 0
     deleted: int = 0
     planned: list[str] = field(default_factory=list)
+    differing: list[tuple[str, str]] = field(default_factory=list)
     directories: int = 0
     links: int = 0
     bytes: int = 0
     skipped: list[str] = field(default_factory=list)
     failed: list[CommandError] = field(default_factory=list)
+
+    def plan(self, line: str, why: str, place: str) -> None:
+        """Note what would be done."""
+        self.planned.append(line)
+        self.differing.append((why, place))
 
     def add(self, other: "Totals") -> None:
         """Count what `other` did as well."""
@@ -58,6 +64,7 @@ class Totals:
         self.resumed += other.resumed
         self.deleted += other.deleted
         self.planned += other.planned
+        self.differing += other.differing
         self.directories += other.directories
         self.links += other.links
         self.bytes += other.bytes

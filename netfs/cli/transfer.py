@@ -24,16 +24,20 @@ MOST_JOBS = 64
 MOST_RETRIES = 16
 
 
+Included = Annotated[
+    tuple[str, ...], Parameter(help="take only files that match this pattern, as *.jpg or docs/**; may be said again.")
+]
+Excluded = Annotated[tuple[str, ...], Parameter(help="leave out what matches this pattern; may be said again.")]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Options:
     """What cp and sync have in common."""
 
     jobs: Annotated[int, Parameter(alias="-j", help="how many pieces travel at a time, 8 by default.")] = 8
-    include: Annotated[
-        tuple[str, ...], Parameter(help="take only files that match this pattern, as *.jpg or docs/**; may be said again.")
-    ] = ()
-    exclude: Annotated[tuple[str, ...], Parameter(help="leave out what matches this pattern; may be said again.")] = ()
+    include: Included = ()
+    exclude: Excluded = ()
     verify: Annotated[bool, Parameter(help="read each file back, and compare, before it gets its name.")] = False
     resume: Annotated[bool, Parameter(help="keep what an interrupted copy has carried; the same command goes on from there.")] = (
         False
@@ -85,6 +89,7 @@ def register(host: Host) -> None:
     """Add the commands."""
     register_cp(host)
     register_sync(host)
+    register_verify(host)
 
 
 def register_cp(host: Host) -> None:
@@ -166,6 +171,62 @@ def register_sync(host: Host) -> None:
             "netfs sync photos netfs://127.0.0.1:7777/photos",
             "netfs sync --dry-run --delete photos netfs://127.0.0.1:7777/photos",
             "netfs sync --delete --exclude '*.tmp' netfs://127.0.0.1:7777/photos photos",
+        ],
+    )
+
+
+def register_verify(host: Host) -> None:
+    """Add `netfs verify`."""
+
+    async def verify(
+        source: str,
+        target: str,
+        /,
+        *,
+        quick: Annotated[bool, Parameter(alias="-q")] = False,
+        include: Included = (),
+        exclude: Excluded = (),
+        access: Access = ANYBODY,
+    ) -> int:
+        """Tell whether a folder holds what another one holds, byte by byte; what differs is printed, and the exit code is 1.
+
+        Args:
+            source: a folder, here or on a server.
+            target: the folder that is to be like it.
+            quick: believe that what has the same size and time is the same.
+        """
+        origin, final = place_of(source), place_of(target)
+        options = Options(include=include, exclude=exclude, checksum=not quick, links=True, dry_run=True)
+        async with AsyncExitStack() as stack:
+            traced = await stack.enter_async_context(tracing(access))
+            sides = await open_sides([origin, final], traced, stack)
+            await both_folders(sides, origin, final)
+            how = options.how(newer=True, delete=True)
+            totals = await copy_all(host, [origin], final, sides, recursive=True, jobs=options.jobs, how=how, inside=True)
+        for line in totals.skipped:
+            host.warn(line.replace("is not copied", "is not compared"))
+        for error in totals.failed:
+            host.warn(str(error))
+        rows = [{"why": why, "place": where} for why, where in totals.differing]
+        lines = [f"{why:<9} {printable(where)}" for why, where in totals.differing]
+        host.emit(
+            {
+                "same": totals.same,
+                "differing": rows,
+                "skipped": totals.skipped,
+                "failed": [str(error) for error in totals.failed],
+            },
+            "\n".join([*lines, f"{totals.same:,} the same, {len(rows):,} not"]),
+        )
+        return totals.failed[0].code if totals.failed else Exit.NO if rows else Exit.DONE
+
+    host.command(
+        verify,
+        name="verify",
+        usage="netfs verify [OPTIONS] SOURCE TARGET",
+        examples=[
+            "netfs verify photos netfs://127.0.0.1:7777/photos",
+            "netfs verify --exclude '*.tmp' --key-file my.key netfs://127.0.0.1:7777/vault backup",
         ],
     )
 
