@@ -3,11 +3,12 @@
 The help, the manual and the completion have one source: signatures, docstrings and examples of the commands. Owns no memory.
 """
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.argument import Argument
@@ -17,6 +18,9 @@ from netfs.cli.host import Exit, Host, describe
 __all__ = ["pages", "register"]
 
 Shell = Literal["bash", "zsh", "fish"]
+ARGUMENT: Final = re.compile(r"^( +'(?:\d+|\*):(?:[^':\\]|\\.|'\\'')+)('(?: \\)?)$", re.MULTILINE)
+VALUE: Final = re.compile(r"^( +'\*--?[^\n]+\]:[\w-]+)('(?: \\)?)$", re.MULTILINE)
+"""What zsh is told of an argument, and of an option's value, without saying how they are completed: by names of files."""
 
 
 def register(host: Host) -> None:
@@ -72,7 +76,7 @@ def register_completion(host: Host) -> None:
         Args:
             shell: bash, zsh or fish.
         """
-        script = host.app.generate_completion(prog_name="netfs", shell=shell)
+        script = completed(host.app.generate_completion(prog_name="netfs", shell=shell), shell)
         host.emit({"shell": shell, "script": script}, script)
 
     host.command(
@@ -84,6 +88,23 @@ def register_completion(host: Host) -> None:
             "netfs completion fish > ~/.config/fish/completions/netfs.fish",
         ],
     )
+
+
+def completed(script: str, shell: Shell) -> str:
+    """Return a completion script that also completes names of files, and works where a shell loads it by itself."""
+    match shell:
+        case "bash":
+            return script.replace("complete -F _netfs netfs", "complete -o bashdefault -o default -F _netfs netfs")
+        case "zsh":
+            for what in (ARGUMENT, VALUE):
+                script = what.sub(r"\1:_files\2", script)
+            # Loaded from a folder of $fpath the file is the function _netfs; by `source` it is not.
+            return (
+                f'{script}\nif [[ "${{funcstack[1]}}" == _netfs ]]; then\n  _cyclopts_netfs "$@"\nelse\n'
+                "  compdef _cyclopts_netfs netfs\nfi\n"
+            )
+        case "fish":
+            return script
 
 
 def pages(app: App) -> Iterator[tuple[str, str]]:

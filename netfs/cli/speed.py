@@ -5,7 +5,6 @@ written for it lies in a folder of its own and is removed at the end. Owns one b
 """
 
 import mmap
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Final
@@ -59,8 +58,10 @@ def register(host: Host) -> None:
             files: how many small files to make, look at and remove.
             jobs: how many pieces travel at a time.
         """
+        from transport.env import system_env  # noqa: PLC0415 - the help needs no event loop
+
         if url is None:
-            figures = await trio.to_thread.run_sync(ciphers)
+            figures = await trio.to_thread.run_sync(ciphers, system_env().nonces)
             host.emit({"figures": [asdict(each) for each in figures]}, table(figures))
             return
         place = remote_place(url)
@@ -93,14 +94,14 @@ def table(figures: list[Figure]) -> str:
     return "\n".join(f"{each.name:<{width}} {each.value:>10,.{0 if each.value >= 100 else 2}f} {each.unit}" for each in figures)
 
 
-def ciphers() -> list[Figure]:
+def ciphers(nonces: Callable[[int], bytes]) -> list[Figure]:
     """Measure each content suite over blocks of the two usual sizes, in this thread."""
     from crypto.aead import KEY_SIZE, NONCE_SIZE, SUITES, TAG_SIZE  # noqa: PLC0415 - cryptography takes a while to load
     from transport.env import monotonic  # noqa: PLC0415
 
     figures = []
     for suite, make in SUITES.items():
-        cipher = make(os.urandom(KEY_SIZE))
+        cipher = make(nonces(KEY_SIZE))
         for kib in (16, 64):
             plain, sealed = bytearray(kib << 10), bytearray((kib << 10) + TAG_SIZE)
             for verb, call in (

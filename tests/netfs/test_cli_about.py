@@ -2,7 +2,9 @@
 
 import json
 import os
+import pty
 import re
+import select
 import shutil
 import subprocess
 import sys
@@ -57,10 +59,50 @@ def test_completion(shell: str, tmp_path: Path) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     assert not subprocess.run([shell, "-n", script], capture_output=True, text=True, check=True, timeout=30).stderr
-    if shell == "bash":
-        asked = f"source {script}; COMP_WORDS=(netfs cp --bw); COMP_CWORD=2; _netfs; printf '%s\\n' \"${{COMPREPLY[@]}}\""
-        shown = subprocess.run([shell, "-c", asked], capture_output=True, text=True, check=True, timeout=30).stdout
-        assert shown.split() == ["--bwlimit"]
+    (tmp_path / "holiday").mkdir()
+    script.rename(tmp_path / "_netfs")
+    for typed, whole in (
+        ("netfs cp --bwl", "--bwlimit"), ("netfs vol", "volume"), ("netfs volume ini", "init"), ("netfs cp holi", "holiday"),
+    ):  # fmt: skip
+        assert whole in completed(shell, typed, whole, tmp_path), typed
+
+
+SETTING_UP = {
+    "bash": (["bash", "--norc", "--noprofile", "-i"], "source ./_netfs"),
+    "zsh": (["zsh", "-f", "-i"], "fpath=($PWD $fpath); autoload -Uz compinit; compinit -D -u"),  # as from ~/.zfunc
+}
+
+
+def completed(shell: str, typed: str, whole: str, folder: Path) -> str:
+    """Type something and a tab in a shell on a terminal. Returns: what is shown then, up to `whole` if that comes."""
+    if shell == "fish":
+        asked = f"source ./_netfs; complete -C '{typed}'"
+        command = ["fish", "--no-config", "-c", asked]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=60).stdout
+    command, setup = SETTING_UP[shell]
+    fd, terminal = pty.openpty()
+    shown = b""
+
+    def read_until(word: bytes) -> None:
+        nonlocal shown
+        shown = b""
+        while word not in shown and select.select([fd], [], [], 60)[0]:
+            shown += os.read(fd, 65536)
+
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=folder, env={**os.environ, "TERM": "xterm", "PS1": "$ "},
+        start_new_session=True,
+    ) as client:  # fmt: skip
+        try:
+            os.write(fd, f"{setup}; echo set''up\n".encode())
+            read_until(b"setup")
+            os.write(fd, typed.encode() + b"\t")
+            read_until(whole.encode())
+        finally:
+            client.kill()
+            os.close(fd)
+            os.close(terminal)
+    return shown.decode(errors="replace")
 
 
 class Other(Distribution):
