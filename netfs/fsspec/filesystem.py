@@ -24,7 +24,7 @@ from netfs.fs.client import DEFAULT_CACHE_BYTES, Client
 from netfs.fs.url import SCHEMES, parse_url
 from netfs.fsspec.file import BUFFER_SIZE, NetFile, NetReader, NetUpdater, NetWriter, RawFile
 from netfs.fsspec.opening import Opening, split_url
-from netfs.fsspec.portal import Held, Portal, portal
+from netfs.fsspec.portal import Held, Portal, close_at_exit, portal
 from transport.messages import Attr, FileType
 
 if TYPE_CHECKING:
@@ -300,6 +300,13 @@ class NetFileSystem(AbstractFileSystem):
 
     # ---- content
 
+    def open(self, path: str, mode: str = "rb", *args: Any, **kwargs: Any) -> Any:
+        """Open a file: bytes, or text where the mode has no b. Raises: OSError."""
+        file = super().open(path, mode, *args, **kwargs)
+        if isinstance(file, io.TextIOBase):
+            close_at_exit(file)
+        return file
+
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, autocommit: bool = True, **_: Any) -> Any:
         path = str(self._strip_protocol(path))
         inside = self._inside(path)
@@ -322,6 +329,11 @@ class NetFileSystem(AbstractFileSystem):
         file: NetFile = kind(raw, block_size or BUFFER_SIZE)
         if apart:
             file.in_transaction(partial(self._finish, file, target, inside))
+            if "r" in mode:  # fsspec takes it for one that is only read
+                self.transaction.files.append(file)
+        elif writes:
+            assert isinstance(file, io.BufferedIOBase)
+            close_at_exit(file)
         return file
 
     def _finish(self, file: NetFile, target: str, inside: str, kept: bool) -> None:

@@ -4,6 +4,7 @@ Owns no memory.
 """
 
 import errno
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,14 +74,12 @@ def split_url(text: str) -> tuple[str, str]:
     A `?` that begins nothing of that kind is one of a pattern or of a name.
     """
     begin, mark, rest = text.partition("?")
-    try:
-        url = parse_url(text)
-    except ValueError:
-        if not mark:
-            raise
-        url = parse_url(begin)
-        return url.base, url.path + mark + rest
-    return url.base + mark + rest, url.path
+    if rest:
+        with suppress(ValueError):
+            url = parse_url(text)
+            return url.base + mark + rest, url.path
+    url = parse_url(begin)
+    return url.base, url.path + mark + rest
 
 
 def remembered(place: str) -> bytes | None:

@@ -6,22 +6,31 @@ own.
 """
 
 import atexit
+import io
 import os
+import sys
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, wait
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import trio
 
-__all__ = ["Held", "Portal", "portal"]
+__all__ = ["Held", "Portal", "close_at_exit", "portal"]
 
 T = TypeVar("T")
 SIGNAL_S: Final = 0.5
 EXIT_TIMEOUT_S: Final = 30
 """At the interpreter's exit: how long dirty data may take to reach the server."""
+
+
+class Closable(Protocol):
+    """A file."""
+
+    def close(self) -> None: ...
 
 
 class Portal:
@@ -45,6 +54,8 @@ class Portal:
 
         Cancellation: an exception in the waiting thread cancels the function and is raised when that has ended.
         """
+        if threading.current_thread() is self._thread:  # as when the garbage collector closes a file there
+            raise RuntimeError("the portal does not wait for itself")
         token = self._started()
         ended: Future[T] = Future()
         scope = trio.CancelScope()
@@ -73,6 +84,8 @@ class Portal:
         self._nursery.start_soon(_ended, run, ended, scope)
 
     def _started(self) -> trio.lowlevel.TrioToken:
+        if _exiting:
+            raise RuntimeError("the portal is closed: the program ends")
         with self._lock:
             if self._token is None:
                 ready = threading.Event()
@@ -163,6 +176,15 @@ class Held:
 _portal = Portal()
 
 
+_exiting = False
+_at_exit_first: weakref.WeakSet[Closable] = weakref.WeakSet()
+
+
+def close_at_exit(file: Closable) -> None:
+    """Have something closed at the interpreter's exit, while there is still a portal, if nobody has closed it before."""
+    _at_exit_first.add(file)
+
+
 def portal() -> Portal:
     """Return this process's portal, a new one after the last was closed."""
     global _portal  # noqa: PLW0603 (one for the process)
@@ -174,12 +196,21 @@ def portal() -> Portal:
 def _after_fork() -> None:
     global _portal  # noqa: PLW0603 (a child has no thread of its parent's)
     _portal = Portal()
+    _at_exit_first.clear()  # the parent's
 
 
 os.register_at_fork(after_in_child=_after_fork)
 
 
 def _at_exit() -> None:
+    global _exiting  # noqa: PLW0603 (from here on nothing is begun)
+    # Text before the bytes it is written as: what is wrapped is closed with its wrapper.
+    for file in sorted(_at_exit_first, key=lambda file: not isinstance(file, io.TextIOBase)):
+        try:
+            file.close()
+        except (OSError, RuntimeError) as error:
+            sys.stderr.write(f"netfs: {error}\n")  # nobody is left to be told
+    _exiting = True
     _portal.close()  # whichever it is by then
 
 

@@ -1,8 +1,11 @@
 """netfs under fsspec and UPath: fsspec's own suites, and what they leave out."""
 
+import gc
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -323,3 +326,120 @@ def test_a_cache_on_disk(url: str, fs: NetFileSystem, tmp_path: Path) -> None:
         caching.close()
     fs.rm("/cached")
     assert len(list((tmp_path / "cache").glob("v-*/*/*"))) == 1
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_blocks_are_cached_by_fsspec(url: str, fs: NetFileSystem, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 20_000
+    fs.pipe_file("/large", content)
+    options: dict[str, Any] = {"blockcache": {"cache_storage": str(tmp_path)}}
+    with fsspec.open(f"blockcache::{url}/large", "rb", **options) as file:
+        file.seek(1_000_000)
+        assert file.read(300) == content[1_000_000:1_000_300]
+        assert file.seek(-10, os.SEEK_END) and file.read() == content[-10:]
+        assert {2, 3}.isdisjoint(file.cache.blocks) and 4 in file.cache.blocks
+    assert file.closed
+    del file
+    gc.collect()  # fsspec leaves it to this to close its own file
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("ab", b"old!"), ("r+b", b"!ld"), ("wb", b"!")])
+def test_a_file_is_changed_in_a_transaction(fs: NetFileSystem, mode: str, expected: bytes) -> None:
+    fs.pipe_file("/a", b"old")
+    with fs.transaction:
+        with fs.open("/a", mode) as file:
+            file.write(b"!")
+        assert fs.cat_file("/a") == b"old"
+    assert fs.cat_file("/a") == expected
+    assert fs.ls("/", detail=False) == ["/a"]
+
+
+def test_whole_files_wait_for_the_end_of_a_transaction(fs: NetFileSystem, tmp_path: Path) -> None:
+    (tmp_path / "local").write_bytes(b"put")
+    fs.pipe_file("/a", b"here")
+    with fs.transaction:
+        fs.pipe_file("/piped", b"piped")
+        fs.put_file(str(tmp_path / "local"), "/put")
+        fs.cp_file("/a", "/copied")
+        assert not any(fs.exists(name) for name in ("/piped", "/put", "/copied"))
+    assert [fs.cat_file(name) for name in ("/piped", "/put", "/copied")] == [b"piped", b"put", b"here"]
+
+
+def test_a_name_moves_to_a_directory_that_is_made(fs: NetFileSystem) -> None:
+    fs.pipe_file("/a", b"1")
+    fs.mv("/a", "/new/folder/b")
+    assert fs.find("/") == ["/new/folder/b"]
+    with pytest.raises(FileNotFoundError):
+        fs.mv("/none", "/other/folder/b")
+    assert not fs.exists("/other")
+
+
+def test_what_stands_behind_a_question_mark(url: str, fs: NetFileSystem) -> None:
+    """How to deal with a lost connection is the endpoint's; anything else is a pattern or a name."""
+    for number in range(3):
+        fs.pipe_file(f"/part-{number}", b"x")
+    assert fs.glob(f"{url}/part-?") == ["/part-0", "/part-1", "/part-2"]
+    other, path = fsspec.url_to_fs(f"{url}/part-0?soft&timeout=30")
+    assert path == "/part-0" and other.endpoint.endswith("/?soft&timeout=30")
+    assert other.cat_file(path) == b"x" and other.unstrip_protocol(path) == f"{url}/part-0"
+    other.close()
+
+
+def test_a_misspelt_option_ends_in_no_plaintext(url: str) -> None:
+    with pytest.raises(ValueError, match="volume= meant"):
+        NetFileSystem(url, volumes="/vault", skip_instance_cache=True)
+    with pytest.raises(ValueError, match="key_file= meant"):
+        NetFileSystem(url, keyfile="my.key", skip_instance_cache=True)
+    with pytest.raises(ValueError, match="what opens it"):
+        NetFileSystem(url, volume="/vault", skip_instance_cache=True)
+
+
+def test_a_path_tells_its_server(url: str, fs: NetFileSystem) -> None:
+    fs.pipe_file("/d/one.txt", b"1")
+    top = UPath(f"{url}/d")
+    assert str(top) == f"{url}/d"
+    assert [str(each) for each in (*top.iterdir(), *top.glob("*.txt"), *top.parent.rglob("*.txt"))] == [f"{url}/d/one.txt"] * 3
+    assert str((top / "one.txt").relative_to(top)) == "one.txt"
+    with fsspec.open(str(top / "one.txt"), "rb") as file:
+        assert file.read() == b"1"
+
+
+def test_what_the_command_remembers_of_a_volume_holds_here(
+    url: str, fs: NetFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = new_volume(KEY, os.urandom)
+
+    async def made() -> None:
+        async with open_client(url) as client:
+            await client.mkdir("/known")
+            await create_header(client, "/known", header)
+
+    trio.run(made)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "key").write_bytes(format_key_file(KEY.secret))
+    (tmp_path / "netfs").mkdir()
+    for fingerprint, right in ((header.fingerprint, True), (bytes(32), False)):
+        (tmp_path / "netfs" / "known_volumes").write_text(f"{fingerprint.hex()} 0 {url}/known\n")
+        vault = NetFileSystem(url, volume="/known", key_file="~/key", skip_instance_cache=True)
+        if right:
+            assert vault.ls("/known") == []
+        else:
+            with pytest.raises(OSError, match="fingerprint"):
+                vault.ls("/known")
+        vault.close()
+    (tmp_path / "netfs" / "known_volumes").write_text("nonsense\n")
+    with pytest.raises(OSError, match="known_volumes"):
+        NetFileSystem(url, volume="/known", key_file="~/key", skip_instance_cache=True).ls("/known")
+
+
+def test_what_is_still_open_at_the_end_of_the_program_arrives(url: str, fs: NetFileSystem) -> None:
+    script = f"""
+import fsspec
+fs, _ = fsspec.url_to_fs({url!r})
+file = fs.open("/late", "wb")
+file.write(b"written, and never closed")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert fs.cat_file("/late") == b"written, and never closed"
