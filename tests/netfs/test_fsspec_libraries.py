@@ -1,6 +1,7 @@
 """pandas, pyarrow, zarr and dask over netfs, as people use them: by URL, with nothing set up."""
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from crypto.slots import RawKey
 from crypto.volume import new_volume
 from netfs.fs.client import open_client
 from netfs.fs.volumes import create_header
+from netfs.fsspec.portal import portal
+from tests.netfs.test_cli_keys import User
+from tests.netfs.test_cli_session import serving
 from tests.test_readme import blocks
 
 pytestmark = pytest.mark.slow
@@ -81,3 +85,52 @@ def test_a_cache_of_fsspec_notices_a_new_version(url: str, tmp_path: Path) -> No
         fs.pipe_file("/cached", content)
         with fsspec.open(f"filecache::{url}/cached", "rb", **options) as file:
             assert file.read() == content
+
+
+def test_the_keys_of_the_command_open_a_vault_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but what keygen, trust and volume init have left in a home; and named one by one, from another home."""
+    import fsspec
+
+    alice, bob = User(tmp_path / "alice"), User(tmp_path / "bob")
+    alice.run("keygen", "--identity")
+    keys = alice.files / "authorized_keys"
+    keys.write_text(bob.run("keygen", "--identity"))
+    with alice.serving("--memory", "--authorized-keys", keys) as served:
+        url = served["url"].removesuffix("/")
+        assert url.startswith("netfs://")
+        bob.run("trust", url)
+        bob.run("keygen", "my.key")
+        bob.run("volume", "init", "--key-file", "my.key", f"{url}/vault")
+        monkeypatch.setenv("HOME", str(bob.home))
+        for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        secret: dict[str, Any] = {"volume": "/vault", "key_file": "~/my.key", "skip_instance_cache": True}
+        with fsspec.open(f"{url}/vault/note", "w", **secret) as file:
+            file.write("for bob alone")
+        assert bob.run("cat", "--key-file", "my.key", f"{url}/vault/note") == "for bob alone"
+        monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+        named = {"identity": str(bob.files / "identity"), "known_hosts": str(bob.files / "known_hosts")}
+        with fsspec.open(f"{url}/vault/note", **secret | {"key_file": str(bob.home / "my.key")} | named) as file:
+            assert file.read() == b"for bob alone"
+        with pytest.raises(OSError, match=r"identity|TLS"):
+            fsspec.open(f"{url}/vault/note", **secret | {"key_file": str(bob.home / "my.key")}).open()
+        portal().close()
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # between dask and pandas
+def test_over_rdma_and_in_other_processes() -> None:
+    """Dask sends the filesystem to processes of its own, which connect for themselves."""
+    pd: Any = pytest.importorskip("pandas", reason="not installed: pip install --group e2e")
+    pytest.importorskip("pyarrow", reason="not installed: pip install --group e2e")
+    dd: Any = pytest.importorskip("dask.dataframe", reason="not installed: pip install --group e2e")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with serving("--memory", "--listen", "127.0.0.1:0", "--rdma", address):
+        url = f"netfs+rdma://{address}"
+        for number in range(3):
+            pd.DataFrame({"n": range(number * 1000, number * 1000 + 1000)}).to_parquet(f"{url}/parts/{number}.parquet")
+        table = dd.read_parquet(f"{url}/parts/*.parquet")
+        assert table["n"].sum().compute(scheduler="processes", num_workers=2) == sum(range(3000))
+        table.to_parquet(f"{url}/copy", compute_kwargs={"scheduler": "threads"})
+        assert pd.read_parquet(f"{url}/copy")["n"].sum() == sum(range(3000))
+        portal().close()
