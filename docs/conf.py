@@ -41,7 +41,7 @@ nitpicky = False
 
 
 SECTIONS = re.compile(r"(?:^|(?<=[.;)…] ))(Args|Returns|Raises|Cancellation|Ownership|Memory)(?=: )")
-CITED = re.compile(r"^(?P<begin># netfs (?P<name>[\w ]+)\n\n```console\n)netfs .*?(?P<end>\n```\n)", re.MULTILINE)
+CITED = re.compile(r"^(?P<begin># netfs (?P<name>[\w -]+)\n\n```console\n)netfs .*?(?P<end>\n```\n)", re.MULTILINE)
 
 
 def commands(app: "Sphinx") -> None:
@@ -54,7 +54,7 @@ def commands(app: "Sphinx") -> None:
         for name in found["name"].split():
             command = command[name]
         usage = str(command.usage or found[0].split("\n")[3]).removeprefix("Usage: ").strip()
-        words = usage.replace(" -m sphinx ", " ").split()
+        words = usage.replace(" -m sphinx", "").split()
         if words[1:2] == words[2:3]:
             del words[1]
         examples = [line.strip() for line in (command.help_epilogue or "").split("\n") if line.strip().startswith("netfs ")]

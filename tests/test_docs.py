@@ -6,6 +6,8 @@ the other `sh` blocks and the `python` blocks run in order, and must succeed. A 
 the examples of the help, they name commands and options that there are.
 """
 
+import html
+import importlib
 import importlib.util
 import itertools
 import os
@@ -114,8 +116,19 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
     assert done.returncode == 0, done.stderr
-    assert "netfs cp" in (tmp_path / "site" / "reference" / "commands.html").read_text()
-    assert "open_client" in (tmp_path / "site" / "reference" / "python.html").read_text()
+    commands = html.unescape(re.sub(r"<[^>]+>", "", (tmp_path / "site" / "reference" / "commands.html").read_text()))
+    assert "\nnetfs cp [OPTIONS] SOURCE... TARGET\n$ netfs cp report.pdf netfs://127.0.0.1:7777/\n" in commands
+    assert "sphinx" not in commands.partition("Commands")[2].partition("Made with")[0].lower()
+    python = re.sub(r"<[^>]+>", "", (tmp_path / "site" / "reference" / "python.html").read_text())
+    python = " ".join(html.unescape(python).split())
+    for begin in (
+        "async with netfs.open_client(",
+        "await open(path",
+        "async for ... in scandir(",
+        "async with mapped(",
+        "await read(",
+    ):
+        assert begin in python, begin
 
 
 def test_every_page_is_in_the_contents() -> None:
@@ -123,6 +136,13 @@ def test_every_page_is_in_the_contents() -> None:
     pages = [path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts and path.parent.name != "decisions"]
     names = {str(path.relative_to(ROOT / "docs").with_suffix("")) for path in pages} - {"index"}
     assert sorted(name for name in names if name not in index) == []
+
+
+@pytest.mark.parametrize("package", ["netfs", "netfs.fsspec", "netfs.tracing", "servers", "trials"])
+def test_every_public_name_is_in_the_reference(package: str) -> None:
+    page = (ROOT / "docs" / "reference" / "python.md").read_text()
+    names = importlib.import_module(package).__all__
+    assert [name for name in names if f":: {package}.{name}\n" not in page] == []
 
 
 SPAN = re.compile(r"`(netfs [^`]+)`")
