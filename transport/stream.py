@@ -2,8 +2,8 @@
 
 Each end has one task that receives and one that sends. The receiver takes whatever is there, lets the connection (`rpc.py`) work
 through all of it, and sends what came of that in one go. What is submitted between is sent by the sender, which runs when the
-tasks of the present scheduler tick have submitted theirs; a lone call at a quiet moment is sent at once. A server that has many
-bytes of replies waiting stops receiving until the client has taken some.
+tasks of the present scheduler tick have submitted theirs; a lone small call at a quiet moment is sent at once. A server that has
+many bytes of replies waiting stops receiving until the client has taken some.
 
 Ownership: as in `base.py`. A broken stream gives everything back before the connection is gone.
 """
@@ -25,6 +25,7 @@ from iov.probe import Probe
 from transport.base import Done, FileRange, Handler, HandlerFactory, Limits, Reply, Transport
 from transport.env import Env
 from transport.errors import HelloMismatch, TransportError
+from transport.framing import BIG_PAYLOAD
 from transport.hello import agree, encode_hello
 from transport.link import ByteStream
 from transport.messages import Request
@@ -61,7 +62,7 @@ class StreamTransport(Transport):
     def submit(self, request: Request, done: Done, source: IovIter | None = None, dest: IovIter | None = None) -> Call:
         connection = self._connection
         call = connection.submit(request, done, source, dest)
-        if self._alone and not connection.in_flight:
+        if self._alone and not connection.in_flight and call.payload_length < BIG_PAYLOAD:
             self._pump.nudge()
         else:
             self._pump.kick()

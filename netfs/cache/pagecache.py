@@ -107,9 +107,9 @@ class Mapping:
         """Return the size of a folio at `pos`, a unit's boundary that is free: at most `want`, but a unit at least."""
         size = unit = self.unit
         index = pos // unit
-        folios = self.folios
+        taken = self.folios.keys()
         while size * 2 <= want and size * 2 <= self.largest and pos % (size * 2) == 0:
-            if any(index + step in folios for step in range(size // unit, size * 2 // unit)):
+            if not taken.isdisjoint(range(index + size // unit, index + size * 2 // unit)):
                 break
             size *= 2
         return size

@@ -184,7 +184,7 @@ def _around(inode: NetfsInode, pos: int, end: int, ahead: Readahead) -> tuple[in
     if inode.sizes.i_size <= inode.cache.budget:
         while size > unit:
             start = pos - pos % size
-            if not any(index in mapping.folios for index in range(start // unit, (start + size) // unit)):
+            if mapping.folios.keys().isdisjoint(range(start // unit, (start + size) // unit)):
                 return start, max(end, start + size)
             size //= 2
     return pos, end

@@ -14,13 +14,13 @@ from iov.iov_iter import Direction, IovIter
 from iov.probe import Probe
 from tests.conformance.transport_suite import PATTERN, Deed, Outcomes, Served, Zone, read_into, still_works, until, write_from
 from transport.base import FileRange, Landing, Limits, Reply
-from transport.codec import encode_request
+from transport.codec import encode_reply, encode_request
 from transport.env import system_env
 from transport.errors import HelloMismatch, ProtocolError, TransportError
-from transport.framing import HEADER, FrameKind, pack_header
+from transport.framing import BIG_PAYLOAD, HEADER, FrameKind, pack_header
 from transport.hello import HELLO_LENGTH, encode_hello
 from transport.link import ByteStream, LinkShape, MemoryStream, SocketStream, memory_link
-from transport.messages import Handle, Op, Ping, Read, ReadReply, Request, Write
+from transport.messages import Ack, Await, Handle, Op, Ping, Read, ReadReply, Request, Write
 from transport.stream import MAX_PENDING, connect_stream, serve_stream
 
 ENV = system_env()
@@ -404,3 +404,36 @@ async def test_a_file_cut_after_its_length_was_promised_ends_in_zeros(
                 assert zone.view == there + bytes(len(zone.view) - len(there))
                 assert zone.intact()
     served.check_over()
+
+
+async def test_a_lone_small_call_goes_out_at_once_also_beside_a_lent_callback() -> None:
+    ours, theirs = as_sockets()
+    buffer = memoryview(bytearray(1 << 10))
+    async with trio.open_nursery() as nursery:
+
+        async def greet() -> None:
+            await receive(theirs, HELLO_LENGTH)
+            await send(theirs, encode_hello(Limits()))
+
+        nursery.start_soon(greet)
+        async with connect_stream(ours, ENV, Probe()) as transport:
+            outcomes = Outcomes()
+
+            async def answered(xid: int, name: str) -> None:
+                body = encode_reply(Ack())
+                await send(theirs, pack_header(FrameKind.REPLY, Op.PING, xid, 0, len(body), 0) + body)
+                await until(lambda: name in outcomes.by_name)
+
+            length = HEADER.size + len(encode_request(Ping()))
+            transport.submit(Await(), outcomes.of("callback"))
+            call = transport.submit(Ping(), outcomes.of("first"))
+            assert len(await receive(theirs, HEADER.size + len(encode_request(Await())) + length))
+            await answered(call.xid, "first")
+            call = transport.submit(Ping(), outcomes.of("second"))
+            assert theirs.recv_nowait([buffer]) == length
+            await answered(call.xid, "second")
+            data = IovIter.ubuf(Direction.SOURCE, bytes(BIG_PAYLOAD))
+            transport.submit(Write(Handle(b"f"), 0), outcomes.of("large"), source=data)
+            assert theirs.recv_nowait([buffer]) is None, "who wrote goes on first"
+    theirs.close()
+    assert set(outcomes.by_name) == {"callback", "first", "second", "large"}
