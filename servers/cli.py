@@ -1,11 +1,11 @@
 """Trio shell. The commands `netfs serve`, `status` and `top`: their options. What they do is in `running.py`. Owns no memory."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from servers.running import LOCAL as _LOCAL
 from servers.running import USAGE as _USAGE
-from servers.running import Host, Options, Tampering, run_server, show_status, show_top
+from servers.running import Host, Options, Tampering, control_server, run_server, show_status, show_top
 
 if TYPE_CHECKING:
     from servers.config import Config
@@ -112,6 +112,20 @@ class _Commands:
         """
         await show_status(self._host, server)
 
+    async def control(self, server: str, action: Literal["reload", "disconnect"], who: str = "") -> None:
+        """Have a running server read its keys again, or end the connections of a client; it is asked at .netfs/control.
+
+        Whoever has a key that still counts may connect again: take the key out of authorized_keys first.
+
+        Args:
+            server: the folder that it serves.
+            action: reload or disconnect.
+            who: whom to disconnect: a name, a key's fingerprint or an address, as netfs status shows them.
+        """
+        if (action == "disconnect") != bool(who):
+            self._host.fail(_USAGE, "say whom to disconnect" if not who else "reload is for all keys")
+        await control_server(self._host, server, action, who)
+
     async def top(self, server: str, *, interval: float = 2.0, times: int = 0) -> None:
         """Watch a running server: what it does a second, and who is connected. Ctrl-C ends it.
 
@@ -146,6 +160,12 @@ def register(host: Host) -> None:
             "netfs serve ~/data --rdma 127.0.0.1:2051 --capture session.pcapng",
             "netfs serve --config /etc/netfs/server.toml --log-json",
         ),
+    )
+    host.command(
+        commands.control,
+        name="control",
+        usage="netfs control FOLDER ACTION [WHO] [OPTIONS]",
+        examples=("netfs control ~/data reload", "netfs control ~/data disconnect bob"),
     )
     host.command(
         commands.status,

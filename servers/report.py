@@ -2,15 +2,18 @@
 
     GET /status     one JSON object, for `netfs status`
     GET /metrics    Prometheus text, for whoever scrapes it
+    POST /reload    read identity and keys again, as SIGHUP does; for `netfs control`
+    POST /disconnect?who=NAME    end the connections of a client, by its name, key or address
 
-The socket is `.netfs/control` of the folder that is served, which only its owner may use, and what `--metrics` names. It tells
-counts, names of clients and addresses; no key and no file. Owns no memory.
+The socket is `.netfs/control` of the folder that is served, which only its owner may use, and what `--metrics` names; that one
+takes no POST. It tells counts, names of clients and addresses; no key and no file. Owns no memory.
 """
 
 import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qs, urlencode
 
 import trio
 
@@ -20,7 +23,7 @@ from transport.address import Address
 if TYPE_CHECKING:
     from servers.server import Server
 
-__all__ = ["CONTROL", "answer_reports", "ask_status", "metrics_text"]
+__all__ = ["CONTROL", "answer_reports", "ask_status", "command_server", "metrics_text"]
 
 CONTROL: Final = "control"
 """The name of the socket in `.netfs/`."""
@@ -50,8 +53,8 @@ def metrics_text(numbers: Mapping[str, float]) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def answer_reports(server: "Server", listener: Listener) -> None:
-    """Answer whoever asks, until cancelled. Ownership: the listener is closed when this ends."""
+async def answer_reports(server: "Server", listener: Listener, *, commands: bool = False) -> None:
+    """Answer whoever asks, until cancelled. commands: do what is asked, too. Ownership: the listener is closed when this ends."""
     limit = trio.CapacityLimiter(MAX_ASKERS)
     try:
         async with trio.open_nursery() as nursery:
@@ -62,17 +65,17 @@ async def answer_reports(server: "Server", listener: Listener) -> None:
                 except OSError:
                     continue
                 stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-                nursery.start_soon(_answer, server, stream, limit)
+                nursery.start_soon(_answer, server, stream, limit, commands)
     finally:
         listener.close()
 
 
-async def _answer(server: "Server", stream: trio.SocketStream, limit: trio.CapacityLimiter) -> None:
+async def _answer(server: "Server", stream: trio.SocketStream, limit: trio.CapacityLimiter, commands: bool) -> None:
     async with stream:
         with trio.move_on_after(TIMEOUT_S):
             async with limit:
                 try:
-                    await stream.send_all(_response(server, await _first_line(stream)))
+                    await stream.send_all(_response(server, await _first_line(stream), commands))
                 except (OSError, trio.BrokenResourceError):
                     return
 
@@ -87,14 +90,32 @@ async def _first_line(stream: trio.SocketStream) -> str:
     return bytes(asked.partition(b"\r\n")[0]).decode("latin-1")
 
 
-def _response(server: "Server", asked: str) -> bytes:
+def _response(server: "Server", asked: str, commands: bool) -> bytes:
     words = asked.split(" ")
+    if commands and len(words) == 3 and words[0] == "POST":
+        return _done(server, words[1])
     path = words[1] if len(words) == 3 and words[0] == "GET" else ""
     if path == "/metrics":
         return _http("200 OK", "text/plain; version=0.0.4", metrics_text(server.numbers()))
     if path == "/status":
         return _http("200 OK", "application/json", json.dumps(server.status()))
     return _http("404 Not Found", "text/plain", "there are /status and /metrics\n")
+
+
+def _done(server: "Server", asked: str) -> bytes:
+    """Do what a POST asks for."""
+    path, _, query = asked.partition("?")
+    who = parse_qs(query).get("who", [""])[0]
+    if path == "/reload":
+        try:
+            server.reload()
+        except OSError as error:
+            where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+            return _http("409 Conflict", "text/plain", f"{where}{error.strerror or error}; the old keys go on counting")
+        return _http("200 OK", "application/json", json.dumps({"reloaded": True}))
+    if path == "/disconnect" and who:
+        return _http("200 OK", "application/json", json.dumps({"disconnected": server.disconnect(who)}))
+    return _http("404 Not Found", "text/plain", "there are /reload and /disconnect?who=NAME")
 
 
 def _http(status: str, kind: str, text: str) -> bytes:
@@ -106,6 +127,15 @@ def _http(status: str, kind: str, text: str) -> bytes:
 
 async def ask_status(address: Address) -> dict[str, object]:
     """Return the status of a running server. Raises: OSError when it cannot be reached; ValueError for what is no server."""
+    return await _asked(address, "GET /status")
+
+
+async def command_server(address: Address, path: str, who: str = "") -> dict[str, object]:
+    """Have a running server do something. Raises: as `ask_status`, ValueError also with what the server has against it."""
+    return await _asked(address, f"POST {path}{'?' + urlencode({'who': who}) if who else ''}")
+
+
+async def _asked(address: Address, request: str) -> dict[str, object]:
     with trio.fail_after(TIMEOUT_S):
         if address.socket:
             folder, name = os.path.split(address.socket)
@@ -117,11 +147,13 @@ async def ask_status(address: Address) -> dict[str, object]:
         else:
             stream = await trio.open_tcp_stream(address.host, address.port)
         async with stream:
-            await stream.send_all(b"GET /status HTTP/1.1\r\n\r\n")
+            await stream.send_all(f"{request} HTTP/1.1\r\n\r\n".encode())
             answer = bytearray()
             while len(answer) < MAX_ANSWER and (piece := await stream.receive_some(65536)):
                 answer += piece
     head, _, body = bytes(answer).partition(b"\r\n\r\n")
+    if head.startswith(b"HTTP/1.1 409"):
+        raise ValueError(body.decode(errors="replace"))
     if not head.startswith(b"HTTP/1.1 200"):
         raise ValueError("not the control socket of a netfs server")
     found = json.loads(body)

@@ -272,6 +272,20 @@ async def _asked(host: Host, where: str) -> dict[str, Any]:
         host.fail(USAGE, f"{where}: {error}")
 
 
+async def control_server(host: Host, where: str, action: str, who: str) -> None:
+    """Have a running server do something, and say what came of it."""
+    from servers.report import command_server  # noqa: PLC0415
+
+    try:
+        found = await command_server(_control_of(where), f"/{action}", who)
+    except OSError as error:
+        host.fail(REMOTE, f"{where}: no server answers there: {error.strerror or error}")
+    except ValueError as error:
+        host.fail(USAGE, f"{where}: {error}")
+    ended = found.get("disconnected")
+    host.emit(found, "keys are read again" if ended is None else f"{ended} connection{'s' * (ended != 1)} ended")
+
+
 def _control_of(where: str) -> "Address":
     from servers.report import CONTROL  # noqa: PLC0415
     from transport.address import Address, parse_address  # noqa: PLC0415

@@ -225,6 +225,20 @@ class Server:
                 log.warning("revoked peer=%s name=%s", client.peer, client.grant.name)
                 client.scope.cancel()
 
+    def disconnect(self, who: str) -> int:
+        """End the connections of a client, told by its name, key or address. Returns: how many.
+
+        Whoever has a key that still counts may come again.
+        """
+        ended = 0
+        for client in self.clients:
+            name = client.grant.name if client.grant is not None else None
+            if who in {name, client.principal, client.peer}:
+                log.warning("disconnected peer=%s", client.peer)
+                client.scope.cancel()
+                ended += 1
+        return ended
+
     @property
     def fingerprint(self) -> str | None:
         """Of the server's key."""
@@ -376,8 +390,9 @@ async def serve(
         nursery = await manager.__aenter__()
         try:
             nursery.start_soon(server.serve, listeners)
-            for listener in asked:
-                nursery.start_soon(answer_reports, server, listener)
+            for number, listener in enumerate(asked):
+                commands = number == len(asked) - 1 and folder is not None  # only the one in the folder takes them
+                nursery.start_soon(partial(answer_reports, server, listener, commands=commands))
             yield Serving(server, listeners[0], gate, listeners[-1] if rdma is not None else None)
         finally:
             nursery.cancel_scope.cancel()

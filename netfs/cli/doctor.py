@@ -23,7 +23,7 @@ EXTRAS: Final = {
     "fsspec": ("fsspec", "netfs:// in pandas, pyarrow, zarr, dask"),
     "trace": ("perfetto", "--trace FILE.pftrace"),
     "crc": ("crc32c", "checksums of iWARP at full speed"),
-    "s3": ("obstore", "servers on an object store"),
+    "dask": ("distributed", "netfs trial campaign --on dask://…"),
 }
 MARKS: Final = {"ok": "ok", "missing": "--", "wrong": "!!"}
 

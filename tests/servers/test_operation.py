@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,9 @@ import netfs
 from iov.probe import Probe
 from servers import MemoryStore, serve
 from servers.config import ServerLimits
-from servers.listen import default_listen
+from servers.listen import default_listen, open_listener
 from servers.privileges import user_for
-from servers.report import ask_status, metrics_text
+from servers.report import answer_reports, ask_status, command_server, metrics_text
 from servers.server import Server, Serving
 from servers.stores.base import Store
 from tests.transport.secure import identity
@@ -119,6 +120,57 @@ async def test_a_key_that_is_taken_out_loses_its_connection_at_reload(tmp_path: 
             await second.mkdir("/there")
             with pytest.raises(netfs.NotReachable):
                 await first.mkdir("/gone")
+
+
+async def test_commands_over_the_control_socket_alone(tmp_path: Path) -> None:
+    where = parse_address(f"unix:{tmp_path}/control")
+    async with keyed(tmp_path, "{0} one\n{1} two\n", {}) as (serving, (one, two)):
+        hosts, keys = tmp_path / "known_hosts", tmp_path / "authorized_keys"
+        async with (
+            netfs.open_client(serving.url, identity=one.path, known_hosts=hosts, timeout=0.5) as first,
+            netfs.open_client(serving.url, identity=two.path, known_hosts=hosts) as second,
+            trio.open_nursery() as nursery,
+        ):
+            listener = open_listener(where)
+            nursery.start_soon(partial(answer_reports, serving.server, listener, commands=True))
+            assert await command_server(where, "/disconnect", "nobody") == {"disconnected": 0}
+            assert await command_server(where, "/disconnect", "one") == {"disconnected": 1}
+            await first.mkdir("/again")  # its key still counts
+            keys.write_text("nonsense")
+            with pytest.raises(ValueError, match="old keys go on counting"):
+                await command_server(where, "/reload")
+            keys.write_text(f"{two.fingerprint} two\n")
+            assert await command_server(where, "/reload") == {"reloaded": True}
+            await second.mkdir("/there")
+            with pytest.raises(netfs.NotReachable):
+                await first.mkdir("/gone")
+            with pytest.raises(ValueError, match="not the control socket"):
+                await command_server(where, "/format")
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_socket_that_only_tells_does_nothing(tmp_path: Path) -> None:
+    where = f"unix:{tmp_path}/report"
+    async with serve(MemoryStore(Probe()), f"unix:{tmp_path}/sock", reports=where):
+        for path in ("/reload", "/disconnect"):
+            with pytest.raises(ValueError, match="not the control socket"):
+                await command_server(parse_address(where), path, "somebody")
+
+
+async def test_who_only_looks_is_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with serve(MemoryStore(Probe()), f"unix:{tmp_path}/sock"):
+        async with await trio.open_unix_socket(f"{tmp_path}/sock"):
+            pass
+        with trio.fail_after(60):
+            while "looked peer=" not in caplog.text:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        async with await trio.open_unix_socket(f"{tmp_path}/sock") as stream:
+            await stream.send_all(b"GET / HTTP/1.1")
+        with trio.fail_after(60):
+            while "stranger error=" not in caplog.text:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+    assert [record.levelname for record in caplog.records if "looked" in record.getMessage()] == ["INFO"]
 
 
 async def test_status_and_metrics(tmp_path: Path) -> None:
