@@ -17,8 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import trio
-from fsspec.callbacks import DEFAULT_CALLBACK, Callback
-from fsspec.spec import AbstractFileSystem
+
+try:
+    from fsspec.callbacks import DEFAULT_CALLBACK, Callback
+    from fsspec.spec import AbstractFileSystem
+except ModuleNotFoundError as error:
+    raise ImportError("netfs:// in Python libraries needs fsspec: pip install 'netfs[fsspec]'") from error
 
 from netfs.fs.client import DEFAULT_CACHE_BYTES, Client
 from netfs.fs.url import SCHEMES, parse_url
