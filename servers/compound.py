@@ -14,6 +14,7 @@ from typing import Any, Final
 from iov.extract import extract_segments
 from iov.iov_iter import Direction, IovIter
 from servers.stores.base import Lent, Store, fail
+from servers.works import put_intent
 from transport.base import FileRange, Limits, Reply
 from transport.messages import (
     AuxRead,
@@ -212,10 +213,12 @@ class CompoundRun:
                 length, body = lent.length, ReadReply(lent.eof)
                 self._left -= length
             case Write(handle=handle, pos=pos, stable=stable, intent=key):
-                if payload is not None and not store.intents.may_write(handle, pos, payload.count, self._session, key):
+                size = 0 if payload is None else payload.count
+                if size and not store.intents.may_write(handle, pos, size, self._session, key):
                     raise fail(errno.EAGAIN)
+                told = put_intent(store, request, size, self._session)
                 count = 0 if payload is None else store.write_from(handle, pos, payload, stable=stable)
-                body = WriteReply(count, store.verifier)
+                body = WriteReply(count, store.verifier, told)
             case AuxWrite(handle=handle, pos=pos):
                 count = 0 if payload is None else store.write_from(handle, pos, payload, stable=False, aux=True)
                 body = WriteReply(count, store.verifier)

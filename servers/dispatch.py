@@ -22,7 +22,7 @@ from servers.numbered import Answer, Numbered, release
 from servers.place import Noting, Place
 from servers.sharing import Sharing
 from servers.stores.base import Lent, Store
-from servers.works import plain_works, status_of, unsupported
+from servers.works import brings_intent, plain_works, status_of, tell_of, unsupported
 from transport.base import Landing, Limits, Reply
 from transport.env import Env
 from transport.messages import (
@@ -135,10 +135,10 @@ class Dispatcher:
                     if self._place is not None and self._place.is_over(request):
                         return Landing(IovIter.discard(length))
                     return self.admit(inner, length)
-                case Write(handle=handle, pos=pos, intent=intent):
+                case Write(handle=handle, pos=pos, intent=intent, record=record):
                     if not self._store.intents.may_write(handle, pos, length, self._session, intent):
                         return errno.EAGAIN
-                    return self._store.write_landing(handle, pos, length)
+                    return self._store.write_landing(handle, pos, length, apart=bool(record))
                 case AuxWrite(handle=handle, pos=pos):
                     return self._store.write_landing(handle, pos, length, aux=True)
                 case Transact() | Compound():
@@ -299,20 +299,24 @@ class Dispatcher:
     def _write(self, request: Write | AuxWrite, landing: Landing | None) -> Answer:
         aux = type(request) is AuxWrite
         stable = isinstance(request, Write) and request.stable
+        store = self._store
         try:
             if landing is None:
-                landing = self._store.write_landing(request.handle, request.pos, 0, aux=aux)
-            count = self._store.try_write(request.handle, request.pos, landing, stable=stable, aux=aux)
+                landing = store.write_landing(request.handle, request.pos, 0, aux=aux)
+            slowly = store.blocking and brings_intent(request)
+            told = 0 if slowly else tell_of(store, request, landing, self._session)
+            count = None if slowly else store.try_write(request.handle, request.pos, landing, stable=stable, aux=aux)
         except Exception as error:  # noqa: BLE001
             return Reply(status_of(error, request))
         if count is None:
             work = self._noted(partial(self._do, partial(self._write_slowly, landing, stable=stable, aux=aux), request))
             return self._sleep(work, landing)
-        return Reply(0, WriteReply(count, self._store.verifier))
+        return Reply(0, WriteReply(count, store.verifier, told))
 
     def _write_slowly(self, landing: Landing, request: Write | AuxWrite, *, stable: bool, aux: bool) -> Body:
+        told = tell_of(self._store, request, landing, self._session)
         count = self._store.write(request.handle, request.pos, landing, stable=stable, aux=aux)
-        return WriteReply(count, self._store.verifier)
+        return WriteReply(count, self._store.verifier, told)
 
     def _transact(self, request: Transact, landing: Landing | None) -> Answer:
         work = self._noted(partial(self._do, partial(self._transact_now, landing), request))

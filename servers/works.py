@@ -9,11 +9,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from servers.numbered import release
 from servers.stores.base import Store
+from transport.base import Landing
 from transport.messages import (
     Ack,
     Allocate,
     AttrReply,
+    AuxWrite,
     BlobGet,
     Body,
     Commit,
@@ -39,6 +42,7 @@ from transport.messages import (
     TargetReply,
     Truncate,
     Unlink,
+    Write,
     WriteReply,
     XattrGet,
     XattrList,
@@ -48,7 +52,7 @@ from transport.messages import (
     XattrSet,
 )
 
-__all__ = ["plain_works", "status_of", "unsupported"]
+__all__ = ["brings_intent", "plain_works", "put_intent", "status_of", "tell_of", "unsupported"]
 
 log: Final = logging.getLogger("servers.dispatch")
 _STATUS_END: Final = 4096
@@ -105,6 +109,34 @@ def _commit(store: Store, request: Commit) -> Body:
 def _copy_range(store: Store, request: CopyRange) -> Body:
     count = store.copy_range(request.handle, request.pos, request.target, request.target_pos, request.length)
     return WriteReply(count, store.verifier)
+
+
+def brings_intent(request: Write | AuxWrite) -> bool:
+    """Say whether a write intent comes with a write."""
+    return isinstance(request, Write) and bool(request.record)
+
+
+def put_intent(store: Store, request: Write, length: int, session: int) -> int:
+    """Put the write intent that comes with a write of `length` bytes. Returns: its key, 0 where none comes.
+
+    Raises: as the store; EINVAL where nothing is written.
+    """
+    if not request.record:
+        return 0
+    if not length:
+        raise OSError(errno.EINVAL, "a write intent for nothing")
+    return store.put_intent(request.handle, request.pos, length, session, request.intent, request.record)
+
+
+def tell_of(store: Store, request: Write | AuxWrite, landing: Landing, session: int) -> int:
+    """The same before what has landed is written; where that is not to be, the landing is given back."""
+    if not isinstance(request, Write):
+        return 0
+    try:
+        return put_intent(store, request, len(landing.iter.mem or b"") if request.record else 0, session)
+    except BaseException:
+        release(landing)
+        raise
 
 
 def status_of(error: Exception, request: Request) -> int:

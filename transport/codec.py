@@ -160,7 +160,7 @@ _REQUESTS: Final[dict[Op, Layout]] = {
     Op.CREATE: Layout(m.Create, parent=HANDLE, name=NAME, mode=U32, exclusive=FLAG),
     Op.OPEN: Layout(m.Open, handle=HANDLE, write=FLAG),
     Op.READ: Layout(m.Read, handle=HANDLE, pos=U63, length=U63),
-    Op.WRITE: Layout(m.Write, handle=HANDLE, pos=U63, stable=FLAG, intent=U63),
+    Op.WRITE: Layout(m.Write, handle=HANDLE, pos=U63, stable=FLAG, intent=U63, record=RECORD),
     Op.COMMIT: Layout(m.Commit, handle=HANDLE),
     Op.TRUNCATE: Layout(m.Truncate, handle=HANDLE, size=U63),
     Op.MKDIR: Layout(m.Mkdir, parent=HANDLE, name=NAME, mode=U32),
@@ -199,7 +199,7 @@ _ACK: Final = Layout(m.Ack)
 _ENTRY_REPLY: Final = Layout(m.EntryReply, handle=HANDLE, attr=ATTR, record=RECORD, generation=U63, certificate=RECORD)
 _ATTR_REPLY: Final = Layout(m.AttrReply, attr=ATTR)
 _READ_REPLY: Final = Layout(m.ReadReply, eof=FLAG)
-_WRITE_REPLY: Final = Layout(m.WriteReply, count=U63, verifier=Kind(integer(1, END_U64)))
+_WRITE_REPLY: Final = Layout(m.WriteReply, count=U63, verifier=Kind(integer(1, END_U64)), intent=U63)
 _READDIR_REPLY: Final = Layout(m.ReaddirReply, entries=array(_check_entry, MAX_ENTRIES, _encode_entry), eof=FLAG)
 _RECORD_REPLY: Final = Layout(
     m.RecordReply, record=RECORD, generation=U63, intents=array(_INTENT.check, MAX_STEPS, _INTENT.encode)
@@ -360,7 +360,7 @@ def encode_request(body: Request) -> bytes:
     if kind is m.Read or kind is m.AuxRead:
         return _pack((body.handle, body.pos, body.length))  # type: ignore[union-attr]
     if kind is m.Write:
-        return _pack((body.handle, body.pos, body.stable, body.intent))  # type: ignore[union-attr]
+        return _pack((body.handle, body.pos, body.stable, body.intent, body.record))  # type: ignore[union-attr]
     return _pack(_REQUESTS[body.op].encode(body))
 
 
@@ -370,7 +370,7 @@ def encode_reply(body: Body) -> bytes:
     if kind is m.ReadReply:
         return _AT_EOF if body.eof else _NOT_AT_EOF  # type: ignore[union-attr]
     if kind is m.WriteReply:
-        return _pack((body.count, body.verifier))  # type: ignore[union-attr]
+        return _pack((body.count, body.verifier, body.intent))  # type: ignore[union-attr]
     return _pack(_REPLY_OF[kind].encode(body))
 
 
@@ -399,14 +399,14 @@ def decode_request(op: Op, view: memoryview, limits: Limits) -> Request:
             and type(length) is int and 0 <= length < END_U63
         ):  # fmt: skip
             return m.Read(Handle(handle), pos, length) if op is Op.READ else m.AuxRead(Handle(handle), pos, length)
-    elif op is Op.WRITE and type(values) is tuple and len(values) == 4:
-        handle, pos, stable, intent = values
+    elif op is Op.WRITE and type(values) is tuple and len(values) == 5:
+        handle, pos, stable, intent, record = values
         if (
             type(handle) is bytes and len(handle) <= MAX_HANDLE
             and type(pos) is int and 0 <= pos < END_U63 and type(stable) is bool
-            and type(intent) is int and 0 <= intent < END_U63
+            and type(intent) is int and 0 <= intent < END_U63 and type(record) is bytes
         ):  # fmt: skip
-            return m.Write(Handle(handle), pos, stable, intent)
+            return m.Write(Handle(handle), pos, stable, intent, record)
     request: Request = _REQUESTS[op].check(values)
     return request
 
@@ -422,9 +422,12 @@ def decode_reply(op: Op, view: memoryview, limits: Limits) -> Body:
         if view == _AT_EOF:
             return m.ReadReply(True)
     values = _unpack(view, limits.max_body, MAX_ENTRIES)
-    if op is Op.WRITE and type(values) is tuple and len(values) == 2:
-        count, verifier = values
-        if type(count) is int and type(verifier) is int and 0 <= count < END_U63 and 0 < verifier < END_U64:
-            return m.WriteReply(count, verifier)
+    if op is Op.WRITE and type(values) is tuple and len(values) == 3:
+        count, verifier, intent = values
+        if (
+            type(count) is int and type(verifier) is int and type(intent) is int
+            and 0 <= count < END_U63 and 0 < verifier < END_U64 and 0 <= intent < END_U63
+        ):  # fmt: skip
+            return m.WriteReply(count, verifier, intent)
     reply: Body = _REPLIES[op].check(values)
     return reply

@@ -231,7 +231,8 @@ class Read:
 class Write:
     """Write the payload at `pos`; unless `stable`, durable only after COMMIT. Reply: WriteReply.
 
-    intent: the write intent it goes under, 0 for none. If the session has it no longer, nothing is written and EAGAIN answered.
+    intent: the write intent it goes under, 0 for none. Where the session has none any more, nothing is written and EAGAIN
+    answered. record: unless empty, an intent with it is put on what is written first, as INTENT_PUT does.
     """
 
     op: ClassVar[Op] = Op.WRITE
@@ -239,6 +240,7 @@ class Write:
     pos: int
     stable: bool = False
     intent: int = 0
+    record: bytes = b""
 
 
 @dataclass(slots=True)
@@ -413,10 +415,14 @@ class ReadReply:
 
 @dataclass(slots=True)
 class WriteReply:
-    """Bytes written and the boot verifier of the server (unsigned 64 bit, never 0)."""
+    """Bytes written and the boot verifier of the server (unsigned 64 bit, never 0).
+
+    intent: the key of the write intent that came along, 0 where none did.
+    """
 
     count: int
     verifier: int
+    intent: int = 0
 
 
 @dataclass(slots=True)

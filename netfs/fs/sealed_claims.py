@@ -1,7 +1,7 @@
 """Trio shell. Who writes to which blocks of an encrypted file: claims, and the recovery of what was left behind.
 
     claim      nobody else writes to these blocks until the commit    taken before a block is read for a partial write, or written
-    intent     block, entry now, entry to be                          put before a block that holds data is overwritten in place
+    intent     block, entry now, entry to be                          comes with a write over a block that holds data
 
 Both are write intents on the server. A claim asserts the record, so what is read under it is current. Whoever is refused commits
 what he has written, which gives his own claims back, waits, and asks again; so two writers cannot wait for each other. What a
@@ -95,7 +95,7 @@ class SealedClaims:
         self._in_the_way.clear()
         reply = await ask(sealed.transport, RecordGet(sealed.handle), RecordReply)
         self._in_vain &= {row.key for row in reply.intents}
-        if sealed.unknown({row.key for row in reply.intents if row.mine}):
+        if sealed.unknown(reply.intents):
             await finished(sealed.refresh)  # an answer was lost, or was not the truth
         if reply.generation != sealed.generation or sealed.file.has_redo:
             await self._commits.catch_up()
@@ -113,7 +113,9 @@ class SealedClaims:
         Raises: OSError, TransportError. Cancellation: may have happened.
         """
         sealed = self._sealed
+        refused = [record for record, is_refused in sealed.telling.items() if is_refused]
         reply = await ask(sealed.transport, RecordGet(sealed.handle), RecordReply)
+        sealed.find_refused(refused, reply.intents)
         mine = {row.key: row for row in reply.intents if row.mine}
         sealed.settled([key for key in sealed.unsettled if key not in mine])
         size = sealed.file.block_size

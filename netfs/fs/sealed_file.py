@@ -60,7 +60,8 @@ class SealedFile:
     on_others: told of it then; told: grows with it, and with what the server tells of intents. own_end: where what was written
     here and not committed ends, at most. doubtful: keys of claims and intents that a start of the server may have taken, and
     whether nothing is on its way under them; orphans: of those it has still, which end with the next commit. unsettled: keys of
-    intents whose write the server has refused, wholly or in part, so that it is to be found out what their blocks are.
+    intents whose write the server has refused, wholly or in part, so that it is to be found out what their blocks are. telling:
+    the intents that travel with writes under way, or with such as nobody has answered; true: it was refused, see `unsettled`.
     unsure: one may be there that nobody here knows of, as no answer said so. rebooted: the server was started again since some of
     what is not committed was written, and may have lost it; others may have written there since.
     """
@@ -91,6 +92,7 @@ class SealedFile:
         "own_end",
         "pool",
         "rebooted",
+        "telling",
         "told",
         "transport",
         "unsettled",
@@ -120,6 +122,7 @@ class SealedFile:
         self.doubtful: dict[int, bool] = {}
         self.orphans: list[int] = []
         self.unsettled: list[int] = []
+        self.telling: dict[bytes, bool] = {}
         self.own_end = self.told = 0
         self.carried: list[tuple[int, int]] = []
         self.others = 0
@@ -165,7 +168,7 @@ class SealedFile:
         return self.own_end if self.file.is_uncommitted else 0
 
     def put_begins(self) -> None:
-        """A claim or an intent is asked for."""
+        """A claim is asked for."""
         self._puts_begun += 1
         self._puts_open += 1
 
@@ -174,10 +177,11 @@ class SealedFile:
         self._puts_open -= 1
         self.unsure = self.unsure or not isinstance(error, BlockingIOError | None)
 
-    def unknown(self, mine: Iterable[int]) -> list[int]:
+    def unknown(self, rows: Iterable[IntentRow]) -> list[int]:
         """Return which claims and intents of this client, as the server has them, it does not know of: nothing is under them."""
         known = {claim.key for claim in self.claims} | {*self.intents, *self.doubtful, *self.orphans, *self.unsettled}
-        return [] if self._puts_open else sorted(set(mine) - known)
+        mine = [row.key for row in rows if row.mine and row.record not in self.telling]
+        return [] if self._puts_open else [key for key in mine if key not in known]
 
     def lost_claims(self) -> None:
         """The server has restarted: it knows of none, unless some were taken since."""
@@ -187,14 +191,23 @@ class SealedFile:
         self.intents.clear()
         self.orphans.clear()
 
-    def lost_claim(self, first: int, end: int, intent: int) -> None:
-        """The server refused a write: it may not have the claims on these blocks, nor the intent, 0 for none."""
+    def lost_claim(self, first: int, end: int) -> None:
+        """The server refused a write: it may not have the claims on these blocks."""
         here = [claim for claim in self.claims if claim.first < end and first < claim.end]
         self.rebooted = self.rebooted or self.file.is_uncommitted
         self.claims = [claim for claim in self.claims if claim not in here]
         self.doubtful |= {claim.key: True for claim in here}
-        if intent in self.intents:
-            self.doubtful[intent] = self.intents.pop(intent)
+
+    @property
+    def has_refused(self) -> bool:
+        """Say whether it is to be found out what some blocks are."""
+        return bool(self.unsettled) or any(self.telling.values())
+
+    def find_refused(self, refused: list[bytes], rows: Iterable[IntentRow]) -> None:
+        """See which intents that came with refused writes the server has. rows: asked for when they had been refused."""
+        self.unsettled += [row.key for row in rows if row.mine and row.record in refused]
+        for record in refused:
+            self.telling.pop(record, None)
 
     def _judge(self, keys: list[int], mine: set[int]) -> None:
         """Find out what the server still has of what was in doubt when its answer was asked for."""
@@ -433,7 +446,7 @@ class SealedFile:
             self._judge(doubtful, mine)
             if begun == self._puts_begun:
                 self.unsure = False
-                self.orphans += self.unknown(mine)
+                self.orphans += self.unknown(body.intents)
             try:
                 missing = self._take_record(body, asked)
             except Exception as error:  # noqa: BLE001 (handed on to the one who asked)

@@ -260,7 +260,7 @@ class EncryptedOps(FileOps):
 
     async def written(self) -> None:
         """Give back claims that nothing was written under, known or not; what refused writes left behind is settled."""
-        if self._sealed.unsettled:
+        if self._sealed.has_refused:
             with contextlib.suppress(OSError, TransportError, CryptoError):  # tried again the next time
                 await self._claims.settle_refused()
         if self._sealed.unsure:

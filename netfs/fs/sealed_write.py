@@ -1,6 +1,6 @@
 """Sans-IO. One write subrequest of an encrypted file: blocks from the iterator into a landing area, ciphertext to the server.
 
-    seal into the area ─▶ tags there? ─▶ put an intent, where blocks hold data ─▶ WRITE ─▶ note the tags ─▶ done
+    seal into the area ─▶ tags there? ─▶ WRITE, with an intent where blocks hold data ─▶ note the tags ─▶ done
 
 Whoever merged what was read around the caller's bytes writes only while that is still what the file has: else the request is made
 anew. Memory: the area is a lease of the volume's pool, lent to the transport from issue to reply; the iterator is the request's.
@@ -21,12 +21,10 @@ from netfs.fs.calls import body_of
 from netfs.fs.sealed_file import SealedFile
 from netfs.fs.sealed_io import SealedCall
 from transport.base import Outcome, Reply
-from transport.messages import Step, StepKind, Transact, TransactReply, Write, WriteReply
+from transport.messages import Write, WriteReply
 
 __all__ = ["HEAD_MAX", "SealedWrite", "partial_blocks"]
 
-RECORD_MOVES = 32
-"""How often a write intent is put anew because the record has moved meanwhile."""
 HEAD_MAX = 1 << 16
 """Blocks of so many bytes at most are kept for the commit of a file that has only one."""
 
@@ -45,12 +43,11 @@ def partial_blocks(request: IoRequest, size: int) -> list[int]:
 class SealedWrite(SealedCall):
     """Encrypt and write the blocks of one subrequest."""
 
-    __slots__ = ("_entries", "_intent", "_moves")
+    __slots__ = ("_entries", "_intent")
 
     def __init__(self, sealed: SealedFile, subreq: IoSubrequest, probe: Probe) -> None:
         super().__init__(sealed, subreq, probe)
-        self._intent = 0
-        self._moves = 0
+        self._intent = b""
 
     def start(self) -> None:
         """Begin, when no other write of these blocks is on its way."""
@@ -85,14 +82,22 @@ class SealedWrite(SealedCall):
             except OSError as error:  # no nonces
                 self._end(0, error)
                 return
-        sealed.with_tags(self.first, self.count, self._tell_of)
+        sealed.with_tags(self.first, self.count, self._tagged)
 
-    def _tell_of(self, error: Exception | None) -> None:
-        """Put an intent for the blocks that hold data, before they are overwritten in place."""
-        sealed, file = self._sealed, self._sealed.file
+    def _tagged(self, error: Exception | None) -> None:
         if error is not None:
             self._end(0, error)
             return
+        try:
+            self._intent = self._seal_intent()
+        except OSError as failed:  # no nonces
+            self._end(0, failed)
+            return
+        self._write()
+
+    def _seal_intent(self) -> bytes:
+        """Return the intent for those blocks that hold data and are overwritten in place; empty where none does."""
+        sealed, file = self._sealed, self._sealed.file
         rows: list[tuple[int, bytes, bytes]] = []
         for at in range(self.count):
             block, part = self.first + at, slice(at * ENTRY_SIZE, (at + 1) * ENTRY_SIZE)
@@ -100,54 +105,23 @@ class SealedWrite(SealedCall):
             # Written before and not committed, or being committed: any of these can be what the record says when this is read.
             rows += [(block, entry, to_be) for entry in file.possible_entries(block) if any(entry)]
         if not rows:
-            self._write()
-            return
+            return b""
         intent = Intent(file.record.generation, tuple(rows))
-        try:
-            nonce = sealed.env.nonces(XAES_NONCE_SIZE)
-        except OSError as failed:
-            self._end(0, failed)
-            return
-        record = seal_intent(sealed.key, file.record.file_id, intent, nonce)
-        pos, length = self.first * file.block_size, self.count * file.block_size
-        step = Step(StepKind.INTENT_PUT, sealed.handle, pos, length, record)
-
-        def told(outcome: Outcome) -> None:
-            body = body_of(outcome, TransactReply)
-            sealed.put_ends(body if isinstance(body, Exception) else None)
-            if isinstance(body, BlockingIOError) and self._moves < RECORD_MOVES:
-                # The record has moved, by a commit from here or of other blocks; or the server was started again.
-                self._moves += 1
-                sealed.refresh(again)
-            elif isinstance(body, Exception):
-                self._end(0, body)
-            else:
-                (self._intent,) = body.intents
-                sealed.intents[self._intent] = False
-                self._write()
-
-        def again(error: Exception | None) -> None:
-            if error is None and not sealed.has_claim(self.first, self.first + self.count):
-                error = FileChanged()
-            if error is not None:
-                self._end(0, error)
-            else:
-                sealed.with_tags(self.first, self.count, self._tell_of)
-
-        sealed.put_begins()
-        sealed.transport.submit(Transact([(sealed.handle, sealed.generation)], 0, [step]), told)
+        return seal_intent(sealed.key, file.record.file_id, intent, sealed.env.nonces(XAES_NONCE_SIZE))
 
     def _write(self) -> None:
+        """Send the blocks, and with them the intent, which the server puts first."""
         sealed, file = self._sealed, self._sealed.file
         # What is sent, or sent again, when the server knows of the claim no longer would undo another client's.
-        key = self._intent or sealed.key_of_claim(self.first)
+        key = sealed.key_of_claim(self.first)
         if self._abandoned or not key or self._is_outdated():
-            self._note_intent()  # nothing was sent under it
             self._end(0, OSError(errno.ECANCELED, "abandoned") if self._abandoned else FileChanged())
             return
         assert self._lease is not None
         view = self._lease.view
-        request = Write(sealed.handle, self.first * file.block_size, intent=key)
+        if self._intent:
+            sealed.telling[self._intent] = False
+        request = Write(sealed.handle, self.first * file.block_size, intent=key, record=self._intent)
         call = sealed.transport.submit(request, self._sent, source=IovIter.ubuf(Direction.SOURCE, view))
         if self.probe.sink is not None:
             trace_call(self._subreq, "WRITE", call)
@@ -214,20 +188,25 @@ class SealedWrite(SealedCall):
     def _sent(self, outcome: Outcome) -> None:
         body = body_of(outcome, WriteReply)
         sealed = self._sealed
+        if isinstance(body, BlockingIOError):
+            sealed.telling.pop(self._intent, None)  # nothing was put
+            sealed.lost_claim(self.first, self.first + self.count)
+            self._end(0, FileChanged())
+            return
         if isinstance(body, Exception):
-            if isinstance(outcome, Reply) and outcome.status:
-                self._refused()
-            if isinstance(body, BlockingIOError):
-                sealed.lost_claim(self.first, self.first + self.count, self._intent)
-                body = FileChanged()
+            # Where no answer came the write may still happen; where it was refused it is found out later what the blocks are.
+            if self._intent and isinstance(outcome, Reply) and outcome.status:
+                sealed.telling[self._intent] = True
             self._end(0, body)
             return
         blocks = min(self.count, body.count // sealed.file.block_size)
-        if blocks < self.count:
-            self._refused()
         if sealed.verifier and body.verifier != sealed.verifier:
             sealed.lost_claims()
             sealed.rebooted = sealed.rebooted or sealed.file.is_uncommitted
+        if sealed.telling.pop(self._intent, None) is not None:
+            sealed.intents[body.intent] = False
+            if blocks < self.count:
+                sealed.unsettled.append(body.intent)
         self._subreq.verifier = sealed.verifier = body.verifier
         cookie = self._cookie()
         if cookie is None:
@@ -239,8 +218,9 @@ class SealedWrite(SealedCall):
                 return
             sealed.file.wrote(self.first, self._entries[: blocks * ENTRY_SIZE])
             self._note_end()
-            if blocks == self.count:
-                self._note_intent()
+            for intents in (sealed.intents, sealed.doubtful):
+                if blocks == self.count and body.intent in intents:
+                    intents[body.intent] = True  # it ends with the next commit: what its blocks are is known
             if cookie is not None:
                 self._keep(cookie, self._entries, blocks)
             self._end(blocks)
@@ -249,17 +229,6 @@ class SealedWrite(SealedCall):
             sealed.with_tags(self.first, blocks, tagged)
         else:
             self._end(0, OSError(errno.EIO, "the server wrote less than a block"))
-
-    def _note_intent(self) -> None:
-        """Have the intent end with the next commit: what its blocks are is known."""
-        for intents in (self._sealed.intents, self._sealed.doubtful):
-            if self._intent in intents:
-                intents[self._intent] = True
-
-    def _refused(self) -> None:
-        """Have it found out later what the blocks are; where no answer came the write may still happen."""
-        if self._intent:
-            self._sealed.unsettled.append(self._intent)
 
     def _note_end(self) -> None:
         """Note how far what was written here goes, as a newer record of another client may end before."""

@@ -42,8 +42,8 @@ from transport.messages import (
 
 __all__ = [
     "BLOB_SLOTS", "NAME_MAX", "NAME_STEPS", "PERMISSIONS", "RECORD_MAX", "SIZE_MAX", "TARGET_MAX", "XATTR_MAX", "Lent", "Store",
-    "check_attributes", "check_copy", "check_flags", "check_name", "check_range", "check_space", "check_steps", "check_target",
-    "check_xattr", "fail", "is_own_xattr",
+    "check_attributes", "check_copy", "check_flags", "check_name", "check_range", "check_record", "check_space", "check_steps",
+    "check_target", "check_xattr", "fail", "is_own_xattr",
 ]  # fmt: skip
 
 NAME_MAX: Final = 255
@@ -163,8 +163,11 @@ class Store(ABC):
         return None if self.blocking else self.read_source(handle, pos, length, aux=aux)
 
     @abstractmethod
-    def write_landing(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Landing:
-        """Lend memory for the payload of a write; never sleeps. Raises: EFBIG, ENOSPC, ESTALE, EISDIR."""
+    def write_landing(self, handle: Handle, pos: int, length: int, *, aux: bool = False, apart: bool = False) -> Landing:
+        """Lend memory for the payload of a write; never sleeps. Raises: EFBIG, ENOSPC, ESTALE, EISDIR.
+
+        apart: memory that is not the file's, which is as it was until `write`.
+        """
 
     @abstractmethod
     def write(self, handle: Handle, pos: int, landing: Landing, *, stable: bool, aux: bool = False) -> int:
@@ -276,6 +279,14 @@ class Store(ABC):
         """Return a blob of an object, empty where none was ever put. Raises: ESTALE, EINVAL for a slot there is not."""
 
     @abstractmethod
+    def put_intent(self, handle: Handle, pos: int, length: int, session: int, under: int, record: bytes) -> int:
+        """Put a write intent on what is to be written there by its session under an intent, 0 for none, as `apply` would.
+
+        Returns: its key, when it would outlast a crash. Raises: EAGAIN when others are in the way, or the session's intents do
+        not cover the range, ENOLCK, EFBIG, ESTALE, EISDIR.
+        """
+
+    @abstractmethod
     def apply(
         self, asserts: Sequence[tuple[Handle, int]], verifier: int, steps: Sequence[Step], payload: IovIter | None, session: int
     ) -> TransactReply:
@@ -345,8 +356,7 @@ def check_steps(steps: Sequence[Step], payload: IovIter | None) -> None:
             wanted += step.length
         elif step.length and kind not in LENGTH_STEPS:
             raise fail(errno.EINVAL)
-        if len(step.record) > RECORD_MAX:
-            raise fail(errno.EFBIG)
+        check_record(step.record)
         if (kind is StepKind.BLOB_PUT and step.pos not in BLOB_SLOTS) or (not step.handle and not made):
             raise fail(errno.EINVAL)
         if kind in NAME_STEPS:
@@ -361,6 +371,12 @@ def check_steps(steps: Sequence[Step], payload: IovIter | None) -> None:
                 raise fail(errno.EINVAL)
     if wanted != (0 if payload is None else payload.count):
         raise OSError(errno.EINVAL, "the payload is not as long as the steps say")
+
+
+def check_record(record: bytes) -> None:
+    """Refuse what is too long for a record or an intent. Raises: EFBIG."""
+    if len(record) > RECORD_MAX:
+        raise fail(errno.EFBIG)
 
 
 def check_flags(flags: RenameFlag) -> None:

@@ -242,7 +242,7 @@ class DirectoryFiles(Store):
             return Lent(None, 0, eof=True)
         return Lent(IovIter.ubuf(Direction.SOURCE, lease.view[:got]), got, True, partial(self._put_back, lease))
 
-    def write_landing(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Landing:
+    def write_landing(self, handle: Handle, pos: int, length: int, *, aux: bool = False, apart: bool = False) -> Landing:
         self._check_writable()
         check_range(pos, length, write=True)
         self._tree.file_node(handle)

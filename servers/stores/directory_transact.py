@@ -14,7 +14,7 @@ from typing import Final
 
 from iov.extract import extract_segments
 from iov.iov_iter import IovIter
-from servers.stores.base import BLOB_SLOTS, NAME_STEPS, check_steps, fail
+from servers.stores.base import BLOB_SLOTS, NAME_STEPS, check_range, check_record, check_steps, fail
 from servers.stores.directory_space import DirectorySpace
 from servers.stores.handles import Node, raw_name
 from servers.stores.intents import Intent, Planned
@@ -86,6 +86,17 @@ class DirectoryTransact(DirectorySpace):
             self.intents.done(planned, [handle for handle, _ in made])
             replies = [self.lookup(step.handle, step.name) for _, step in made]
         return TransactReply([generations[handle] for handle, _ in asserts], replies, planned.keys)
+
+    def put_intent(self, handle: Handle, pos: int, length: int, session: int, under: int, record: bytes) -> int:
+        self._check_writable()
+        check_range(pos, length, write=True)
+        check_record(record)
+        with self._tree.names, self._sidecar.lock:
+            self._tree.file_node(handle)
+            self._settle()
+            planned = self.intents.plan_write(handle, pos, length, session, under, record)
+            self._tell_of(planned)
+        return planned.keys[0]
 
     @abstractmethod
     def _gone(self, child: Node, seen: Statx, parent: Node, raw: bytes, *, kept: bool) -> None:

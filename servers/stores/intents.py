@@ -72,6 +72,15 @@ class _OnFile:
             self.lasting -= intent.lasting
         return not self.by_key
 
+    def covers(self, under: Intent, pos: int, end: int) -> bool:
+        """Say whether a range is in one intent, or in all of its session together."""
+        if under.pos <= pos and end <= under.pos + under.length:
+            return True
+        for intent in sorted(self.by_key.values(), key=lambda intent: intent.pos):
+            if intent.session == under.session and intent.pos <= pos:
+                pos = max(pos, intent.pos + intent.length)
+        return pos >= end
+
     def keeps_out(self, session: int, pos: int, length: int, gone: Sequence[int] = ()) -> bool:
         """Say whether another session has an intent there that is not one of `gone`; most often there is no other."""
         if len(self.sessions) == (session in self.sessions):
@@ -118,12 +127,24 @@ class Intents:
                     self._set(handle, _left(found.by_key.values(), session))
 
     def may_write(self, handle: Handle, pos: int, length: int, session: int, key: int = 0) -> bool:
-        """Say whether a session may write to a range of a file's data. key: of the intent it does so under, if it names one."""
+        """Say whether a session may write to a range of a file's data.
+
+        key: of the intent it does so under, if it names one; that and its others cover the range then.
+        """
         found = self._files.get(handle)
         if found is None:
             return not key
-        under = found.by_key.get(key)
-        return (not key or (under is not None and under.session == session)) and not found.keeps_out(session, pos, length)
+        if key:
+            under = found.by_key.get(key)
+            if under is None or under.session != session or not found.covers(under, pos, pos + length):
+                return False
+        return not found.keeps_out(session, pos, length)
+
+    def plan_write(self, handle: Handle, pos: int, length: int, session: int, key: int, record: bytes) -> Planned:
+        """Work out the intent that comes with a write. key: as for `may_write`. Raises: EAGAIN, ENOLCK as `plan`."""
+        if not self.may_write(handle, pos, length, session, key):
+            raise OSError(errno.EAGAIN, "another session is writing there")
+        return self.plan([Step(StepKind.INTENT_PUT, handle, pos, length, record)], session)
 
     def rows(self, handle: Handle, session: int) -> list[IntentRow]:
         """Return the intents on a file, as the session is told of them."""

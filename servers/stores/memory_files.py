@@ -26,6 +26,7 @@ from servers.stores.base import (
     check_attributes,
     check_copy,
     check_range,
+    check_record,
     check_space,
     check_steps,
     check_xattr,
@@ -67,6 +68,11 @@ DEFAULT_CAPACITY: Final = 1 << 40
 class _Landing(Landing):
     stream: Extents = field(kw_only=True)
     span: Span = field(kw_only=True)
+
+
+@dataclass(slots=True)
+class _Apart(Landing):
+    memory: memoryview = field(kw_only=True)
 
 
 class MemoryFiles(Store):
@@ -142,11 +148,14 @@ class MemoryFiles(Store):
         self.lent += 1
         return Lent(stream.source(pos, length), length, eof, self._unlend)
 
-    def write_landing(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Landing:
+    def write_landing(self, handle: Handle, pos: int, length: int, *, aux: bool = False, apart: bool = False) -> Landing:
         file = self._file(handle)
         check_range(pos, length, write=True)
         if length == 0:
             return Landing(IovIter.ubuf(Direction.DEST, bytearray()))
+        if apart:
+            memory = memoryview(bytearray(length))
+            return _Apart(IovIter.ubuf(Direction.DEST, memory), memory=memory)
         stream = file.aux if aux else file.data
         dest, span = stream.land(pos, length)
         self.lent += 1
@@ -158,6 +167,8 @@ class MemoryFiles(Store):
             if landing.release is not None:
                 landing.release()
             file = self._file(handle)
+        if isinstance(landing, _Apart):
+            return self.write_from(handle, pos, IovIter.ubuf(Direction.SOURCE, landing.memory), stable=stable, aux=aux)
         if not isinstance(landing, _Landing):
             return 0
         assert landing.span[0] == pos and landing.stream is (file.aux if aux else file.data)
@@ -292,6 +303,14 @@ class MemoryFiles(Store):
         if slot not in BLOB_SLOTS:
             raise fail(errno.EINVAL)
         return self._inode(handle).blobs.get(slot, b"")
+
+    def put_intent(self, handle: Handle, pos: int, length: int, session: int, under: int, record: bytes) -> int:
+        self._file(handle)
+        check_range(pos, length, write=True)
+        check_record(record)
+        planned = self.intents.plan_write(handle, pos, length, session, under, record)
+        self.intents.done(planned, [])
+        return planned.keys[0]
 
     def apply(
         self, asserts: Sequence[tuple[Handle, int]], verifier: int, steps: Sequence[Step], payload: IovIter | None, session: int

@@ -2,6 +2,7 @@
 
 import errno
 
+from iov.copy_iter import copy_to_iter
 from servers.stores.base import Store
 from tests.conformance.store_words import folder, get, names, new, refused, source, top
 from transport.messages import NO_HANDLE, FileType, Handle, IntentRow, Step, StepKind
@@ -159,7 +160,8 @@ def check_intents_are_exclusive(store: Store) -> None:
     for pos, length, free in ((0, 100, True), (0, 101, False), (149, 1, False), (150, 9, True), (120, 5, False), (0, 999, False)):
         assert store.intents.may_write(file, pos, length, yours) == free
         assert store.intents.may_write(file, pos, length, mine)
-        assert store.intents.may_write(file, pos, length, mine, key), "it names an intent that it has"
+        covered = pos >= 100 and pos + length <= 150
+        assert store.intents.may_write(file, pos, length, mine, key) == covered, "it names an intent that it has, for its range"
         assert not store.intents.may_write(file, pos, length, yours, key), "it names another session's"
         assert not store.intents.may_write(file, pos, length, mine, key - 1), "it names one that nobody has"
         assert not store.intents.may_write(other, pos, length, mine, key), "it names one of another file"
@@ -175,6 +177,49 @@ def check_intents_are_exclusive(store: Store) -> None:
     store.apply([], 0, [*drops, record(file, b"r")], None, mine)
     assert rows(store, file) == []
     assert store.intents.may_write(file, 0, 999, yours)
+
+
+def check_an_intent_that_comes_with_a_write(store: Store) -> None:
+    file = new(store)
+    mine, yours = store.intents.new_session(), store.intents.new_session()
+    left, right = store.apply([], 0, [Step(K.INTENT_PUT, file, pos, 50) for pos in (0, 50)], None, mine).intents
+    key = store.put_intent(file, 40, 20, mine, left, b"word")
+    assert key not in (left, right)
+    assert rows(store, file, yours)[-1] == IntentRow(key, 40, 20, True, False, b"word")
+    for pos, session, under in ((90, mine, left), (0, yours, left), (0, yours, 0), (0, mine, 7), (150, mine, left)):
+        with refused(errno.EAGAIN):
+            store.put_intent(file, pos, 20, session, under, b"word")
+    with refused(errno.EFBIG):
+        store.put_intent(file, 0, 20, mine, left, b"w" * 65537)
+    with refused(errno.EISDIR):
+        store.put_intent(top(store), 0, 20, mine, 0, b"word")
+    store.apply([], 0, [Step(K.INTENT_DROP, file, left)], None, mine)
+    with refused(errno.EAGAIN):
+        store.put_intent(file, 30, 20, mine, key, b"word")  # its left half is nobody's
+    store.put_intent(file, 45, 50, mine, right, b"more")  # of two intents, none of which has all of it
+    store.intents.end_session(mine)
+    assert [(row.pos, row.live, row.record) for row in rows(store, file)] == [(40, False, b"word"), (45, False, b"more")]
+    for pos in range(100, 100 + 1022):
+        store.put_intent(file, pos, 1, yours, 0, b"w")
+    with refused(errno.ENOLCK):
+        store.put_intent(file, 0, 1, yours, 0, b"w")
+    store.unlink(top(store), "f")
+    with refused(errno.ESTALE):
+        store.put_intent(file, 100, 20, yours, 0, b"word")
+
+
+def check_a_landing_apart(store: Store) -> None:
+    """Until it is written the file is as it was, also while the payload is coming."""
+    file = new(store, data=b"old content")
+    for done in (False, True):
+        landing = store.write_landing(file, 0, 3, apart=True)
+        assert copy_to_iter(b"new", landing.iter.copy()) == 3
+        assert get(store, file) == b"old content"
+        if done:
+            assert store.write(file, 0, landing, stable=False) == 3
+            assert get(store, file) == b"new content"
+        elif landing.release is not None:
+            landing.release()
 
 
 def check_intents_end_with_their_session(store: Store) -> None:

@@ -13,7 +13,7 @@ Check = Callable[[Store], None]
 SUITES = (store_suite, store_suite_names, store_suite_posix, store_suite_transact)
 FOUND = [item for suite in SUITES for item in vars(suite).items()]
 CHECKS: tuple[Check, ...] = tuple(check for name, check in FOUND if name.startswith("check_"))
-COPYING = ("transact", "aux_and_record", "write_from", "copy_range")
+COPYING = ("transact", "aux_and_record", "write_from", "copy_range", "landing_apart")
 """Checks of what a store may copy for."""
 
 

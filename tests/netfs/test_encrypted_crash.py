@@ -7,8 +7,9 @@ nobody learned. Of what no transaction has made durable each page is kept or los
 import contextlib
 import errno
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
+from typing import Literal
 
 import pytest
 import trio
@@ -34,11 +35,16 @@ AFTER = CONTENT[:BLOCK] + NEW[BLOCK : 4 * BLOCK] + NEW[:100] + CONTENT[4 * BLOCK
 
 @dataclass
 class Cut:
-    """The end of a server at one of its requests. at: which of those that change something; done: it is done all the same."""
+    """The end of a server at one of its requests. at: which of those that change something.
+
+    done: it is done all the same; or only the intent that comes with a WRITE is put, and its bytes are not written.
+    """
 
     at: int
-    done: bool
+    done: bool | Literal["intent"]
     count: int = 0
+    intents: int = 0
+    client: Client = field(init=False)
 
     @property
     def over(self) -> bool:
@@ -52,14 +58,28 @@ class Cut:
         if not isinstance(request, Write | Transact):
             return None
         self.count += 1
-        last = self.count == self.at + 1
-        return TransportError(errno.ECONNRESET, "the power is off", retryable=False) if last and not self.done else None
+        if self.done is True or self.count <= self.at:
+            return None
+        if self.done and isinstance(request, Write):
+            self.intents += put_intent_of(self.client, request)
+        return TransportError(errno.ECONNRESET, "the power is off", retryable=False)
 
     def begin(self, world: World) -> Client:
         """Return a client of the world whose server ends so."""
-        client = world.client(fault=self.fault, rsize=BLOCK)
+        self.client = world.client(fault=self.fault, rsize=BLOCK)
         self.count = 0
-        return client
+        return self.client
+
+
+def put_intent_of(client: Client, request: Write) -> bool:
+    """Do what a server does first of a WRITE of a block. Returns: whether there was something to do."""
+    transport = client.transport
+    assert isinstance(transport, LoopTransport)
+    if not request.record:
+        return False
+    session = transport.handler._session
+    transport.store.put_intent(request.handle, request.pos, BLOCK, session, request.intent, request.record)
+    return True
 
 
 def volatile(store: MemoryStore) -> list[bool]:
@@ -133,15 +153,18 @@ async def cut_off(cut: Cut, survivors: tuple[bool, ...] | None) -> int | None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("done", [False, True])
-def test_a_power_cut_at_every_step_with_every_subset_of_surviving_writes(done: bool) -> None:
+@pytest.mark.parametrize("done", [False, "intent", True])
+def test_a_power_cut_at_every_step_with_every_subset_of_surviving_writes(done: bool | Literal["intent"]) -> None:
     async def test() -> None:
-        runs = most = 0
+        runs = most = intents = 0
         for at in range(40):
-            count = await cut_off(Cut(at, done), None)
+            cut = Cut(at, done)
+            count = await cut_off(cut, None)
+            intents += cut.intents
             if count is None:
-                assert at > 8, "the script has steps"
-                assert (runs > 30, most) == (True, 3), "and there is something to lose"
+                assert at > 6, "the script has steps"
+                assert (runs > 20, most) == (True, 3), "and there is something to lose"
+                assert (intents >= 4) == (done == "intent")
                 return
             most = max(most, count)
             for survivors in product([False, True], repeat=count):
@@ -152,8 +175,11 @@ def test_a_power_cut_at_every_step_with_every_subset_of_surviving_writes(done: b
     trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-async def goes_on(at: int, survivors: tuple[bool, ...] | None, *, direct: bool) -> int | None:
-    """The server loses power and comes back; the client goes on. Returns: how much was volatile, None where no cut came."""
+async def goes_on(at: int, survivors: tuple[bool, ...] | None, *, direct: bool, intent: bool = False) -> int | None:
+    """The server loses power and comes back; the client goes on. Returns: how much was volatile, None where no cut came.
+
+    intent: of the WRITE that comes again then, its intent was put before.
+    """
     world = World(store=MemoryStore(Probe(), crashable=True))
     await put(world.client(), "/file", CONTENT)
     lost: list[int] = []
@@ -163,6 +189,8 @@ async def goes_on(at: int, survivors: tuple[bool, ...] | None, *, direct: bool) 
         nonlocal steps
         steps += isinstance(request, Write | Transact)
         if steps == at + 1 and not lost:
+            if intent and isinstance(request, Write):
+                put_intent_of(client, request)
             lost.append(sum(volatile(world.store)))
             power_cut(world.store, survivors or (True,) * lost[0])
             transport = client.transport
@@ -196,6 +224,7 @@ def test_a_client_goes_on_after_a_power_cut_of_the_server(direct: bool) -> None:
                 return
             for survivors in product([False, True], repeat=count):
                 await goes_on(at, survivors, direct=direct)
+            await goes_on(at, None, direct=direct, intent=True)
         raise AssertionError("never through")
 
     trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -14,7 +14,7 @@ from tests.netfs.loop import LoopTransport
 from tests.netfs.sealed_world import BLOCK, CONTENT, World, fails, find, get, in_world, put
 from transport.base import Landing, Outcome, Reply
 from transport.errors import TransportError
-from transport.messages import Handle, Request, Step, StepKind, Transact, Write
+from transport.messages import Handle, Request, StepKind, Transact, Write
 
 NEW = b"".join(bytes([n]) * BLOCK for n in range(101, 106))
 
@@ -261,21 +261,22 @@ def test_an_old_intent_is_not_believed() -> None:
         await put(client, "/file", CONTENT)
         handle: Handle = find(world.store, "/file")
         seen: list[bytes] = []
-        apply = world.store.apply
+        put_intent = world.store.put_intent
 
-        def watched(asserts, verifier, steps, payload, session):  # type: ignore[no-untyped-def]
-            seen.extend(step.record for step in steps if step.kind is StepKind.INTENT_PUT and step.record)
-            return apply(asserts, verifier, steps, payload, session)
+        def watched(handle, pos, length, session, under, record):  # type: ignore[no-untyped-def]
+            seen.append(record)
+            return put_intent(handle, pos, length, session, under, record)
 
-        world.store.apply = watched  # type: ignore[method-assign]
+        world.store.put_intent = watched  # type: ignore[method-assign]
         for content in (NEW, CONTENT[::-1]):
             async with await client.open("/file", "r+", direct=True) as file:
                 await file.write(content[:BLOCK], BLOCK)
             if content is NEW:
                 old = world.read(handle)
         world.write(handle, 0, old)
+        assert len(seen) == 2
         for record in seen:
-            apply([], 0, [Step(StepKind.INTENT_PUT, handle, 0, 5 * BLOCK, record)], None, 0)
+            put_intent(handle, 0, 5 * BLOCK, 0, 0, record)
         with pytest.raises(OSError) as caught:
             await get(world.client(), "/file")
         assert caught.value.errno == errno.EBADMSG

@@ -27,6 +27,9 @@ from transport.messages import (
     AuxRead,
     AuxWrite,
     Commit,
+    Compound,
+    CompoundReply,
+    CompoundStep,
     Create,
     DirEntry,
     EntryReply,
@@ -75,7 +78,7 @@ class Broken(MemoryStore):
     def read_source(self, handle: Handle, pos: int, length: int, *, aux: bool = False, ranges: bool = True) -> Lent:
         raise ZeroDivisionError
 
-    def write_landing(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Landing:
+    def write_landing(self, handle: Handle, pos: int, length: int, *, aux: bool = False, apart: bool = False) -> Landing:
         raise AssertionError
 
 
@@ -184,6 +187,50 @@ async def test_refusals(store: Store) -> None:
         (Transact([], store.verifier + 1, []), None, errno.ESTALE),
     ):
         assert await side.status(request, payload) == code, request
+    side.dispatcher.closed()
+
+
+async def test_a_write_that_brings_its_intent(store: Store) -> None:
+    """The intent is there before the payload is content, and only where the write may be done."""
+    side = Side(store)
+    root = (await side.ask(Mount(), EntryReply)).handle
+    file = (await side.ask(Create(root, "f"), EntryReply)).handle
+    await side.ask(Write(file, 0), WriteReply, b"old content")
+    claim = Transact([], 0, [Step(StepKind.INTENT_PUT, file, 0, 100)])
+    (key,) = (await side.ask(claim, TransactReply)).intents
+    admitted = side.dispatcher.admit(Write(file, 0, intent=key, record=b"word"), 3)
+    assert isinstance(admitted, Landing)
+    assert copy_to_iter(b"NEW", admitted.iter.copy()) == 3
+    assert await side.read(Read(file, 0, 100)) == (b"old content", True), "what is coming is not seen before"
+    assert len((await side.ask(RecordGet(file), RecordReply)).intents) == 1
+    answer = side.dispatcher.handle(Write(file, 0, intent=key, record=b"word"), admitted)
+    reply = answer if isinstance(answer, Reply) else await answer
+    rows = (await side.ask(RecordGet(file), RecordReply)).intents
+    assert (rows[1].pos, rows[1].length, rows[1].mine, rows[1].record) == (0, 3, True, b"word")
+    assert reply.body == WriteReply(3, store.verifier, rows[1].key)
+    assert await side.read(Read(file, 0, 100)) == (b"NEW content", True)
+    run = Compound([CompoundStep(Write(file, 4, intent=key, record=b"more"), 3)])
+    (result,) = (await side.ask(run, CompoundReply, b"NEW")).results
+    rows = (await side.ask(RecordGet(file), RecordReply)).intents
+    assert (rows[2].pos, rows[2].record) == (4, b"more")
+    assert result.body == WriteReply(3, store.verifier, rows[2].key)
+    assert await side.read(Read(file, 0, 100)) == (b"NEW NEWtent", True)
+    for request, payload, code in (
+        (Write(file, 0, intent=key + 99, record=b"word"), b"BAD", errno.EAGAIN),
+        (Write(file, 99, intent=key, record=b"word"), b"BAD", errno.EAGAIN),
+        (Write(file, 0, intent=key, record=b"w" * 70_000), b"BAD", errno.EFBIG),
+        (Write(file, 0, intent=key, record=b"word"), None, errno.EINVAL),
+        (Write(file, 0, intent=key, record=b"word"), b"", errno.EINVAL),
+    ):
+        assert await side.status(request, payload) == code
+    late = Write(file, 0, intent=key, record=b"word")
+    landing = side.dispatcher.admit(late, 3)
+    assert isinstance(landing, Landing)
+    await side.ask(Transact([], 0, [Step(StepKind.INTENT_DROP, file, key)]), TransactReply)
+    answer = side.dispatcher.handle(late, landing)  # what it names has gone while the payload came
+    assert (answer if isinstance(answer, Reply) else await answer).status == errno.EAGAIN
+    assert len((await side.ask(RecordGet(file), RecordReply)).intents) == 2
+    assert await side.read(Read(file, 0, 100)) == (b"NEW NEWtent", True)
     side.dispatcher.closed()
 
 

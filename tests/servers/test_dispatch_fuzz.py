@@ -84,7 +84,7 @@ def single_requests() -> st.SearchStrategy[Request]:
         st.builds(Create, handle, NAME, U32, st.booleans()),
         st.builds(Open, handle, st.booleans()),
         st.builds(Read, handle, SIZE, SIZE),
-        st.builds(Write, handle, SIZE, st.booleans()),
+        st.builds(Write, handle, SIZE, st.booleans(), st.sampled_from([0, 0, 1]), st.sampled_from([b"", b"record"])),
         st.builds(Commit, handle),
         st.builds(Truncate, handle, SIZE),
         st.builds(Mkdir, handle, NAME, U32),

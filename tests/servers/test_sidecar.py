@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from iov.probe import Field, Probe
+from servers.dispatch import Dispatcher
 from servers.stores.directory import DirectoryStore
 from servers.stores.journal import write_all
 from tests.conformance.store_words import folder, get, names, new, put, refused, source, top
-from transport.messages import Handle, Setattr, Step, StepKind
+from transport.base import Landing, Reply
+from transport.env import system_env
+from transport.messages import Handle, Setattr, Step, StepKind, Write
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="the directory store needs Linux")
 
@@ -246,6 +249,42 @@ def test_an_intent_that_was_being_added_when_the_power_went_is_none(home: Path, 
     assert not list((home / ".netfs" / "intents").iterdir())
     assert key not in keys
     last.close()
+
+
+async def test_an_intent_is_durable_before_the_write_that_brings_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server dies before it writes: of what the disk has then the intent says what the block was to be."""
+    monkeypatch.setattr("servers.stores.directory_files.is_memory", lambda _: False)
+    store = DirectoryStore(home, Probe())
+    file, session = new(store, data=b"old"), store.intents.new_session()
+    (key,) = store.apply([], 0, [Step(StepKind.INTENT_PUT, file, 0, 10)], None, session).intents
+    synced: list[str] = []
+    sync = os.fdatasync
+
+    def noted(fd: int) -> None:
+        sync(fd)
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink().parent.name)
+
+    def dies(fd: int, views: Sequence[memoryview], pos: int) -> int:
+        assert synced == ["intents"]
+        raise Crash
+
+    monkeypatch.setattr("servers.stores.sidecar.os.fdatasync", noted)
+    monkeypatch.setattr("servers.stores.directory_files.write_all", dies)
+    dispatcher = Dispatcher(store, system_env(), Probe(), session=session)
+    request = Write(file, 0, intent=key, record=b"word")
+    landing = dispatcher.admit(request, 3)
+    assert isinstance(landing, Landing)
+    answer = dispatcher.handle(request, landing)
+    assert not isinstance(answer, Reply)
+    with pytest.raises(Crash):
+        await answer
+    die(store)
+    monkeypatch.undo()
+    again = DirectoryStore(home, Probe())
+    file = again.lookup(top(again), "f").handle
+    assert rows(again, file) == [(0, b"word")]
+    assert get(again, file) == b"old"
+    again.close()
 
 
 def test_the_last_of_many_intents_costs_as_much_as_the_first(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ __all__ = ["FaultyStore"]
 NAMED: Final = frozenset({
     "lookup", "getattr", "setattr", "create", "open", "truncate", "mkdir", "unlink", "rmdir", "rename", "link", "symlink",
     "allocate", "punch", "seek", "copy_range", "xattr_set", "xattr_get", "apply", "commit", "readdir", "record_get", "blob_get",
+    "put_intent",
 })  # fmt: skip
 LOST: Final = frozenset({"S14", "X5"})
 
@@ -139,12 +140,12 @@ class FaultyStore:
 
     # ---- writes
 
-    def write_landing(self, handle: Handle, pos: int, length: int, *, aux: bool = False) -> Landing:
+    def write_landing(self, handle: Handle, pos: int, length: int, *, aux: bool = False, apart: bool = False) -> Landing:
         """Lend the store's memory; where a write may be cut short, memory beside it, so that the rest comes to nothing."""
         self._check()
         if length and self._injector.active and self._injector.expects("store", "written"):
-            return _Apart(IovIter.ubuf(Direction.DEST, apart := bytearray(length)), memory=apart)
-        return self.inner.write_landing(handle, pos, length, aux=aux)
+            return _Apart(IovIter.ubuf(Direction.DEST, memory := bytearray(length)), memory=memory)
+        return self.inner.write_landing(handle, pos, length, aux=aux, apart=apart)
 
     def write(self, handle: Handle, pos: int, landing: Landing, *, stable: bool, aux: bool = False) -> int:
         """Write, or say so."""

@@ -258,7 +258,7 @@ class PowerCut(Attack):
         self.unstable: list[tuple[Handle, int, bytes]] = []
 
     def before(self, method: str, args: Sequence[object]) -> None:
-        if method not in {"write", "try_write", "write_from", "apply", "truncate"}:
+        if method not in {"write", "try_write", "write_from", "apply", "truncate", "put_intent"}:
             return
         if self.dead or self.after <= 0:
             self.die()
@@ -269,7 +269,7 @@ class PowerCut(Attack):
             assert isinstance(steps, Sequence)
             if any(step.kind is StepKind.RECORD_PUT for step in steps):
                 self.unstable.clear()  # what was written before is durable with it
-        elif method != "truncate":
+        elif method not in {"truncate", "put_intent"}:
             handle, pos, piece = args[:3]
             assert isinstance(handle, bytes) and isinstance(pos, int) and isinstance(piece, Landing | IovIter)
             length = piece.count if isinstance(piece, IovIter) else piece.iter.count
