@@ -1,7 +1,9 @@
-"""Trio shell. One block of an encrypted file by itself, where a commit or a cut needs it: read and opened, or sealed anew.
+"""Trio shell. Blocks of an encrypted file by themselves, where a commit or a cut needs them: read and opened, or sealed anew.
 
 The landing areas are leases of the volume's pool; what held plaintext is wiped before it goes back.
 """
+
+from collections.abc import Sequence
 
 from crypto.aead import NONCE_SIZE, TAG_SIZE, wipe
 from crypto.errors import IntegrityError
@@ -14,7 +16,7 @@ from netfs.fs.calls import body_of
 from netfs.fs.sealed_file import SealedFile
 from transport.messages import Read, ReadReply
 
-__all__ = ["open_block", "seal_block"]
+__all__ = ["entries_that_fit", "open_block", "seal_block"]
 
 
 async def open_block(sealed: SealedFile, probe: Probe, block: int, out: memoryview) -> None:
@@ -40,6 +42,47 @@ async def open_block(sealed: SealedFile, probe: Probe, block: int, out: memoryvi
         file.cipher.open(lease.view_with_tail(TAG_SIZE), file.entries(block, 1), block, 1, dest)
         probe.transformed_bytes += size
     finally:
+        lease.release()
+
+
+async def entries_that_fit(
+    sealed: SealedFile, probe: Probe, first: int, possible: Sequence[Sequence[bytes]]
+) -> list[bytes | None]:  # fmt: skip
+    """Read consecutive blocks in one go, and find out under which of its possible entries each of them is. None: none of them.
+
+    A hole is under its entry whatever the server has there. They fit into one READ.
+    """
+    size = sealed.file.block_size
+    length, got = len(possible) * size, 0
+    lease, stage = sealed.pool.get(length), sealed.pool.get(size)
+    try:
+        area = lease.view_with_tail(TAG_SIZE)
+        while got < length:  # a short read is lawful, and no end
+            request = Read(sealed.handle, first * size + got, length - got)
+            reply = await sealed.transport.call(request, dest=IovIter.ubuf(Direction.DEST, area[got:length]))
+            body = body_of(reply, ReadReply)
+            if isinstance(body, Exception):
+                raise body
+            if not reply.received:
+                break
+            got += reply.received
+
+        def fits(block: int, entry: bytes) -> bool:
+            if first_of_other_kind(entry)[0]:
+                return True
+            at, dest = (block - first) * size, IovIter.ubuf(Direction.DEST, stage.view)
+            try:
+                sealed.file.cipher.open(area[at : at + size + TAG_SIZE], entry, block, 1, dest)
+            except IntegrityError:
+                return False
+            return at + size <= got
+
+        blocks = enumerate(possible, first)
+        return [next((entry for entry in entries if fits(block, entry)), None) for block, entries in blocks]
+    finally:
+        probe.transformed_bytes += got
+        wipe(stage.view)
+        stage.release()
         lease.release()
 
 

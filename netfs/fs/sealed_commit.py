@@ -7,7 +7,7 @@ the transaction, so that data and tag change as one. Owns no memory; leases are 
 
 import contextlib
 import errno
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +20,7 @@ from crypto.layout import PAGE_SIZE, nr_blocks
 from crypto.record import MAX_PLAIN_SIZE
 from iov.iov_iter import Direction, IovIter
 from netfs.fs.calls import ask, body_of
-from netfs.fs.sealed_block import open_block, seal_block
+from netfs.fs.sealed_block import entries_that_fit, open_block, seal_block
 from netfs.fs.sealed_file import SealedFile
 from netfs.fs.sealed_turn import Turn
 from netfs.fs.volume import Change
@@ -49,6 +49,18 @@ FAR: Final = 1 << 62
 MOST_DELAY_S: Final = 0.5
 CONFLICTS: Final = 32
 """How often a commit is tried while other clients commit to the same file."""
+
+
+def _runs(blocks: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Yield ascending blocks in runs of consecutive ones, each of at most so many."""
+    run: list[int] = []
+    for block in blocks:
+        if run and (block != run[-1] + 1 or len(run) == most):
+            yield run
+            run = []
+        run.append(block)
+    if run:
+        yield run
 
 
 async def nobody(first: int, count: int) -> None:
@@ -222,18 +234,17 @@ class SealedCommit:
         """
         sealed, file = self._sealed, self._sealed.file
         sealed.rebooted = True
-        for block in file.written_blocks():
-            if block >= file.tree.blocks or sealed.is_written(block, block + 1) or await self.fits(block):
-                continue
-            mine, fits = bytes(file.entries(block, 1)), False  # header: an entry
-            try:
-                for entry in sealed.lost_entries(block):
+        most = max(1, self._transport.limits.max_payload // file.block_size)
+        for run in _runs([block for block in file.written_blocks() if block < file.tree.blocks], most):
+            # What is here may be on its way, or written anew meanwhile: that is looked at then.
+            here = [bytes(file.entries(block, 1)) for block in run]  # header: entries
+            possible = [[entry, *sealed.lost_entries(block)] for block, entry in zip(run, here, strict=True)]
+            found = await entries_that_fit(sealed, self._inode.probe, run[0], possible)
+            for block, mine, entry in zip(run, here, found, strict=True):
+                if block >= file.tree.blocks or sealed.is_written(block, block + 1) or file.entries(block, 1) != mine:
+                    continue
+                if entry is not None and entry != mine:
                     file.lost(block, entry)
-                    if fits := await self.fits(block):
-                        break
-            finally:
-                if not fits:
-                    file.wrote(block, mine)  # looked at again, or damaged, and told so when it is read
         sealed.rebooted = file.is_uncommitted  # nobody else is kept out of those blocks: they are looked at before each commit
 
     async def _boot(self) -> int:
