@@ -66,9 +66,12 @@ class SealedClaims:
                 if waited >= PATIENCE_S or (self._in_the_way and self._in_the_way <= self._in_vain):
                     # Those were waited for to the end before; another who writes there is waited for anew.
                     raise OSError(errno.EAGAIN, "another client is writing there, and does not commit") from None
+                for claim in sealed.claims:
+                    claim.again = False  # what is read under it is read once more: who waits keeps nobody else out
                 await self._commits.relieve()
-                await trio.sleep(delay)
-                waited, delay = waited + delay, min(2 * delay, MOST_DELAY_S)
+                pause = sealed.env.rng.uniform(delay / 2, delay)  # not in step with the other
+                await trio.sleep(pause)
+                waited, delay = waited + pause, min(2 * delay, MOST_DELAY_S)
 
     async def _put(self, first: int, pos: int, length: int) -> None:
         """Ask for a claim. Raises: OSError(EAGAIN) when the record has moved, or others have one there."""

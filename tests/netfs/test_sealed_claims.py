@@ -7,6 +7,7 @@ import trio
 
 from netfs.fs.file import File
 from netfs.fs.sealed_ageing import HOLD_S
+from netfs.fs.sealed_ops import EncryptedOps
 from tests.netfs.sealed_world import BLOCK, CONTENT, World, fails, get, in_world, put
 from transport.base import Outcome, Reply
 from transport.messages import Request, StepKind, Transact, Write
@@ -66,6 +67,36 @@ def test_a_claim_that_was_waited_for_in_vain_is_not_waited_for_again() -> None:
                 await trio.sleep(20)
                 await mine.fsync()
         assert (await get(world.client(), "/f"))[2 * BLOCK : 2 * BLOCK + 8] == b"ONE\3\3TWO"
+
+    in_world(test)
+
+
+def test_who_waits_for_a_claim_keeps_nobody_else_out() -> None:
+    """One cannot commit without the first block, which the other has claimed and not written; that one waits for the second."""
+
+    async def test(world: World) -> None:
+        one, two = world.client(), world.client()
+        await put(one, "/f", b"." * 100)
+        async with await one.open("/f", "r+", direct=True) as mine, await two.open("/f", "r+", direct=True) as theirs:
+            await mine.write(b"one", 0)  # of a small file, written with the commit
+            await mine.write(b"ONE", BLOCK)
+            ops = theirs._inode.ops
+            assert isinstance(ops, EncryptedOps)
+            await ops._claims.take(0, 1)
+            ops._sealed.claims[
+                0
+            ].again = True  # as for a block that is read once more, since another client's record came between
+            waited: list[float] = []
+
+            async def write(file: File, data: bytes, pos: int) -> None:
+                waited.append(await writes_in_time(file, data, pos))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write, theirs, b"two", BLOCK + 5)
+                nursery.start_soon(write, mine, b"end", BLOCK + 9)
+            assert max(waited) < 5
+        got = await get(world.client(), "/f")
+        assert (got[:100], got[BLOCK:]) == (b"one" + b"." * 97, b"ONE\0\0two\0end")
 
     in_world(test)
 
