@@ -108,10 +108,12 @@ class Client(Listings):
             names, name = self._split_file(path)
             parent = await walk.directory(names)
             if how.create:
-                with self.known.changing(names=((parent, name),)):
+                with self.known.changing(names=((parent, name),)) as change:
                     if how.exclusive and leasing:
                         with suppress(BlockingIOError):  # another client is to give the directory back first
-                            return await self.leases.create(parent, name, create_mode)
+                            entry, above = await self.leases.create(parent, name, create_mode)
+                            change.noted(parent, above)
+                            return entry, entry.attr
                     return await self._volume.create(parent, name, create_mode, exclusive=how.exclusive), None
             known = self._inodes.get(self.known.handle(parent, name) or NO_HANDLE)
             if leasing and (known is None or not self._covered(known, write=how.write)):
@@ -166,6 +168,9 @@ class Client(Listings):
             if entry is not None:
                 await trio.lowlevel.checkpoint()
                 return entry.attr
+            if self.known.absent(parent, name):
+                await trio.lowlevel.checkpoint()
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             return await self._looked(parent, name)
 
         return await self._translated(found, path)

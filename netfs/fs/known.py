@@ -2,22 +2,28 @@
 
 A name that is looked up again is worth a lease on its directory and one on what it stands for. While this client holds both, the
 server lets nobody change a name in the directory or the object before this client has given them back, so what was seen is still
-so, unless it was changed from here: whoever changes something says so before and after (`changing`). What somebody does to a
-served folder past its server nobody tells of; therefore what is older than `FRESH_S` is asked for again. Without leases every
-look asks the server. Owns no memory.
+so, unless it was changed from here: whoever changes something says so before and after (`changing`), and what the server says
+of a directory in the same answer is believed at once. A directory that was made here, or listed as a whole, has no other names
+than those, so that a look at one that is not there asks nobody either. What somebody does to a served folder past its server
+nobody tells of; therefore what is older than `FRESH_S` is asked for again. Without leases every look asks the server. Owns no
+memory.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from transport.messages import EntryReply, FileType, Handle
+from transport.messages import Attr, EntryReply, FileType, Handle
 
-__all__ = ["FRESH_S", "KnownAttributes"]
+__all__ = ["FRESH_S", "Changing", "KnownAttributes"]
 
 FRESH_S: Final = 5.0
+MAX_COMPLETE: Final = 256
+"""Directories of which all names are known."""
+MAX_NAMES: Final = 4096
+"""Names of one of them."""
 
 Holding = Callable[[Handle], object]
 """Returns what stands for the lease held on an object, another one when it was lost and given again; None without one."""
@@ -35,6 +41,27 @@ class _Known:
     until: float
 
 
+@dataclass(slots=True)
+class _Complete:
+    """A directory in which no name is but perhaps these. lease: that vouches for it; until: then it is not certain any more."""
+
+    names: set[str]
+    lease: object
+    until: float
+
+
+@dataclass(slots=True)
+class Changing:
+    """A change that is under way. told: what the server said, in its answer, of directories after it."""
+
+    told: dict[Handle, Attr] = field(default_factory=dict)
+
+    def noted(self, directory: Handle, attr: Attr | None) -> None:
+        """Note what the server said of a directory, if it did."""
+        if attr is not None:
+            self.told[directory] = attr
+
+
 class KnownAttributes:
     """The last `limit` names looked up. changes: how often something was changed from here."""
 
@@ -45,17 +72,53 @@ class KnownAttributes:
         self._holding = holding
         self._known: OrderedDict[tuple[Handle, str], _Known] = OrderedDict()
         self._names: dict[Handle, tuple[Handle, str]] = {}
+        self._complete: OrderedDict[Handle, _Complete] = OrderedDict()
+        self._under_way = 0
 
     def get(self, parent: Handle, name: str) -> EntryReply | None:
         """Return what a name stands for, if that is certain; the caller's to change."""
+        known = self._certain(parent, name)
+        if known is None:
+            return None
+        self._known.move_to_end((parent, name))
+        return replace(known.entry, attr=replace(known.entry.attr))
+
+    def directory(self, parent: Handle, name: str) -> Handle | None:
+        """Return the directory that a name stands for, if that is certain."""
+        known = self._certain(parent, name)
+        return known.entry.handle if known is not None and known.entry.attr.type is FileType.DIRECTORY else None
+
+    def _certain(self, parent: Handle, name: str) -> _Known | None:
         known = self._known.get((parent, name))
         if known is None or known.leases is None:
             return None
         if known.until < self._now() or known.leases != (self._holding(parent), self._holding(known.entry.handle)):
             known.leases = None
             return None
-        self._known.move_to_end((parent, name))
-        return replace(known.entry, attr=replace(known.entry.attr))
+        return known
+
+    def absent(self, parent: Handle, name: str) -> bool:
+        """Tell whether it is certain that a directory has no such name."""
+        complete = self._complete.get(parent)
+        if complete is None or name in complete.names:
+            return False
+        if complete.until < self._now() or complete.lease is not self._holding(parent):
+            del self._complete[parent]
+            return False
+        return True
+
+    def listed(self, directory: Handle, names: set[str], lease: object, changes: int) -> None:
+        """Note that a directory has no other names than these.
+
+        lease: the one that was held on it all the time, None without one; changes: as it was when the look began.
+        """
+        if lease is None or lease is not self._holding(directory) or changes != self.changes or self._under_way:
+            return
+        self._complete.pop(directory, None)
+        if len(names) <= MAX_NAMES:
+            self._complete[directory] = _Complete(names, lease, self._now() + FRESH_S)
+            if len(self._complete) > MAX_COMPLETE:
+                self._complete.popitem(last=False)
 
     def handle(self, parent: Handle, name: str) -> Handle | None:
         """Return what a name stood for when it was last looked up; None: it was not, so that nothing is worth a lease yet."""
@@ -86,19 +149,47 @@ class KnownAttributes:
             self._known[name].leases = None
 
     @contextmanager
-    def changing(self, *objects: Handle, names: tuple[tuple[Handle, str], ...] = ()) -> Iterator[None]:
-        """Change objects, and names in directories, from here: nothing that is seen meanwhile is certain."""
+    def changing(self, *objects: Handle, names: tuple[tuple[Handle, str], ...] = ()) -> Iterator[Changing]:
+        """Change objects, and names in directories, from here: nothing that is seen meanwhile is certain.
+
+        What the answer to the change says of a directory is, if it goes into `told` and nothing else is under way.
+        """
+        before = {name[0]: self._holding(name[0]) for name in names}
         self._changed(objects, names)
+        changes = self.changes
+        self._under_way += 1
+        change = Changing()
         try:
-            yield
+            yield change
         finally:
+            self._under_way -= 1
+            alone = changes == self.changes and not self._under_way
             self._changed(objects, names)
+            if alone:
+                for directory, attr in change.told.items():
+                    self._refreshed(directory, attr, before.get(directory))
+
+    def _refreshed(self, directory: Handle, attr: Attr, lease: object) -> None:
+        """Believe what the server said of a directory after a change. lease: the one that was held on it before."""
+        name = self._names.get(directory)
+        if name is None or lease is None or lease is not self._holding(directory):
+            return
+        above = self._holding(name[0])
+        if above is not None:
+            known = self._known[name]
+            known.entry.attr, known.leases, known.until = replace(attr), (above, lease), self._now() + FRESH_S
+
+    def made(self, parent: Handle, name: str, entry: EntryReply) -> None:
+        """Note a directory that was just made from here, with a lease: there is nothing in it."""
+        self.put(parent, name, entry, self.changes)
+        self.listed(entry.handle, set(), self._holding(entry.handle), self.changes)
 
     def clear(self) -> None:
         """Forget all."""
         self.changes += 1
         self._known.clear()
         self._names.clear()
+        self._complete.clear()
 
     def _changed(self, objects: tuple[Handle, ...], names: tuple[tuple[Handle, str], ...]) -> None:
         for handle in objects:
@@ -106,6 +197,11 @@ class KnownAttributes:
         for name in names:
             self.forget(name[0])
             self._drop(name)
+            complete = self._complete.get(name[0])
+            if complete is not None:
+                complete.names.add(name[1])
+                if len(complete.names) > MAX_NAMES:
+                    del self._complete[name[0]]
 
     def _drop(self, name: tuple[Handle, str]) -> None:
         known = self._known.pop(name, None)

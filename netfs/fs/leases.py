@@ -39,6 +39,7 @@ from transport.messages import (
     Lock,
     LockFree,
     Lookup,
+    Mkdir,
     Open,
     Recall,
     Result,
@@ -181,20 +182,32 @@ class Leases:
         alone = reply.epoch == epoch and reply.kinds & LeaseKind.WRITE and self._believed(handle) is held
         return attr if alone else None
 
-    async def create(self, parent: Handle, name: str, mode: int) -> tuple[EntryReply, Attr]:
-        """Send CREATE and OPEN of a new file, and with them ask for a lease. Cancellation: may have happened.
+    async def create(self, parent: Handle, name: str, mode: int) -> tuple[EntryReply, Attr | None]:
+        """Send CREATE of a new file, and with it ask for a lease and for what the directory is like then.
 
+        Returns: also the directory's attributes, if they are worth asking for. Cancellation: may have happened.
         Raises: OSError; EAGAIN when another client was asked to give the directory back first, and nothing was done.
         """
+        return await self._make(Create(parent, name, mode, True), LeaseKind.READ | LeaseKind.WRITE | _HANDLE)
+
+    async def mkdir(self, parent: Handle, name: str, mode: int) -> tuple[EntryReply, Attr | None]:
+        """Send MKDIR, and with it ask for a lease on the names in the new directory. The rest as `create`."""
+        return await self._make(Mkdir(parent, name, mode), LeaseKind.READ)
+
+    async def _make(self, request: Create | Mkdir, kinds: LeaseKind) -> tuple[EntryReply, Attr | None]:
         self.want()
-        told = self._told
-        lease = Lease(FIRST, LeaseKind.READ | LeaseKind.WRITE | _HANDLE)
-        steps = [CompoundStep(Create(parent, name, mode, True)), CompoundStep(Open(FIRST, True)), CompoundStep(lease)]
+        told, looking = self._told, self.holding(request.parent) is not None
+        steps = [CompoundStep(request), CompoundStep(Lease(FIRST, kinds))]
+        if looking:
+            steps.insert(1, CompoundStep(Getattr(request.parent)))
         results = (await ask(self._transport, Compound(steps), CompoundReply)).results
         entry = result_of(results, 0, EntryReply)
-        attr = result_of(results, 1, AttrReply).attr
-        self._take(results, 2, entry.handle, told)
-        return entry, attr
+        self._take(results, len(steps) - 1, entry.handle, told)
+        held = self._held.get(entry.handle)
+        if held is not None and held.change != entry.attr.change:  # somebody was there between the two steps
+            self.drop(entry.handle)
+        above = results[1].body if looking and len(results) > 1 else None
+        return entry, above.attr if isinstance(above, AttrReply) else None
 
     def _take(self, results: Sequence[Result], step: int, handle: Handle, told: int) -> None:
         """Take what a step of a compound gave. told: events heard when it was sent; one since may have taken it away again."""

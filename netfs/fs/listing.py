@@ -43,12 +43,16 @@ class Listings(WholeFiles):
             return await walk.directory(self._names(path))
 
         handle = await self._translated(directory, path)
+        changes, lease, names = self.known.changes, self.leases.holding(handle), set[str]()
         try:
             async for entry in self._volume.entries(handle):
+                if lease is not None:
+                    names.add(entry.name)
                 if not self._volume.hides(entry.name):
                     yield Entry(entry.name, child(path, entry.name), entry.attr)
         except Exception as error:
             raise translate(error, path, self.probe) from error
+        self.known.listed(handle, names, lease, changes)
 
     async def examine(self, path: str) -> tuple[list[Entry], list[OSError]]:
         """List what verifies in a directory, and say what does not, for `fsck`. Cancellation: no effect."""

@@ -8,10 +8,12 @@ import errno
 import os
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, TypeVar, cast
 
 from netfs.fs.calls import ask
 from netfs.fs.inode import Inode
+from netfs.fs.leases import Leases
 from netfs.fs.path import names_of
 from netfs.fs.told import told
 from netfs.fs.volume import Change
@@ -39,7 +41,10 @@ TRIES: Final = 8
 
 
 class PosixCalls(Walking):
-    """What a client offers beyond files and listings."""
+    """What a client offers beyond files and listings. _leasing: it asks for leases."""
+
+    leases: Leases
+    _leasing: bool
 
     @abstractmethod
     def _get_inode(self, handle: Handle, path: str) -> Inode: ...
@@ -73,11 +78,20 @@ class PosixCalls(Walking):
             for depth in range(len(names) - len(self._names(path)) + 1, len(names)):
                 await self.mkdir("/".join(names[:depth]), exist_ok=True)
 
-        async def made(walk: Walk) -> EntryReply:
+        async def made(walk: Walk) -> None:
             names, name = self._split(path)
             parent = await walk.directory(names)
-            with self.known.changing(names=((parent, name),)):
-                return await self._volume.mkdir(parent, name, mode)
+            entry: EntryReply | None = None
+            with self.known.changing(names=((parent, name),)) as change:
+                if self._leasing and self._volume.compounds:
+                    with suppress(BlockingIOError):  # another client is to give the directory above back first
+                        entry, above = await self.leases.mkdir(parent, name, mode)
+                        change.noted(parent, above)
+                if entry is None:
+                    await self._volume.mkdir(parent, name, mode)
+            if entry is not None:
+                self.known.made(parent, name, entry)
+                self._dentries.put(parent, name, entry.handle, self.env.now())
 
         try:
             await self._translated(made, path)

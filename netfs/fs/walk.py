@@ -5,7 +5,7 @@ Owns no memory.
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from netfs.fs.dentry import DentryCache
 from netfs.fs.volume import Volume
@@ -18,17 +18,19 @@ class Walk:
     """One attempt at an operation on a path.
 
     trusting: believe remembered names, perhaps wrongly. now: the time; fresh_s: how long ago a name was asked for may be that is
-    as good as asking. believed: a remembered name was believed; trusted: one that was not fresh.
+    as good as asking. sure: returns the directory that a name certainly stands for, as leases vouch for it, or None.
+    believed: a remembered name was believed; trusted: one that was neither sure nor fresh.
     """
 
-    __slots__ = ("_dentries", "_fresh_s", "_now", "_trusting", "_volume", "believed", "root", "trusted")
+    __slots__ = ("_dentries", "_fresh_s", "_now", "_sure", "_trusting", "_volume", "believed", "root", "trusted")
 
     def __init__(
-        self, volume: Volume, root: Handle, dentries: DentryCache, *, trusting: bool, now: float = 0.0, fresh_s: float = 0.0
-    ) -> None:
+        self, volume: Volume, root: Handle, dentries: DentryCache, *, trusting: bool, now: float = 0.0, fresh_s: float = 0.0,
+        sure: Callable[[Handle, str], Handle | None] = lambda _, __: None,
+    ) -> None:  # fmt: skip
         self.root = root
         self.trusted = self.believed = False
-        self._now, self._fresh_s = now, fresh_s
+        self._now, self._fresh_s, self._sure = now, fresh_s, sure
         self._volume = volume
         self._dentries = dentries
         self._trusting = trusting
@@ -40,6 +42,11 @@ class Walk:
         """
         handle = self.root
         for name in names:
+            certain = self._sure(handle, name) if self._trusting else None
+            if certain is not None:
+                self.believed = True
+                handle = certain
+                continue
             known = self._dentries.get(handle, name) if self._trusting else None
             if known is None:
                 entry = await self._volume.lookup(handle, name)

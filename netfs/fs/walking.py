@@ -89,7 +89,9 @@ class Walking(ABC):
             raise OSError(errno.EBADF, "the client is closed")
         root = await self._root_handle()
         now = self.env.now()
-        walk = Walk(self._volume, root, self._dentries, trusting=True, now=now, fresh_s=self.names_fresh_s)
+        walk = Walk(
+            self._volume, root, self._dentries, trusting=True, now=now, fresh_s=self.names_fresh_s, sure=self.known.directory,
+        )  # fmt: skip
         try:
             return await action(walk)
         except OSError as error:
