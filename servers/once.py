@@ -7,7 +7,7 @@ finds the first note without the second looks at the same names again:
     create: no such name              the name is there                    done: the answer is what is there
     unlink: the name was object A     another object, or none              done
     rename: the old name was A        A has the new name                   done
-    setattr, truncate                 it is as the request wants it        done, or as good as done
+    setattr, truncate                 it is as the request wants it        done, or as good as done; not behind a write
     transact: generations g           g + 1, for each record put                              done
     anything else                                                          not done: it will be when it is asked for again
 
@@ -44,6 +44,7 @@ from transport.messages import (
     TransactReply,
     Truncate,
     Unlink,
+    Write,
     XattrRemove,
     XattrSet,
 )
@@ -241,10 +242,13 @@ def settle(store: Store, doubt: Doubt) -> Reply | None:
     if isinstance(request, Compound):
         before = iter(doubt.before)
         named: list[Handle] = []
+        writes = False
         for index, step in enumerate(_steps(request)):
             was = [next(before, NOBODY) for _ in range(_facts(step))]
             body = _settled(store, step, was, named)
-            if body is not None:
+            writes = writes or isinstance(step, Write)
+            # The write will be done again, and moves the times that were set behind it.
+            if body is not None and not (writes and isinstance(step, Setattr | Truncate)):
                 doubt.done[index] = body
             named.append(_named_by(store, step, named))
         return None

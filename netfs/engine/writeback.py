@@ -9,7 +9,7 @@ fs/netfs/write_issue.c of Linux; the folios are the page cache's and are lent to
 """
 
 import errno
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -24,8 +24,8 @@ from netfs.engine.request import Origin
 from netfs.engine.write_issue import send_dirty
 
 __all__ = [
-    "END_OF_TIME", "SETTLE_TIMEOUT_S", "balance_dirty", "drop_idle", "drop_range", "flush_range", "fsync", "make_room", "resize",
-    "settle_range", "start_writeback", "writeback_held",
+    "END_OF_TIME", "SETTLE_TIMEOUT_S", "balance_dirty", "behind", "drop_idle", "drop_range", "flush_range", "fsync", "make_room",
+    "resize", "settle_range", "start_writeback", "writeback_held",
 ]  # fmt: skip
 
 END_OF_TIME = 1 << 63
@@ -205,6 +205,20 @@ async def writeback_held(inode: NetfsInode) -> AsyncIterator[None]:
         yield
     finally:
         _wb_end(inode)
+
+
+async def behind(inode: NetfsInode, first: Callable[[], None], then: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Send all that is dirty, and do something when it is on the server and nothing more is on its way.
+
+    Args: first: called before anything is sent. Raises: what `then` does. Cancellation: that of `then`, if it has begun.
+    """
+    async with writeback_held(inode):
+        await _wait_writeback(inode, 0, END_OF_TIME)
+        first()
+        await send_dirty(inode, 0, END_OF_TIME)
+        await _wait_writeback(inode, 0, END_OF_TIME)
+        if then is not None:
+            await then()
 
 
 async def _wb_begin(inode: NetfsInode) -> None:

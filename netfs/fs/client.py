@@ -29,6 +29,7 @@ from netfs.fs.kind import DEFAULT_BLOCK_SIZE, Level, StateFolder, volume_of
 from netfs.fs.known import KnownAttributes
 from netfs.fs.leases import Leases
 from netfs.fs.listing import Listings
+from netfs.fs.own import own, settle, with_held
 from netfs.fs.path import names_of
 from netfs.fs.told import told
 from netfs.fs.url import parse_url
@@ -80,6 +81,8 @@ class Client(Listings):
         self._top = top
         self._closed = False
         self._owners = 0
+        self._settling: dict[Handle, tuple[Inode, float]] = {}
+        self._settle_soon = trio.Event()
         self.names_fresh_s = 0.0
         """For how long a directory's name is believed so much that what is not found there is not looked for again."""
         self.on_recall: Callable[[Handle], Awaitable[None]] | None = None
@@ -144,6 +147,8 @@ class Client(Listings):
         inode = self._get_inode(entry.handle, path)
         try:
             attr = await self._revalidate(inode, entry, sent, write=how.write)
+            if how.exclusive and sent is not None:
+                own(self, inode, attr)
             if how.truncate and inode.sizes.i_size:
                 await acquire_exclusive(inode.lock)
                 try:
@@ -191,6 +196,8 @@ class Client(Listings):
         """Put the size that a reader of an open file sees into its attributes."""
         inode = self._inodes.get(handle)
         if inode is not None and inode.opens:
+            if inode.own is not None:
+                with_held(inode.own, attr)
             attr.size = inode.sizes.i_size
         return attr
 
@@ -250,6 +257,7 @@ class Client(Listings):
             for inode in tuple(self._inodes.values()):
                 mark = inode.wb_error.sample()
                 try:
+                    await settle(self, inode)
                     await fsync(inode)
                 except Exception as error:  # noqa: BLE001 (the other files are still to be sent)
                     inode.wb_error.record(error)
@@ -277,6 +285,8 @@ class Client(Listings):
         self.known.forget(inode.handle)
         if inode.opens:
             return
+        if inode.own is not None and inode.own.held is None:
+            inode.own = None
         self.leases.closed(inode.handle)
         if self._caching is not None:
             self._caching.closed(inode)
@@ -316,6 +326,8 @@ class Client(Listings):
         """Believe what is true of a file that is opened. sent: what OPEN was answered, if it has been sent."""
         # A lease that came with this very open says nothing of what is cached from before.
         covered = sent is None and self._covered(inode, write=write)
+        if inode.own is not None:
+            await settle(self, inode)
         if inode.mapping.dirty or inode.mapping.unstable:
             # Another descriptor is at work. What is only here has to be safe before the folios may be dropped as outdated.
             sent = None
@@ -348,10 +360,33 @@ class Client(Listings):
             inode.outdated()
             return
         await inode.file_ops.written()
+        await settle(self, inode)
+        inode.own = None
         if inode.mapping.dirty or inode.mapping.unstable or inode.uncommitted:
             await fsync(inode)
         await drop_range(inode, 0, END_OF_TIME)
         inode.outdated()
+
+    def settle_later(self, inode: Inode, delay_s: float) -> None:
+        """Send what is held back of a file after a while, whether anybody asks for it or not."""
+        self._settling.setdefault(inode.handle, (inode, self.env.now() + delay_s))
+        self._settle_soon.set()
+
+    async def _settled(self, handle: Handle) -> None:
+        inode = self._inodes.get(handle)
+        if inode is not None and inode.own is not None:
+            await settle(self, inode)
+
+    async def settling(self) -> None:
+        """Send what is held back when its time has come, until cancelled."""
+        while True:
+            await self._settle_soon.wait()
+            while self._settling:
+                handle, (inode, due) = next(iter(self._settling.items()))
+                await trio.sleep(max(0.0, due - self.env.now()))
+                del self._settling[handle]
+                await settle(self, inode)
+            self._settle_soon = trio.Event()
 
     def _same(self, handle: Handle, change: int) -> bool:
         """Tell whether a file is as it is known here."""
@@ -442,6 +477,7 @@ async def open_client(
             nursery.start_soon(run_timers, client.page_cache.timers, env.now)
             nursery.start_soon(run_background, client.page_cache, env.now)
             nursery.start_soon(client.leases.run)
+            nursery.start_soon(client.settling)
             nursery.start_soon(volume.tend)
             try:
                 yield client

@@ -8,7 +8,7 @@ import errno
 import io
 import os
 import struct
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -28,12 +28,14 @@ from netfs.engine.readahead import MAX_WINDOW, Readahead
 from netfs.engine.request import Origin
 from netfs.engine.writeback import fsync, resize
 from netfs.errors import translate
+from netfs.fs.file_attributes import FileAttributes
 from netfs.fs.file_lent import FileLent
 from netfs.fs.file_locks import FileLocks
 from netfs.fs.file_space import FileSpace
 from netfs.fs.inode import Inode
+from netfs.fs.own import flush
 from netfs.fs.told import told
-from transport.messages import Attr, FileType, Handle, Setattr
+from transport.messages import Attr, FileType, Handle
 
 if TYPE_CHECKING:
     from netfs.fs.client import Client
@@ -79,7 +81,7 @@ def parse_mode(mode: str) -> OpenMode:
     return _BOTH[letters[:1]] if letters[1:] else base
 
 
-class File(FileSpace, FileLocks, FileLent):
+class File(FileAttributes, FileSpace, FileLocks, FileLent):
     """An open file. Use it as an async context manager, or call `aclose`."""
 
     __slots__ = (
@@ -283,6 +285,8 @@ class File(FileSpace, FileLocks, FileLent):
         if it.count > MAX_POS - pos:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), self.path)
         append = self._mode.append
+        if self._inode.own is not None:
+            await self._settled()
         try:
             if self.direct:
                 done = await direct_write(self._inode, it, pos, append=append, origin=self._origins[1])
@@ -306,8 +310,21 @@ class File(FileSpace, FileLocks, FileLent):
         """
         self._check_open()
         await trio.lowlevel.checkpoint()
+        await self._settled()
+        await self._made_durable(fsync(self._inode))
+
+    @told
+    async def flush(self) -> None:
+        """Do as `fsync`, with fewer messages where the file is small; of attributes that were held back it is only sure that the
+        server has them. What a close does.
+        """
+        self._check_open()
+        await trio.lowlevel.checkpoint()
+        await self._made_durable(flush(self._client, self._inode))
+
+    async def _made_durable(self, work: Awaitable[None]) -> None:
         try:
-            await fsync(self._inode)
+            await work
             self._raise_late_error()
         except Exception as error:
             await self._inode.file_ops.written()
@@ -333,6 +350,8 @@ class File(FileSpace, FileLocks, FileLent):
         (self._check_write if write else self._check_read)(pos)
         if self.direct:
             raise OSError(errno.EINVAL, "a direct descriptor has nothing in memory", self.path)
+        if write:
+            await self._settled()
         ahead = self._ahead or self._read_ahead()
         lent = map_write(self._inode, pos, length) if write else map_read(self._inode, pos, length, ahead)
         async with AsyncExitStack() as stack:
@@ -352,6 +371,7 @@ class File(FileSpace, FileLocks, FileLent):
         size = self._pos if size is None else size
         self._check_write(size)
         await trio.lowlevel.checkpoint()
+        await self._settled()
         try:
             await acquire_exclusive(self._inode.lock)
             try:
@@ -361,50 +381,6 @@ class File(FileSpace, FileLocks, FileLent):
         except Exception as error:
             raise translate(error, self.path, self._inode.probe) from error
         return size
-
-    @told
-    async def stat(self) -> Attr:
-        """Return the attributes, with the size as this client sees it."""
-        self._check_open()
-        try:
-            attr = await self._inode.file_ops.getattr()
-        except Exception as error:
-            raise translate(error, self.path, self._inode.probe) from error
-        attr.size = self.size
-        return attr
-
-    @told
-    async def setattr(
-        self, *, mode: int | None = None, uid: int | None = None, gid: int | None = None,
-        atime_ns: int | None = None, mtime_ns: int | None = None,
-    ) -> Attr:  # fmt: skip
-        """Change attributes that are not None; what was written is sent before a time is set, which it would move.
-
-        Returns: the attributes, with the size as this client sees it. Raises: OSError, FileNotFoundError for an encrypted file
-        that has another name than it was opened by, or none: the record is found by it. Cancellation: may have happened.
-        """
-        self._check_open()
-        if mtime_ns is not None and self._inode.mapping.dirty:
-            await self.fsync()
-        try:
-            change = Setattr(self._inode.handle, mode, uid, gid, atime_ns, mtime_ns)
-            attr = await self._inode.file_ops.setattr(change)
-        except Exception as error:
-            raise translate(error, self.path, self._inode.probe) from error
-        if attr is None:
-            return await self._client.setattr(
-                self._inode.path, mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns, only=self.handle
-            )  # fmt: skip
-        attr.size = self.size
-        return attr
-
-    async def set_mtime(self, mtime_ns: int) -> None:
-        """Set the time of the last change, in nanoseconds since 1970; later writes move it. Cancellation: may have happened."""
-        self._check_open()
-        try:
-            await self._inode.file_ops.set_mtime(mtime_ns)
-        except Exception as error:
-            raise translate(error, self.path, self._inode.probe) from error
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Set the position. Returns: the new one. Raises: OSError(EINVAL) for one before the start."""
@@ -432,7 +408,7 @@ class File(FileSpace, FileLocks, FileLent):
             return
         try:
             if self._mode.write:
-                await self.fsync()
+                await self.flush()
                 await self._inode.file_ops.written()
             else:
                 await trio.lowlevel.checkpoint()

@@ -42,6 +42,9 @@ class FileSpace:
         """Whether the server has its content as ciphertext only; then it copies nothing by itself."""
         return self._inode.ops.seals
 
+    async def _settled(self) -> None:
+        raise NotImplementedError
+
     async def allocate(self, pos: int, length: int, *, keep_size: bool = False) -> None:
         """Reserve room for a range; the file grows to hold it unless `keep_size`.
 
@@ -156,6 +159,7 @@ class FileSpace:
     async def _changing(self, change: Callable[[], Awaitable[None]], start: int, end: int) -> None:
         """Have the server change a range of the file, with nothing of it only here before and nothing outdated after."""
         inode = self._inode
+        await self._settled()
         try:
             await acquire_exclusive(inode.lock)
             try:

@@ -10,6 +10,7 @@ from iov.pool import BufferPool
 from iov.probe import Probe
 from netfs.cache.pagecache import PageCache
 from netfs.engine.inode import NetfsInode
+from netfs.fs.own import Own
 from netfs.fs.volume import FileOps
 from transport.messages import Attr, Handle
 
@@ -17,9 +18,9 @@ __all__ = ["Inode"]
 
 
 class Inode(NetfsInode):
-    """A regular file of a client. opens: descriptors; change: of the last attributes seen at an open."""
+    """A regular file of a client. opens: descriptors; change: of the last attributes seen at an open; own: it was made here."""
 
-    __slots__ = ("change", "file_ops", "handle", "opens", "path")
+    __slots__ = ("change", "file_ops", "handle", "opens", "own", "path")
 
     file_ops: FileOps
 
@@ -29,6 +30,7 @@ class Inode(NetfsInode):
         self.path = path
         self.opens = 0
         self.change = -1
+        self.own: Own | None = None
 
     def plug(self, ops: FileOps) -> None:
         """Set the operations table."""

@@ -120,6 +120,11 @@ class Leases:
         held = self._believed(handle)
         return held if held is not None and held.kinds & LeaseKind.READ else None
 
+    def owning(self, handle: Handle) -> object | None:
+        """Return what stands for the write lease on a file that has a name; None without one."""
+        held = self._believed(handle)
+        return held if held is not None and held.kinds & LeaseKind.WRITE and handle not in self._removed else None
+
     def _believed(self, handle: Handle) -> "_Held | None":
         """Return what is held of a file, unless it is of a server that has been started again: that one knows nothing of it."""
         held = self._held.get(handle)

@@ -49,7 +49,7 @@ class Listings(WholeFiles):
                 if lease is not None:
                     names.add(entry.name)
                 if not self._volume.hides(entry.name):
-                    yield Entry(entry.name, child(path, entry.name), entry.attr)
+                    yield Entry(entry.name, child(path, entry.name), self._as_seen(entry.handle, entry.attr))
         except Exception as error:
             raise translate(error, path, self.probe) from error
         self.known.listed(handle, names, lease, changes)

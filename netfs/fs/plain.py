@@ -1,16 +1,19 @@
 """Sans-IO. Plain files: a subrequest is one READ or WRITE message, its memory the payload.
 
 Writes are unstable and carry the boot verifier of the reply; COMMIT tells whether that boot still lives. Owns no memory: a
-subrequest's is lent to the transport from issue to its reply.
+subrequest's is lent to the transport from issue to its reply. The last bytes of a small file, and what is changed of its
+attributes with them, are one message, a stable WRITE: then nothing is left to be committed.
 """
 
+import errno
 import struct
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from crypto.errors import KeyUnavailable
 from netfs.engine.events import trace_call
 from netfs.engine.request import IoSubrequest
-from netfs.fs.calls import ask, body_of
+from netfs.fs.calls import ask, body_of, result_of
 from netfs.fs.inode import Inode
 from netfs.fs.path import is_name
 from netfs.fs.volume import CacheIdentity, Change, FileOps, Volume
@@ -22,6 +25,9 @@ from transport.messages import (
     Attr,
     AttrReply,
     Commit,
+    Compound,
+    CompoundReply,
+    CompoundStep,
     CopyRange,
     Create,
     DirEntry,
@@ -63,18 +69,39 @@ from transport.messages import (
 __all__ = ["PlainOps", "PlainVolume"]
 
 MAX_IN_FLIGHT = 16
+WHOLE_MAX = 64 << 10
+"""Most bytes that go with something else in one message."""
 COHERENCY = struct.Struct("<QQqq")
+
+
+@dataclass(slots=True, eq=False)
+class _Gathered:
+    """A write that is the last for now. pos, length: of its bytes; change: goes along; result: what became of that.
+
+    issued: how many changes of the file there had been with it; verifier: of the boot that made all of them durable, 0 for none.
+    """
+
+    pos: int
+    length: int
+    change: Setattr | None
+    issued: int = 0
+    verifier: int = 0
+    result: Attr | Exception | None = None
 
 
 class PlainOps(FileOps):
     """The operations table of a plain file. wanted: most bytes of one READ and of one WRITE."""
 
-    __slots__ = ("_limits", "_wanted", "handle", "max_in_flight", "max_segs", "rsize", "transport", "wsize")
+    __slots__ = (
+        "_gathered", "_issued", "_limits", "_wanted", "handle", "max_in_flight", "max_segs", "rsize", "transport", "wsize",
+    )  # fmt: skip
 
     def __init__(self, transport: Transport, handle: Handle, wanted: tuple[int, int]) -> None:
         self.transport = transport
         self.handle = handle
         self._wanted = wanted
+        self._issued = 0
+        self._gathered: _Gathered | None = None
         self._go_by(transport.limits)
 
     def _go_by(self, limits: Limits) -> None:
@@ -118,23 +145,93 @@ class PlainOps(FileOps):
 
     def issue_write(self, subreq: IoSubrequest) -> None:
         """Send WRITE with the subrequest's memory as payload."""
+        self._issued += 1
+        last = self._gathered
+        pos, length = subreq.start + subreq.transferred, subreq.iter.count
+        if last is not None and not last.issued and (last.pos, last.length) == (pos, length):
+            last.issued = self._issued
+            self._issue_last(subreq, last)
+        else:
+            self._issue(subreq, Write(self.handle, pos))
 
+    def _issue(self, subreq: IoSubrequest, request: Write, last: _Gathered | None = None) -> None:
         def done(outcome: Outcome) -> None:
             body = body_of(outcome, WriteReply)
             if isinstance(body, Exception):
                 subreq.terminated(0, body, retry=isinstance(body, SmallerLimits))
-            else:
-                subreq.verifier = body.verifier
-                subreq.terminated(body.count)
+                return
+            if last is not None and body.count == last.length:
+                last.verifier = body.verifier
+            subreq.verifier = body.verifier
+            subreq.terminated(body.count)
 
-        call = self.transport.submit(Write(self.handle, subreq.start + subreq.transferred), done, source=subreq.iter)
+        call = self.transport.submit(request, done, source=subreq.iter)
         if subreq.request.inode.probe.sink is not None:
             trace_call(subreq, "WRITE", call)
         if subreq.in_progress:
             subreq.call = call
 
+    def _issue_last(self, subreq: IoSubrequest, last: _Gathered) -> None:
+        """Send a stable WRITE, and the SETATTR that goes along as one with it."""
+        write = Write(self.handle, last.pos, stable=True)
+        change = last.change
+        if change is None or last.length > WHOLE_MAX:
+            self._issue(subreq, write, last)
+            return
+        steps = [CompoundStep(write, last.length), CompoundStep(change)]
+
+        def done(outcome: Outcome) -> None:
+            body = body_of(outcome, CompoundReply)
+            try:
+                if isinstance(body, Exception):
+                    raise body
+                wrote = result_of(body.results, 0, WriteReply)
+            except BlockingIOError:  # another client is to give something back first, for which a WRITE by itself waits
+                self._issue(subreq, write, last)
+                return
+            except Exception as error:  # noqa: BLE001 (it is the request's)
+                subreq.terminated(0, error, retry=isinstance(error, SmallerLimits))
+                return
+            if wrote.count == last.length:
+                last.verifier = wrote.verifier
+                try:
+                    last.result = result_of(body.results, 1, AttrReply).attr
+                except Exception as error:  # noqa: BLE001 (`gathered` raises it)
+                    last.result = None if getattr(error, "errno", 0) == errno.EAGAIN else error
+            subreq.verifier = wrote.verifier
+            subreq.terminated(wrote.count)
+
+        call = self.transport.submit(Compound(steps), done, source=subreq.iter)
+        if subreq.request.inode.probe.sink is not None:
+            trace_call(subreq, "WRITE", call)
+        if subreq.in_progress:
+            subreq.call = call
+
+    def gather(self, pos: int, length: int, change: Setattr | None) -> None:
+        """See `FileOps`."""
+        self._gathered = _Gathered(pos, length, change)
+
+    def gathered(self) -> Attr | None:
+        """See `FileOps`."""
+        last = self._gathered
+        if last is None:
+            return None
+        if not last.issued:
+            self._gathered = None
+        result, last.result = last.result, None
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def gather_no_more(self) -> None:
+        """See `FileOps`."""
+        self._gathered = None
+
     async def commit(self, verifier: int) -> int:
-        """Send COMMIT."""
+        """Send COMMIT, unless nothing was changed since a write made all there was durable."""
+        last, self._gathered = self._gathered, None
+        if last is not None and last.verifier and last.issued == self._issued:
+            return last.verifier
         return (await ask(self.transport, Commit(self.handle), WriteReply)).verifier
 
     @property
@@ -144,18 +241,22 @@ class PlainOps(FileOps):
 
     async def resize(self, size: int) -> None:
         """Send TRUNCATE."""
+        self._issued += 1
         await ask(self.transport, Truncate(self.handle, size), AttrReply)
 
     async def allocate(self, pos: int, length: int, *, keep_size: bool) -> None:
         """Send ALLOCATE."""
+        self._issued += 1
         await ask(self.transport, Allocate(self.handle, pos, length, keep_size), AttrReply)
 
     async def punch(self, pos: int, length: int) -> None:
         """Send PUNCH."""
+        self._issued += 1
         await ask(self.transport, Punch(self.handle, pos, length), AttrReply)
 
     async def copy_from(self, source: Handle, source_pos: int, pos: int, length: int) -> WriteReply:
         """Send COPY_RANGE."""
+        self._issued += 1
         return await ask(self.transport, CopyRange(source, source_pos, self.handle, pos, length), WriteReply)
 
     async def seek(self, pos: int, whence: Whence, size: int) -> int:

@@ -218,6 +218,7 @@ class PosixCalls(Walking):
             entry = await self._found(walk, path)
             if only is not None and entry.handle != only:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            await self._settled(entry.handle)
             with self.known.changing(entry.handle):
                 rest = await self._volume.setattr(entry, Setattr(entry.handle, mode, uid, gid, atime_ns, mtime_ns))
             if isinstance(rest, Attr):
@@ -230,6 +231,9 @@ class PosixCalls(Walking):
 
     @abstractmethod
     def _as_seen(self, handle: Handle, attr: Attr) -> Attr: ...
+
+    @abstractmethod
+    async def _settled(self, handle: Handle) -> None: ...
 
     async def _rest(self, entry: EntryReply, path: str, rest: Change | None) -> bool:
         """Do what a volume leaves to the table of the file. Returns: false when it has to be looked up and begun again."""

@@ -63,6 +63,16 @@ class FileOps(NetfsOps):
         """Change attributes of the open file. Returns: the new ones; None where it is done by name, and was not done."""
         return None
 
+    def gather(self, pos: int, length: int, change: Setattr | None) -> None:
+        """Have the next write, if it is of these bytes, be durable at once, and take a change of attributes along."""
+
+    def gathered(self) -> Attr | None:
+        """Return the attributes after the change that a write took along; None where none has. Raises: OSError for a refusal."""
+        return None
+
+    def gather_no_more(self) -> None:
+        """Let the next write be one like any other."""
+
     @abstractmethod
     async def set_mtime(self, mtime_ns: int) -> None:
         """Set the time of the last change, in nanoseconds since 1970. Cancellation: may have happened."""

@@ -89,10 +89,11 @@ class Listing:
 
 @dataclass(slots=True)
 class Opened:
-    """An open file."""
+    """An open file. maker: the thread that made it with this very call, 0 for one that was there."""
 
     node: Node
     file: "File"
+    maker: int = 0
 
 
 class MountOps(pyfuse3.Operations):
@@ -219,7 +220,11 @@ class MountOps(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         """Return the attributes of an object."""
         node = self._nodes.get(inode)
-        return self._attributes(node, await self._attr(node))
+        opened = self._any_open(node)
+        if opened is None:
+            return self._attributes(node, await self._attr(node))
+        attr = await opened.file.stat()
+        return self._attributes(node, attr, certain=not opened.file.holds_back)
 
     @answering
     async def setattr(
@@ -249,7 +254,9 @@ class MountOps(pyfuse3.Operations):
         opened = self._any_open(node, write=True) or self._any_open(node)
         if opened is not None:
             try:
-                return self._attributes(node, await opened.file.setattr(**changes))
+                # Who makes a file gives it an owner, a mode and times next; it is told at the close if that failed.
+                now = await opened.file.setattr(**changes, later=opened.maker == ctx.pid)
+                return self._attributes(node, now, certain=not opened.file.holds_back)
             except FileNotFoundError:  # an encrypted file has them beside a name, and that is not what it was opened by
                 if not node.places:
                     node.last.update(changes)
@@ -318,18 +325,20 @@ class MountOps(pyfuse3.Operations):
         parent = self._nodes.get(parent_inode)
         path = self._child(parent, name)
         permissions = mode & ~ctx.umask & 0o7777
+        maker = ctx.pid
         try:
             file = await self._client.open(path, "x+", create_mode=permissions, direct=self._options.direct)
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
+            maker = 0
             file = await self._client.open(path, self._mode(flags, writes=True), direct=self._options.direct)
             if flags & os.O_TRUNC:
                 await file.truncate(0)
         attr = file.attr
         attr.size = file.size
         node = self._nodes.found(parent, _text(name), attr.ino)
-        return await self._opened(node, file), self._attributes(node, attr)
+        return await self._opened(node, file, maker), self._attributes(node, attr)
 
     @answering
     async def read(self, fh: int, off: int, size: int) -> memoryview | bytes:
@@ -348,7 +357,7 @@ class MountOps(pyfuse3.Operations):
         """Send what was written, as each close does; what fails is told to who closes."""
         file = self._file(fh)
         if file.writable:
-            await file.fsync()
+            await file.flush()
 
     @answering
     async def fsync(self, fh: int, datasync: bool) -> None:
@@ -425,22 +434,23 @@ class MountOps(pyfuse3.Operations):
         attr = await self._client.stat(self._top + parent.child_path(name))
         return self._attributes(self._nodes.found(parent, name, attr.ino), attr)
 
-    async def _opened(self, node: Node, file: "File") -> FileInfo:
+    async def _opened(self, node: Node, file: "File", maker: int = 0) -> FileInfo:
         handle = next(self._handles)
         node.opens += 1
-        self._files[handle] = Opened(node, file)
+        self._files[handle] = Opened(node, file, maker)
         self._nodes.opened(node, file.handle)
         change = file.attr.change
         kept, node.change = node.change == change, change
         return FileInfo(fh=handle, direct_io=self._options.direct, keep_cache=kept)
 
-    def _attributes(self, node: Node, attr: Attr) -> EntryAttributes:
+    def _attributes(self, node: Node, attr: Attr, *, certain: bool = True) -> EntryAttributes:
         options = self._options
         for name, value in node.last.items():
             setattr(attr, name, value)
         entry = EntryAttributes()
         entry.st_ino = node.number
-        entry.entry_timeout = entry.attr_timeout = options.timeout_s
+        entry.entry_timeout = options.timeout_s
+        entry.attr_timeout = options.timeout_s if certain else 0
         entry.st_mode = FORMATS[attr.type] | attr.mode & 0o7777
         entry.st_nlink = attr.nlink
         entry.st_uid = attr.uid if options.uid is None else options.uid

@@ -31,6 +31,7 @@ from transport.messages import (
     Symlink,
     Truncate,
     Unlink,
+    Write,
     XattrMode,
     XattrRemove,
     XattrSet,
@@ -228,3 +229,14 @@ def test_notes_come_before_and_after() -> None:
     running = Running(Sequenced(0, 1, Unlink(root, "old")), store, Names(), Told(), None)
     assert running(work) == Reply(0, SequencedReply(Unlink.op, Ack()))
     assert told == ["intend", "work", "answer"]
+
+
+@pytest.mark.parametrize("behind", [True, False])
+def test_times_set_behind_a_write_that_will_be_done_again_are_set_again(behind: bool) -> None:
+    store, _, file = world()
+    change = Setattr(file, mtime_ns=7)
+    store.setattr(change)
+    steps = [CompoundStep(Write(file, 0, stable=True), 5), CompoundStep(change)]
+    doubt = Doubt(Compound(steps if behind else steps[::-1]), [])
+    assert settle(store, doubt) is None
+    assert list(doubt.done) == ([] if behind else [0])
