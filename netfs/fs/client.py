@@ -29,8 +29,9 @@ from netfs.fs.kind import DEFAULT_BLOCK_SIZE, Level, StateFolder, volume_of
 from netfs.fs.known import KnownAttributes
 from netfs.fs.leases import Leases
 from netfs.fs.listing import Listings
-from netfs.fs.own import own, settle, with_held
+from netfs.fs.own import own, with_held
 from netfs.fs.path import names_of
+from netfs.fs.settling import settle
 from netfs.fs.told import told
 from netfs.fs.url import parse_url
 from netfs.fs.volume import Volume
@@ -88,6 +89,7 @@ class Client(Listings):
         self.on_recall: Callable[[Handle], Awaitable[None]] | None = None
         """Called when another client is at a file, before what is dirty of it is sent and what is cached forgotten."""
         self.leases = Leases(transport, self._forget, self._same, self._is_open)
+        self.owning: Callable[[Handle], object | None] = self.leases.owning
         self._leasing = leasing and self.leases.possible
         self.known = KnownAttributes(MAX_DENTRIES, self.leases.holding, env.now)
         self.local_cache = None if caching is None else caching.cache

@@ -33,7 +33,7 @@ from netfs.fs.file_lent import FileLent
 from netfs.fs.file_locks import FileLocks
 from netfs.fs.file_space import FileSpace
 from netfs.fs.inode import Inode
-from netfs.fs.own import flush
+from netfs.fs.settling import flush
 from netfs.fs.told import told
 from transport.messages import Attr, FileType, Handle
 

@@ -10,7 +10,8 @@ import trio
 from iov.probe import Probe
 from netfs.errors import translate
 from netfs.fs.inode import Inode
-from netfs.fs.own import attributes, change_behind, heard, hold_back, settle
+from netfs.fs.own import attributes, heard, hold_back
+from netfs.fs.settling import change_behind, settle
 from netfs.fs.told import told
 from transport.messages import Attr, Handle, Setattr
 
@@ -128,6 +129,8 @@ class FileAttributes:
     async def set_mtime(self, mtime_ns: int) -> None:
         """Set the time of the last change, in nanoseconds since 1970; later writes move it. Cancellation: may have happened."""
         self._check_open()
+        await self._settled()
+        self._inode.own = None
         try:
             await self._inode.file_ops.set_mtime(mtime_ns)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Trio shell. The attributes of a file that was made here, as long as a write lease keeps others out: kept, and changed, here.
+"""Sans-IO. The attributes of a file that was made here, as long as a write lease keeps others out: kept, and changed, here.
 
 Who makes a file gives it times, a mode and an owner next, one by one, and the kernel of a mount looks at it in between. While
 this client has a write lease on a file that it made itself, nobody else can change it, and the server does not refuse it what an
@@ -10,22 +10,33 @@ somebody does to a served folder past its server nobody tells of, so that nothin
 memory.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from netfs.engine.writeback import behind, fsync
-from netfs.fs.known import FRESH_S
-from transport.messages import NOW_NS, Attr, Setattr
+from netfs.fs.known import FRESH_S, KnownAttributes
+from transport.env import Env
+from transport.messages import NOW_NS, Attr, Handle, Setattr
 
 if TYPE_CHECKING:
-    from netfs.fs.client import Client
     from netfs.fs.inode import Inode
 
-__all__ = ["HOLD_S", "Own", "attributes", "change_behind", "flush", "heard", "hold_back", "own", "settle", "with_held"]
+__all__ = ["HOLD_S", "Keeper", "Own", "attributes", "heard", "hold_back", "own", "with_held"]
 
 HOLD_S: Final = 0.5
 _SET_ID: Final = 0o7000
 _FIELDS: Final = ("mode", "uid", "gid", "atime_ns", "mtime_ns")
+
+
+class Keeper(Protocol):
+    """What is asked of a client. owning: what stands for the write lease on a file, None without one."""
+
+    env: Env
+    known: KnownAttributes
+    owning: Callable[[Handle], object | None]
+
+    def settle_later(self, inode: "Inode", delay_s: float) -> None:
+        """Send what is held back of a file after a while."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,28 +53,28 @@ class Own:
     held: Setattr | None = None
 
 
-def own(client: "Client", inode: "Inode", attr: Attr) -> None:
+def own(client: Keeper, inode: "Inode", attr: Attr) -> None:
     """A file was made here; `attr` is what the server says of it."""
-    lease = client.leases.owning(inode.handle)
+    lease = client.owning(inode.handle)
     if lease is not None:
         inode.own = Own(replace(attr), lease, client.env.now(), _state(client, inode))
 
 
-def heard(client: "Client", inode: "Inode", attr: Attr) -> None:
+def heard(client: Keeper, inode: "Inode", attr: Attr) -> None:
     """The server has said what a file is like, and nothing of it is under way."""
     mine = inode.own
-    if mine is not None and not inode.mapping.dirty and mine.lease is client.leases.owning(inode.handle):
+    if mine is not None and not inode.mapping.dirty and mine.lease is client.owning(inode.handle):
         mine.attr, mine.told_s, mine.state = replace(attr), client.env.now(), _state(client, inode)
 
 
-def _state(client: "Client", inode: "Inode") -> tuple[int, int]:
+def _state(client: Keeper, inode: "Inode") -> tuple[int, int]:
     return inode.modified, client.known.changes
 
 
-def hold_back(client: "Client", inode: "Inode", change: Setattr) -> bool:
+def hold_back(client: Keeper, inode: "Inode", change: Setattr) -> bool:
     """Keep a change of attributes, if it may be. Returns: whether it is."""
     mine = inode.own
-    if mine is None or mine.lease is not client.leases.owning(inode.handle):
+    if mine is None or mine.lease is not client.owning(inode.handle):
         return False
     attr = mine.attr
     if (attr.mode | (change.mode or 0)) & _SET_ID or NOW_NS in {change.atime_ns, change.mtime_ns}:
@@ -81,10 +92,10 @@ def hold_back(client: "Client", inode: "Inode", change: Setattr) -> bool:
     return True
 
 
-def attributes(client: "Client", inode: "Inode") -> Attr | None:
+def attributes(client: Keeper, inode: "Inode") -> Attr | None:
     """Return the attributes of a file for users of this client, where no server need be asked; the size is not to be believed."""
     mine = inode.own
-    if mine is None or mine.lease is not client.leases.owning(inode.handle):
+    if mine is None or mine.lease is not client.owning(inode.handle):
         return None
     passed_s = client.env.now() - mine.told_s
     modified, names = mine.state
@@ -108,59 +119,3 @@ def with_held(mine: Own, attr: Attr) -> None:
             value = getattr(mine.held, name)
             if value is not None:
                 setattr(attr, name, value)
-
-
-async def settle(client: "Client", inode: "Inode") -> None:
-    """Send what is held back, behind what was written. What fails is recorded as failed writes are. Cancellation: it is kept."""
-    while True:
-        mine = inode.own
-        if mine is None or mine.held is None:
-            return
-        sent = replace(mine.held)
-        try:
-            await change_behind(client, inode, sent)
-        except Exception as error:  # noqa: BLE001 (told at the flush, fsync or close)
-            inode.wb_error.record(error)
-        if mine.held == sent:  # nothing was added meanwhile
-            mine.held = None
-
-
-async def change_behind(client: "Client", inode: "Inode", change: Setattr) -> Attr | None:
-    """Change attributes when all that was written is on the server; in one message with it, if that is a single piece.
-
-    Returns, raises: as `FileOps.setattr`. Cancellation: may have happened.
-    """
-    ops = inode.file_ops
-    attr: Attr | None = None
-
-    async def then() -> None:
-        nonlocal attr
-        attr = ops.gathered() or await ops.setattr(change)
-
-    try:
-        await behind(inode, lambda: _gather(inode, change), then)
-    except BaseException:
-        ops.gather_no_more()
-        raise
-    if attr is not None:
-        heard(client, inode, attr)
-    return attr
-
-
-async def flush(client: "Client", inode: "Inode") -> None:
-    """Make all that was written or held back durable; a single piece takes one message. Raises, cancellation: as `fsync`."""
-    if inode.own is not None and inode.own.held is not None:
-        await settle(client, inode)
-    elif len(inode.mapping.dirty) == 1 and not inode.ops.seals:
-        await behind(inode, lambda: _gather(inode, None))
-    await fsync(inode)
-
-
-def _gather(inode: "Inode", change: Setattr | None) -> None:
-    """Have the only piece that is dirty be durable when it is written, and take a change along."""
-    dirty = inode.mapping.dirty
-    if len(dirty) != 1 or inode.uncommitted or inode.mapping.unstable:
-        return
-    folio = next(iter(dirty.values()))
-    if not folio.writeback:
-        inode.file_ops.gather(folio.pos + folio.dirty_from, folio.dirty_to - folio.dirty_from, change)
