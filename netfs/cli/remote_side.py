@@ -55,6 +55,8 @@ class RemoteSide(Side):
         return sorted((item_of(entry.name, entry.attr) for entry in found), key=lambda item: item.name)
 
     async def make_directory(self, place: Place, mode: int, *, top: bool = True) -> None:
+        if top and (found := await self.find(place)) is not None and found.kind is Kind.DIRECTORY:
+            return  # it may be the root of an export or of a volume, which nobody makes
         with failing(Exit.REMOTE, str(place)):
             try:
                 await self._client.mkdir(place.path, mode | stat.S_IRWXU, exist_ok=True)

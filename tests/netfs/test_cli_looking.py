@@ -108,6 +108,17 @@ def test_verify_names_what_differs(tmp_path: Path, url: str) -> None:
     told(netfs("verify", here / "same", f"{url}/v"), 2, "not a directory")
 
 
+def test_a_folder_is_kept_in_step_with_the_root_of_an_export_and_of_a_volume(tmp_path: Path, url: str) -> None:
+    (tmp_path / "here" / "sub").mkdir(parents=True)
+    (tmp_path / "here" / "sub" / "file").write_text("x")
+    assert netfs("keygen", tmp_path / "my.key").code == 0
+    key = ("--key-file", tmp_path / "my.key")
+    assert netfs("volume", "init", *key, f"{url}/vault").code == 0
+    for options, top in (((), f"{url}/"), (key, f"{url}/vault")):
+        assert netfs("sync", *options, tmp_path / "here", top).code == 0
+        assert netfs("stat", *options, f"{top.rstrip('/')}/sub/file").code == 0
+
+
 @pytest.mark.slow
 def test_speed(url: str) -> None:
     shown = json.loads(netfs("--json", "speed", "--size", "5", "--files", "2", f"{url}/").out)
