@@ -74,7 +74,7 @@ def test_the_two_terminals(tmp_path: Path) -> None:
             env=environment(tmp_path),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=170,
             check=False,
         )
     assert done.returncode == 0, done.stderr
@@ -201,7 +201,7 @@ def typed(commands: str, home: Path, passphrase: str) -> str:
 def say(commands: str, home: Path) -> str:
     """Run a shell session in somebody's home; return what it printed."""
     done = subprocess.run(
-        ["sh", "-e"], input=commands, cwd=home, env=environment(home), capture_output=True, text=True, timeout=60, check=False
+        ["sh", "-e"], input=commands, cwd=home, env=environment(home), capture_output=True, text=True, timeout=170, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
