@@ -7,7 +7,7 @@
 
 A read that goes on where the last one ended, or where reading ahead has got to, or starts at 0, is sequential: the window doubles
 up to its limit. Any other read asks for what it needs, and no more until it has turned out that what lies around such reads is
-read too: each `FOUND` times doubles what is read around the next one, and `LONELY` reads that found nothing halve it. After
+read too: each time doubles what is read around the next one, and `LONELY` reads in a row that found nothing halve it. After
 file_ra_state of Linux, simplified; reading around is ours. Owns no memory.
 """
 
@@ -19,10 +19,9 @@ INITIAL_WINDOW = 1 << 18
 MAX_WINDOW = 1 << 22
 FOLIOS_A_WINDOW = 4
 """So that the first part of a window can be used while the rest is on its way."""
-MAX_AROUND = 1 << 17
+MAX_AROUND = 1 << 18
 """On a fast network this much more takes about as long as the way there and back."""
-MAX_SPREAD = 3
-FOUND = 4
+MAX_SPREAD = 4
 LONELY = 32
 
 
@@ -30,7 +29,7 @@ LONELY = 32
 class Readahead:
     """State of one descriptor. limit: bytes a window may have.
 
-    spread: how often what is read around a single read has doubled; found, lonely: what speaks for more and for less.
+    spread: how often what is read around a single read has doubled; lonely: how many in a row have found nothing.
     """
 
     limit: int = MAX_WINDOW
@@ -39,7 +38,6 @@ class Readahead:
     marker: int = -1
     ahead_to: int = 0
     spread: int = 0
-    found: int = 0
     lonely: int = 0
 
     def missed(self, pos: int, end: int) -> int:
@@ -72,10 +70,7 @@ class Readahead:
         """A read here or there has found what it needs. uses: of the folio since it came; the second is of what was around."""
         self.lonely = 0
         if uses == 2 and self.spread < MAX_SPREAD:
-            self.found += 1
-            if self.found >= FOUND:
-                self.spread += 1
-                self.found = 0
+            self.spread += 1
 
     def around(self, unit: int) -> int:
         """Return how many bytes to read around a single read, a power of two times `unit`."""

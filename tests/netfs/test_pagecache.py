@@ -221,7 +221,7 @@ def test_more_is_read_around_single_reads_when_that_is_found_useful() -> None:
     for number in range(1, 20):
         ahead.missed(number * INITIAL_WINDOW, number * INITIAL_WINDOW + 10)
     assert ahead.around(unit) == unit, "nothing speaks for more yet"
-    for uses in (2, 2, 3, 1, 2):
+    for uses in (1, 3, 4):
         ahead.hit(uses)
     assert ahead.around(unit) == unit, "only the second use of a folio counts"
     ahead.hit(2)
