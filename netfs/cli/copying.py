@@ -18,7 +18,7 @@ from typing import TypeAlias
 import trio
 
 from netfs.cli.carrying import PIECE, Carrier, Copy
-from netfs.cli.host import CommandError, Exit, Progress, failing
+from netfs.cli.host import CommandError, Exit, Lost, Progress, failing
 from netfs.cli.how import How, Totals
 from netfs.cli.place import Place
 from netfs.cli.sides import Item, Kind, Side
@@ -28,6 +28,8 @@ __all__ = ["PIECE", "How", "Totals", "copy_trees"]
 QUEUED_PIECES = 64
 DISCARD_DEADLINE_S = 5.0
 FIRST_PAUSE_S = 1.0
+MOST_RESTARTS = 4
+"""How often a server may restart under a copy, and files that it may have lost are copied again without being asked."""
 TARGET_IS_FULL = frozenset({errno.EDQUOT, errno.ENOSPC, errno.EROFS})
 
 
@@ -66,7 +68,7 @@ class _Engine:
         self.links: list[_Job] = []
         self.surplus: list[tuple[Place, Item, str]] = []
         self.again: list[_Job] = []
-        self.retries = how.retries
+        self.retries, self.restarts = how.retries, MOST_RESTARTS
 
     async def walk(self, jobs: Iterable[_Job], work: trio.MemorySendChannel[_Work]) -> None:
         async with work:
@@ -278,7 +280,7 @@ class _Engine:
         cause = error.__cause__
         if isinstance(cause, ConnectionError) or (isinstance(cause, OSError) and cause.errno in TARGET_IS_FULL):
             raise error
-        if job is not None and self.retries > 0:
+        if job is not None and (self.retries > 0 or (isinstance(error, Lost) and self.restarts > 0)):
             self.again.append(job)
         else:
             self.totals.failed.append(error)
@@ -337,7 +339,7 @@ async def copy_trees(
     pause_s = FIRST_PAUSE_S
     while engine.again:
         todo, engine.again = engine.again, []
-        engine.retries -= 1
+        engine.retries, engine.restarts = engine.retries - 1, engine.restarts - 1
         await trio.sleep(pause_s)
         pause_s *= 2
         await engine.run(todo, workers, measured=False)

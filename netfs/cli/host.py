@@ -24,7 +24,7 @@ from netfs.cli.place import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["CommandError", "Exit", "Host", "OutputClosed", "Progress", "Terminated", "describe", "failing", "root_cause"]
+__all__ = ["CommandError", "Exit", "Host", "Lost", "OutputClosed", "Progress", "Terminated", "describe", "failing", "root_cause"]
 
 
 class Exit(IntEnum):
@@ -43,6 +43,10 @@ class CommandError(Exception):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class Lost(CommandError):
+    """What was written may be gone, since the server restarted before it was durable: the file is to be written again."""
 
 
 class OutputClosed(Exception):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from netfs.cli.host import CommandError, Exit, failing
+from netfs.cli.host import CommandError, Exit, Lost, describe, failing
 from netfs.cli.place import Place
 from netfs.cli.sides import PERMISSIONS, Item, Kind, Side, Sink, Source
 from transport.messages import Attr, FileType
@@ -223,7 +223,12 @@ class _RemoteSink(Sink):
         opened = self._opened
         with failing(Exit.REMOTE, str(opened.place)):
             file = await opened.file()
-            await file.fsync()
+            try:
+                await file.fsync()
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                raise Lost(Exit.REMOTE, describe(error, str(opened.place))) from error
             mode = self._mode if self._mode != self._mode | stat.S_IRUSR | stat.S_IWUSR else None
             if self._mtime_ns is not None or mode is not None:
                 await file.setattr(mode=mode, mtime_ns=self._mtime_ns)  # behind the last write, which would move the time

@@ -10,6 +10,7 @@ import trio
 
 from netfs.cli.carrying import HOLES_FROM, PIECE
 from netfs.cli.copying import copy_trees
+from netfs.cli.host import Exit, Lost
 from netfs.cli.how import How, Totals
 from netfs.cli.local_side import LocalSide
 from netfs.cli.pace import Pace, parse_timetable
@@ -114,6 +115,24 @@ async def test_what_failed_is_tried_again(autojump_clock: trio.testing.MockClock
     failures += [errno.EIO] * 2
     totals = await copied(ScriptedSide(1, never), target, Path("/big"), Path("/copy"), How(retries=1))
     assert len(totals.failed) == 1 and not target.unfinished
+
+
+async def test_what_a_restarted_server_may_have_lost_is_copied_again(autojump_clock: trio.testing.MockClock) -> None:
+    restarts = 2
+
+    def fail(name: str, _pos: int) -> object:
+        nonlocal restarts
+        if name == "commit" and restarts:
+            restarts -= 1
+            raise Lost(Exit.REMOTE, "the server restarted")
+        return None
+
+    target = ScriptedSide(2, fail)
+    totals = await copied(ScriptedSide(2, never), target, Path("/big"), Path("/copy"), How())
+    assert (totals.files, totals.failed, target.named, target.unfinished) == (1, [], {"/copy"}, set())
+    restarts = 100
+    totals = await copied(ScriptedSide(2, never), target, Path("/big"), Path("/copy"), How())
+    assert [str(error) for error in totals.failed] == ["the server restarted"] and not target.unfinished
 
 
 def test_a_rate_has_a_timetable() -> None:
