@@ -16,7 +16,7 @@ import trio
 from crypto.errors import CryptoError
 from crypto.intent import open_intent
 from netfs.fs.calls import ask
-from netfs.fs.sealed_ageing import Ageing
+from netfs.fs.sealed_ageing import HOLD_S, Ageing
 from netfs.fs.sealed_commit import SealedCommit
 from netfs.fs.sealed_file import Claim, SealedFile
 from netfs.fs.waiting import finished
@@ -41,6 +41,7 @@ class SealedClaims:
         self._ageing = ageing
         self._in_the_way: set[int] = set()
         self._in_vain: set[int] = set()
+        self._vain_at = -1
 
     async def take(self, first: int, count: int) -> None:
         """Claim blocks, unless they are. Raises: OSError(EAGAIN) when others hold them for long, at once where it is known.
@@ -61,9 +62,12 @@ class SealedClaims:
             except BlockingIOError:
                 if await self._settle(pos, length):
                     continue
-                if waited >= PATIENCE_S:
+                # While nobody has committed since, who has a claim is likely the one who kept the last one to the end.
+                patience = HOLD_S if self._vain_at == sealed.generation else PATIENCE_S
+                if waited >= patience:
                     self._in_vain |= self._in_the_way
-                if waited >= PATIENCE_S or (self._in_the_way and self._in_the_way <= self._in_vain):
+                    self._vain_at = sealed.generation
+                if waited >= patience or (self._in_the_way and self._in_the_way <= self._in_vain):
                     # Those were waited for to the end before; another who writes there is waited for anew.
                     raise OSError(errno.EAGAIN, "another client is writing there, and does not commit") from None
                 for claim in sealed.claims:

@@ -57,6 +57,11 @@ def test_a_claim_that_was_waited_for_in_vain_is_not_waited_for_again() -> None:
                 waited.append(trio.current_time() - began)
             assert waited[0] >= 30
             assert max(waited[1:]) < 1
+            await mine.write(b"one", 3 * BLOCK)  # one more claim of who has not committed since: it is not waited for as long
+            began = trio.current_time()
+            with fails(errno.EAGAIN):
+                await theirs.write(b"two", 3 * BLOCK + 9)
+            assert 2 < trio.current_time() - began < 10
             await mine.fsync()
             await writes_in_time(theirs, b"two", BLOCK + 9)
             # Though this was read under the claim and read again, as another client's record came between.
@@ -66,7 +71,8 @@ def test_a_claim_that_was_waited_for_in_vain_is_not_waited_for_again() -> None:
                 nursery.start_soon(writes_in_time, theirs, b"TWO", 2 * BLOCK + 5)
                 await trio.sleep(20)
                 await mine.fsync()
-        assert (await get(world.client(), "/f"))[2 * BLOCK : 2 * BLOCK + 8] == b"ONE\3\3TWO"
+        got = await get(world.client(), "/f")
+        assert (got[2 * BLOCK : 2 * BLOCK + 8], got[3 * BLOCK : 3 * BLOCK + 3]) == (b"ONE\3\3TWO", b"one")
 
     in_world(test)
 
