@@ -45,12 +45,12 @@ def test_the_example_of_the_readme(url: str, tmp_path: Path, monkeypatch: pytest
     trio.run(made)
     (tmp_path / "my.key").write_bytes(format_key_file(b"k" * 32))
     monkeypatch.chdir(tmp_path)
-    words = pd.DataFrame({"word": ["to", "whom"], "n": [1, 2]})
-    words.to_parquet(f"{url}/tables/words.parquet")
     example = blocks("python")[1].replace("netfs+tcp://127.0.0.1:7777", url)
-    exec(compile(example, "README.md", "exec"), {})
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)
     secret = {"volume": "/vault", "key_file": "my.key"}
-    assert pd.read_csv(f"{url}/vault/words.csv", index_col=0, storage_options=secret).equals(words)
+    assert pd.read_csv(f"{url}/vault/words.csv", index_col=0, storage_options=secret).equals(names["words"])
+    assert pd.read_csv(f"{url}/tables/words.csv", index_col=0).equals(names["words"])
 
 
 def test_a_dataset_of_pyarrow(url: str) -> None:
