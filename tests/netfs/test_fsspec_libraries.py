@@ -35,7 +35,6 @@ def test_pandas_and_dask_share_a_table(url: str) -> None:
 
 def test_the_example_of_the_readme(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pd: Any = pytest.importorskip("pandas", reason="not installed: pip install --group e2e")
-    pytest.importorskip("pyarrow", reason="not installed: pip install --group e2e")
 
     async def made() -> None:
         async with open_client(url) as client:
