@@ -146,8 +146,9 @@ class EncryptedFile:
         return self.tree.possible_entries(block)
 
     def written_blocks(self) -> list[int]:
-        """Return the blocks that were written here since the last commit."""
-        return [first + at for first, entries in self.tree.written_entries() for at in range(len(entries) // ENTRY_SIZE)]
+        """Return the blocks that were written here since the last commit, ascending; those that wait for `redo()` too."""
+        written = (*self._redo, *self.tree.written_entries())
+        return sorted({first + at for first, entries in written for at in range(len(entries) // ENTRY_SIZE)})
 
     def lost(self, block: int, entry: bytes) -> None:
         """What was written of a block and not committed is not there; it is under this entry."""

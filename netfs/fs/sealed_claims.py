@@ -18,7 +18,8 @@ from crypto.intent import open_intent
 from netfs.fs.calls import ask
 from netfs.fs.sealed_ageing import HOLD_S, Ageing
 from netfs.fs.sealed_commit import SealedCommit
-from netfs.fs.sealed_file import Claim, SealedFile
+from netfs.fs.sealed_file import SealedFile
+from netfs.fs.sealed_risk import Claim
 from netfs.fs.waiting import finished
 from transport.messages import IntentRow, RecordGet, RecordReply, Step, StepKind, Transact, TransactReply
 

@@ -84,10 +84,12 @@ class SealedCommit:
 
     async def commit(self, verifier: int) -> int:
         """Store tags and record, and with them make the data durable."""
-        if verifier < 0:
+        if verifier < 0:  # of two boots, so one at least is over
+            boot = await self._boot()
             async with self._quiet_turn():
+                self._sealed.started_again(boot)
                 await self._settle_lost()
-            return await self._boot()  # of two boots, so one at least is over
+            return boot
         for conflicts in range(CONFLICTS):
             if conflicts > CONFLICTS // 4:
                 await trio.sleep(self._env.rng.uniform(0, MOST_DELAY_S))  # so that somebody comes first
@@ -107,6 +109,7 @@ class SealedCommit:
                     boot = await self._boot()
                     if boot == verifier:
                         raise
+                    self._sealed.started_again(boot)
                     await self._settle_lost()
                     return boot
             await self.catch_up(known)
@@ -187,6 +190,7 @@ class SealedCommit:
                     finally:
                         if not done:
                             sealed.file.revert()
+                            sealed.risk.end()
                     if done:
                         return
             await self.catch_up(known)
@@ -233,19 +237,25 @@ class SealedCommit:
         The others are as they were; whoever wrote them is told, or writes them again. The caller has the turn.
         """
         sealed, file = self._sealed, self._sealed.file
-        sealed.rebooted = True
+        if file.has_redo:
+            return  # looked at before the next commit, when it has been laid over the newer record
         most = max(1, self._transport.limits.max_payload // file.block_size)
-        for run in _runs([block for block in file.written_blocks() if block < file.tree.blocks], most):
+        risky = [
+            block for block in file.written_blocks() if block < file.tree.blocks and sealed.risk.covers(block, sealed.others)
+        ]
+        for run in _runs(risky, most):
             # What is here may be on its way, or written anew meanwhile: that is looked at then.
-            here = [bytes(file.entries(block, 1)) for block in run]  # header: entries
+            here, others = [bytes(file.entries(block, 1)) for block in run], sealed.others  # header: entries
             possible = [[entry, *sealed.lost_entries(block)] for block, entry in zip(run, here, strict=True)]
             found = await entries_that_fit(sealed, self._inode.probe, run[0], possible)
             for block, mine, entry in zip(run, here, found, strict=True):
                 if block >= file.tree.blocks or sealed.is_written(block, block + 1) or file.entries(block, 1) != mine:
                     continue
-                if entry is not None and entry != mine:
+                if entry == mine:
+                    sealed.risk.seen(block, others)
+                elif entry is not None:
                     file.lost(block, entry)
-        sealed.rebooted = file.is_uncommitted  # nobody else is kept out of those blocks: they are looked at before each commit
+                    sealed.risk.gone(block)
 
     async def _boot(self) -> int:
         return (await ask(self._transport, Commit(self._sealed.handle), WriteReply)).verifier
@@ -263,7 +273,7 @@ class SealedCommit:
         try:
             if file.wants_merge or file.has_redo:
                 return False
-            if sealed.rebooted:
+            if sealed.risk:
                 await self._settle_lost()
             sealed.carried = [(block, block + 1) for block, _ in carried]
             if file.cuts(plain_size):
@@ -291,7 +301,8 @@ class SealedCommit:
                     return False
                 self._dropped(drops)
                 if not file.is_uncommitted:
-                    sealed.own_end, sealed.rebooted = 0, False
+                    sealed.own_end = 0
+                    sealed.risk.end()
                 while carried:
                     carried.pop()[1].release()
                 sealed.carried = []

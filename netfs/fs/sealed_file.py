@@ -9,7 +9,6 @@ memory but leases for tag pages.
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from crypto.errors import CryptoError, IntegrityError, Malformed
 from crypto.file import EncryptedFile, Fetch
@@ -21,24 +20,14 @@ from iov.iov_iter import Direction, IovIter
 from iov.pool import BufferPool, Lease
 from netfs.fs.calls import body_of
 from netfs.fs.freshness import Freshness
+from netfs.fs.sealed_risk import Claim, Risk
 from transport.base import Outcome, Reply, Transport
 from transport.env import Env
 from transport.messages import AuxRead, Commit, Handle, IntentRow, ReadReply, RecordGet, RecordReply, WriteReply
 
-__all__ = ["Claim", "SealedFile", "Then"]
+__all__ = ["SealedFile", "Then"]
 
 Then = Callable[[Exception | None], None]
-
-
-@dataclass(slots=True)
-class Claim:
-    """Blocks that only this client writes to. since: what `others` was when it was taken. again: one more commit leaves it."""
-
-    first: int
-    end: int
-    key: int
-    since: int
-    again: bool = False
 
 
 def nothing() -> None:
@@ -62,8 +51,8 @@ class SealedFile:
     whether nothing is on its way under them; orphans: of those it has still, which end with the next commit. unsettled: keys of
     intents whose write the server has refused, wholly or in part, so that it is to be found out what their blocks are. telling:
     the intents that travel with writes under way, or with such as nobody has answered; true: it was refused, see `unsettled`.
-    unsure: one may be there that nobody here knows of, as no answer said so. rebooted: the server was started again since some of
-    what is not committed was written, and may have lost it; others may have written there since.
+    unsure: one may be there that nobody here knows of, as no answer said so. risk: what a start of the server may have taken
+    of what is not committed.
     """
 
     __slots__ = (
@@ -91,7 +80,7 @@ class SealedFile:
         "others",
         "own_end",
         "pool",
-        "rebooted",
+        "risk",
         "telling",
         "told",
         "transport",
@@ -134,7 +123,7 @@ class SealedFile:
         self._next_leaf = 0
         self._puts_begun = self._puts_open = 0
         self.unsure = False
-        self.rebooted = False
+        self.risk = Risk()
 
     # ---- who may change what
 
@@ -194,7 +183,7 @@ class SealedFile:
     def lost_claim(self, first: int, end: int) -> None:
         """The server refused a write: it may not have the claims on these blocks."""
         here = [claim for claim in self.claims if claim.first < end and first < claim.end]
-        self.rebooted = self.rebooted or self.file.is_uncommitted
+        self.risk.unguarded(here, self._written_blocks)
         self.claims = [claim for claim in self.claims if claim not in here]
         self.doubtful |= {claim.key: True for claim in here}
 
@@ -218,25 +207,33 @@ class SealedFile:
                 if key in mine:
                     self.orphans.append(key)
 
+    def _written_blocks(self) -> list[int]:
+        return self.file.written_blocks() if self.loaded else []
+
+    def started_again(self, boot: int) -> None:
+        """The server was, if this boot is another than that of the last write."""
+        if boot != self.verifier:
+            self.risk.started_again(boot, self._written_blocks)
+
     def other_entries(self, block: int, entry: bytes | bytearray) -> list[bytes]:
         """Return what a block may be under instead of `entry`, as a write of it has begun and not been committed."""
         return [to_be for now, to_be in self.named.get(block, ()) if now == entry]
 
     def lost_entries(self, block: int) -> list[bytes]:
         """Return what a block may be under where the server, when it was started again, has lost what was written here."""
-        if not self.rebooted:
+        if not self.risk.covers(block, self.others):
             return []
         known = self.file.possible_entries(block)
         return [*known, *(to_be for entry in known for to_be in self.other_entries(block, entry))]
 
-    def ask_boot(self, then: Callable[[bool], None]) -> None:
-        """Find out whether the server was started again since what is not committed was written, and tell."""
+    def ask_boot(self, block: int, then: Callable[[bool], None]) -> None:
+        """Find out whether the server was started again since a block was written, so that it may have lost it, and tell."""
 
         def told(outcome: Outcome) -> None:
             body = body_of(outcome, WriteReply)
-            if isinstance(body, WriteReply) and body.verifier != self.verifier:
-                self.rebooted = True
-            then(self.rebooted)
+            if isinstance(body, WriteReply):
+                self.started_again(body.verifier)
+            then(self.risk.covers(block, self.others))
 
         self.transport.submit(Commit(self.handle), told)
 
@@ -439,10 +436,9 @@ class SealedFile:
                 then(body)
                 return
             mine = {row.key for row in body.intents if row.mine}
-            for claim in claims:
-                if claim.key not in mine and claim in self.claims:
-                    self.claims.remove(claim)  # the server was started again
-                    self.rebooted = self.rebooted or self.file.is_uncommitted
+            gone = [claim for claim in claims if claim.key not in mine and claim in self.claims]  # the server was started again
+            self.risk.unguarded(gone, self._written_blocks)
+            self.claims = [claim for claim in self.claims if claim not in gone]
             self._judge(doubtful, mine)
             if begun == self._puts_begun:
                 self.unsure = False

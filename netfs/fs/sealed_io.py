@@ -239,12 +239,13 @@ class SealedRead(SealedCall):
 
     def _give_up(self, error: IntegrityError) -> None:
         """Fail, unless the server may have lost what was written here: that is told by fsync."""
-        sealed, blocks = self._sealed, max(0, error.block_no - self.first)
+        sealed, block = self._sealed, error.block_no
+        blocks = max(0, block - self.first)
         self._give_back()
-        if sealed.rebooted or not sealed.verifier or len(sealed.file.possible_entries(error.block_no)) < 2:
+        if sealed.risk.covers(block, sealed.others) or not sealed.verifier or len(sealed.file.possible_entries(block)) < 2:
             self._finish(blocks, error)
         else:
-            sealed.ask_boot(lambda rebooted: self.start() if rebooted else self._finish(blocks, error))
+            sealed.ask_boot(block, lambda lost: self.start() if lost else self._finish(blocks, error))
 
     def _refreshed(self, failed: Exception | None) -> None:
         """Read again. Where neither record nor intents have moved around a read, what it found was not another client's doing."""

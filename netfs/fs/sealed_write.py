@@ -202,7 +202,7 @@ class SealedWrite(SealedCall):
         blocks = min(self.count, body.count // sealed.file.block_size)
         if sealed.verifier and body.verifier != sealed.verifier:
             sealed.lost_claims()
-            sealed.rebooted = sealed.rebooted or sealed.file.is_uncommitted
+            sealed.started_again(body.verifier)
         if sealed.telling.pop(self._intent, None) is not None:
             sealed.intents[body.intent] = False
             if blocks < self.count:
@@ -217,6 +217,7 @@ class SealedWrite(SealedCall):
                 self._end(0, error)
                 return
             sealed.file.wrote(self.first, self._entries[: blocks * ENTRY_SIZE])
+            sealed.risk.written(self.first, blocks, is_over=body.verifier != sealed.verifier)
             self._note_end()
             for intents in (sealed.intents, sealed.doubtful):
                 if blocks == self.count and body.intent in intents:

@@ -138,6 +138,8 @@ FOUND = (
     Case("append-log", 1020, "stream", encrypt=True, operations=20),
     # What a client had not committed when the server was started again was laid over what another client wrote there since.
     Case("fsx", 2032, "rdma-memory", encrypt=True, operations=20),
+    # A block written after a start of the server passed for one that had been lost in it, since a read of it went wrong.
+    Case("append-log", 3010, "rdma-memory", encrypt=True, operations=25),
     # A lying server's status that is no error's number came out as errno.
     Case("tamper", 1045, "rdma-memory", encrypt=True, operations=20),
     # An attack that was disturbed by a fault itself kept the memory that was lent for the write.
