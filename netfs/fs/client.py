@@ -17,8 +17,7 @@ from iov.pool import BufferPool
 from iov.probe import Probe
 from netfs.cache.pagecache import PageCache
 from netfs.engine.background import run_background, run_timers
-from netfs.engine.park import acquire_exclusive
-from netfs.engine.writeback import END_OF_TIME, drop_idle, drop_range, fsync, resize
+from netfs.engine.writeback import END_OF_TIME, drop_idle, drop_range, fsync
 from netfs.errors import translate
 from netfs.fs.connect import Credentials, connect, recovery_of
 from netfs.fs.dentry import DentryCache
@@ -28,9 +27,9 @@ from netfs.fs.inode import Inode
 from netfs.fs.kind import DEFAULT_BLOCK_SIZE, Level, StateFolder, volume_of
 from netfs.fs.known import KnownAttributes
 from netfs.fs.leases import Leases
-from netfs.fs.listing import Listings
 from netfs.fs.own import own, with_held
 from netfs.fs.path import names_of
+from netfs.fs.reopening import Reopening
 from netfs.fs.settling import settle
 from netfs.fs.told import told
 from netfs.fs.url import parse_url
@@ -58,7 +57,7 @@ CLOSE_TIMEOUT_S: Final = 30
 DEFAULT_CACHE_BYTES: Final = 64 << 20
 
 
-class Client(Listings):
+class Client(Reopening):
     """A mounted export; made by `open_client`. page_cache: what its files have in memory."""
 
     def __init__(
@@ -151,12 +150,7 @@ class Client(Listings):
             attr = await self._revalidate(inode, entry, sent, write=how.write)
             if how.exclusive and sent is not None:
                 own(self, inode, attr)
-            if how.truncate and inode.sizes.i_size:
-                await acquire_exclusive(inode.lock)
-                try:
-                    await resize(inode, 0)
-                finally:
-                    inode.lock.release_exclusive()
+            await self._cut(inode, how)
         except BaseException:
             self.put_inode(inode)
             raise

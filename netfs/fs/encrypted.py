@@ -180,6 +180,11 @@ class EncryptedVolume(Volume):
         """Put permissions, owner and time into the record; when something was last read is not kept."""
         if change.mode is not None and entry.attr.type is FileType.SYMLINK:
             raise failed(errno.EOPNOTSUPP)
+        values = self.values_of(change)
+        return await self._change(entry, Change(values)) if values else None
+
+    def values_of(self, change: Setattr) -> dict[str, int]:
+        """Return what goes into a record."""
         values: dict[str, int] = {}
         if change.mode is not None:
             values["mode"] = change.mode & 0o7777
@@ -189,7 +194,7 @@ class EncryptedVolume(Volume):
             values["gid"] = change.gid
         if change.mtime_ns is not None:
             values["mtime_ns"] = self.env.wall_ns() if change.mtime_ns == NOW_NS else change.mtime_ns
-        return await self._change(entry, Change(values)) if values else None
+        return values
 
     async def xattr_get(self, entry: EntryReply, name: str) -> bytes:
         """Find one in the sealed set."""
@@ -242,7 +247,8 @@ class EncryptedVolume(Volume):
 
     async def _change(self, entry: EntryReply, change: Change) -> Change | None:
         if entry.attr.type is FileType.SYMLINK:
-            return None  # a link keeps what it was made with
+            await self.names.change_link(entry, **change.values)
+            return None
         if entry.attr.type is not FileType.DIRECTORY:
             return change
         await self.names.change(entry.handle, change.blob, **change.values)

@@ -32,6 +32,7 @@ from netfs.fs.file_attributes import FileAttributes
 from netfs.fs.file_lent import FileLent
 from netfs.fs.file_locks import FileLocks
 from netfs.fs.file_space import FileSpace
+from netfs.fs.file_xattrs import FileXattrs
 from netfs.fs.inode import Inode
 from netfs.fs.settling import flush
 from netfs.fs.told import told
@@ -81,7 +82,7 @@ def parse_mode(mode: str) -> OpenMode:
     return _BOTH[letters[:1]] if letters[1:] else base
 
 
-class File(FileAttributes, FileSpace, FileLocks, FileLent):
+class File(FileAttributes, FileXattrs, FileSpace, FileLocks, FileLent):
     """An open file. Use it as an async context manager, or call `aclose`."""
 
     __slots__ = (

@@ -89,8 +89,7 @@ class FileAttributes:
         """Change attributes that are not None; what was written is sent before a time is set, which it would move.
 
         later: it may go with the next flush, fsync or close, which then tells what failed; only what the server will not refuse.
-        Returns: the attributes, with the size as this client sees it. Raises: OSError, FileNotFoundError for an encrypted file
-        that has another name than it was opened by, or none: the record is found by it. Cancellation: may have happened.
+        Returns: the attributes, with the size as this client sees it. Raises: OSError. Cancellation: may have happened.
         """
         self._check_open()
         inode, client = self._inode, self._client
@@ -103,13 +102,9 @@ class FileAttributes:
                 return held
         await self._settled()
         try:
-            attr = await self._changed(change)
+            attr = await self._changed(change) or await inode.file_ops.getattr()
         except Exception as error:
             raise translate(error, self.path, inode.probe) from error
-        if attr is None:
-            return await client.setattr(
-                inode.path, mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns, only=self.handle
-            )  # fmt: skip
         attr.size = self.size
         return attr
 
@@ -121,8 +116,11 @@ class FileAttributes:
         elif not inode.ops.seals and (dirty == 1 or (dirty and change.mtime_ns is not None)):
             return await change_behind(self._client, inode, change)
         modified = inode.modified
+        if inode.ops.seals:
+            with self._client.known.changing(inode.handle):
+                return await inode.file_ops.setattr(change)
         attr = await inode.file_ops.setattr(change)
-        if attr is not None and modified == inode.modified and not inode.mapping.writeback:
+        if modified == inode.modified and not inode.mapping.writeback:
             heard(self._client, inode, attr)
         return attr
 

@@ -281,6 +281,10 @@ class PlainOps(FileOps):
         """Send SETATTR."""
         return (await ask(self.transport, change, AttrReply)).attr
 
+    async def entry(self) -> EntryReply:
+        """Send GETATTR."""
+        return EntryReply(self.handle, await self.getattr())
+
     async def set_mtime(self, mtime_ns: int) -> None:
         """Send SETATTR."""
         await ask(self.transport, Setattr(self.handle, mtime_ns=mtime_ns), AttrReply)

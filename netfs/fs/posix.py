@@ -205,19 +205,14 @@ class PosixCalls(Walking):
     @told
     async def setattr(
         self, path: str, *, mode: int | None = None, uid: int | None = None, gid: int | None = None,
-        atime_ns: int | None = None, mtime_ns: int | None = None, only: Handle | None = None,
+        atime_ns: int | None = None, mtime_ns: int | None = None,
     ) -> Attr:  # fmt: skip
-        """Change attributes that are not None, all at once. only: the object that has to be there.
-
-        Returns: those after it. Raises: FileNotFoundError also for another object than `only`. Cancellation: may have happened.
-        """
+        """Change attributes that are not None, all at once. Returns: those after it. Cancellation: may have happened."""
         known: Attr | None = None
 
         async def changed(walk: Walk) -> bool:
             nonlocal known
             entry = await self._found(walk, path)
-            if only is not None and entry.handle != only:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             await self._settled(entry.handle)
             with self.known.changing(entry.handle):
                 rest = await self._volume.setattr(entry, Setattr(entry.handle, mode, uid, gid, atime_ns, mtime_ns))

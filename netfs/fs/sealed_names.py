@@ -304,6 +304,26 @@ class SealedNames:
                     return
         raise busy()
 
+    async def change_link(self, entry: EntryReply, **values: Any) -> None:
+        """Change fields of a link's record, as it was looked up or is by now."""
+        sealed, generation = entry.record, entry.generation
+        file_id = open_record(self._key, sealed).file_id
+        for _ in range(CONFLICTS):
+            record = self._next(open_record(self._key, sealed, file_id), sealed, **values)
+            new = seal_record(self._key, record, self._env.nonces(XAES_NONCE_SIZE))
+            try:
+                await self._put(entry.handle, generation, [Step(StepKind.RECORD_PUT, entry.handle, record=new)])
+            except BlockingIOError:
+                asked = self._freshness.clock
+                reply = await ask(self._transport, RecordGet(entry.handle), RecordReply)
+                now = open_record(self._key, reply.record, file_id)
+                if self._freshness.observe(file_id, now.generation, reply.record, asked):
+                    sealed, generation = reply.record, reply.generation
+                continue
+            self._freshness.committed(file_id, record.generation, new)
+            return
+        raise busy()
+
     def record(self, handle: Handle) -> Record:
         """Return the record of a directory as it is known here."""
         return self._folder(handle).record
@@ -349,20 +369,10 @@ class SealedNames:
 
         Returns: None when another client changed one of them first; then what is known of them is fresh.
         """
-        now = self._env.wall_ns()
-        values = {"mtime_ns": now} if values is None else values
+        values = {"mtime_ns": self._env.wall_ns()} if values is None else values
         sealed: list[tuple[SealedFolder, Record, bytes]] = []
         for folder, after in changes:
-            record = dataclasses.replace(
-                folder.record,
-                generation=folder.record.generation + 1,
-                folder=after,
-                ctime_ns=now,
-                writer=self._writer,
-                before=sha256(folder.sealed).digest(),
-                epoch=self._key.epoch,
-                **values,
-            )
+            record = self._next(folder.record, folder.sealed, folder=after, **values)
             sealed.append((folder, record, seal_record(self._key, record, self._env.nonces(XAES_NONCE_SIZE))))
         puts = [Step(StepKind.RECORD_PUT, folder.handle, record=new) for folder, _, new in sealed]
         request = Transact([(folder.handle, folder.generation) for folder, _ in changes], 0, [*steps, *puts])
@@ -399,6 +409,18 @@ class SealedNames:
             inline=target,
             size=len(target),
             epoch=self._key.epoch,
+        )
+
+    def _next(self, record: Record, sealed: bytes, **values: Any) -> Record:
+        """Return the record that follows one, with other values."""
+        return dataclasses.replace(
+            record,
+            generation=record.generation + 1,
+            ctime_ns=self._env.wall_ns(),
+            writer=self._writer,
+            before=sha256(sealed).digest(),
+            epoch=self._key.epoch,
+            **values,
         )
 
     def _verified(self, entry: Entry, sealed: bytes, attr: Attr, asked: int) -> Record | None:

@@ -26,7 +26,7 @@ from netfs.fs.stray import strays
 from netfs.fs.volume import CacheIdentity, Change, FileOps
 from netfs.fs.waiting import finished
 from transport.errors import TransportError
-from transport.messages import Attr, AttrReply, EntryReply, FileType, Getattr, Whence
+from transport.messages import Attr, AttrReply, EntryReply, FileType, Getattr, Setattr, Whence
 
 if TYPE_CHECKING:
     from netfs.fs.encrypted import EncryptedVolume
@@ -210,10 +210,25 @@ class EncryptedOps(FileOps):
         attr = (await ask(self._transport, Getattr(self._sealed.handle), AttrReply)).attr
         return attr_of(attr, self._sealed.file.record)
 
+    async def setattr(self, change: Setattr) -> Attr:
+        """Put the values into the record."""
+        values = self._volume.values_of(change)
+        while values and not await self._commits.change(Change(values)):
+            await self._commits.catch_up()
+        return await self.getattr()
+
     async def set_mtime(self, mtime_ns: int) -> None:
         """Put the time into the record."""
         while not await self._commits.change(Change({"mtime_ns": mtime_ns})):
             await self._commits.catch_up()
+
+    async def entry(self) -> EntryReply:
+        """Send GETATTR; the record is read again unless the file has no name any more, when nobody else changes it."""
+        attr = (await ask(self._transport, Getattr(self._sealed.handle), AttrReply)).attr
+        if attr.nlink:
+            await finished(self._sealed.refresh)
+        file = self._sealed.file
+        return EntryReply(self._sealed.handle, attr_of(attr, file.record), file.sealed, self._sealed.generation)
 
     async def seek(self, pos: int, whence: Whence, size: int) -> int:
         """Find data or a hole by the verified tags, whatever the server has there. Raises: ENXIO."""

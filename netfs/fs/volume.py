@@ -59,9 +59,13 @@ class FileOps(NetfsOps):
     async def getattr(self) -> Attr:
         """Return the attributes of the open file; its size is not the one to believe."""
 
-    async def setattr(self, change: Setattr) -> Attr | None:
-        """Change attributes of the open file. Returns: the new ones; None where it is done by name, and was not done."""
-        return None
+    @abstractmethod
+    async def setattr(self, change: Setattr) -> Attr:
+        """Change attributes of the open file. Returns: the new ones. Cancellation: may have happened."""
+
+    @abstractmethod
+    async def entry(self) -> EntryReply:
+        """Return the open file as a lookup of its name would, also when it has none any more. Cancellation: no effect."""
 
     def gather(self, pos: int, length: int, change: Setattr | None) -> None:
         """Have the next write, if it is of these bytes, be durable at once, and take a change of attributes along."""

@@ -7,13 +7,15 @@ it would wait for itself.
 import contextlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 import trio
 
-from netfs.fuse.operations import MountOps, MountOptions
+from netfs.fuse.attributes import MountOptions
+from netfs.fuse.operations import MountOps
 
 if TYPE_CHECKING:
     from netfs.fs.client import Client
@@ -41,7 +43,7 @@ async def serve_mount(
     Args: name: what mount(8) shows as the device. ready: called when the folder can be used.
     Raises: OSError, RuntimeError of libfuse when it cannot be mounted. Cancellation: unmounted; open files are closed first.
     """
-    ops = MountOps(client, top, options)
+    ops = MountOps(client, top, replace(options, shared=allow_other))
     settings = {*pyfuse3.default_options, f"fsname={name.replace(',', '_')}", "subtype=netfs"}
     if allow_other:
         settings.add("allow_other")

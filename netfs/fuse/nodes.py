@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Final
 
-from transport.messages import Handle
+from transport.messages import Attr, Handle
 
 __all__ = ["ROOT", "Node", "Nodes"]
 
@@ -25,7 +25,7 @@ class Node:
 
     places: where it was found, the latest last. server_ino: the number the server gave it. change: the change counter of the
     file when it was last opened, so that the kernel may keep what it has of a file that nobody has changed. handle: the
-    server's name for a file that was opened. last: attributes it was given when it had no name left to keep them at.
+    server's name for a file that was opened. attr: of a directory, as it was last seen.
     """
 
     number: int
@@ -35,7 +35,17 @@ class Node:
     opens: int = 0
     change: int = -1
     handle: Handle | None = None
-    last: dict[str, int] = field(default_factory=dict)
+    attr: Attr | None = None
+
+    @property
+    def gone(self) -> bool:
+        """It has no name any more."""
+        return not self.places and self.number != ROOT
+
+    @property
+    def above(self) -> int:
+        """The number of the directory it is in; the root is in itself."""
+        return next(reversed(self.places))[0].number if self.places else ROOT
 
     def path(self) -> str:
         """Return where it is. Raises: OSError(ESTALE) for what has no name any more."""

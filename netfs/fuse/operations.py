@@ -21,42 +21,20 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
+from netfs.fuse.attributes import MountOptions, dot_attributes, entry_attributes, left_of_mode, made_by, nameless
 from netfs.fuse.nodes import Node, Nodes
-from transport.messages import Attr, FileType, Handle
+from transport.messages import NOW_NS, Attr, FileType, Handle
 
 if TYPE_CHECKING:
     from netfs.fs.client import Client, Entry
     from netfs.fs.file import File
 
-__all__ = ["MountOps", "MountOptions"]
+__all__ = ["MountOps"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
-FORMATS: Final = {
-    FileType.FILE: stat.S_IFREG,
-    FileType.DIRECTORY: stat.S_IFDIR,
-    FileType.SYMLINK: stat.S_IFLNK,
-    FileType.OTHER: stat.S_IFSOCK,
-}
-BLOCK: Final = 512
 RECALL_TIMEOUT_S: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class MountOptions:
-    """How a mount behaves.
-
-    direct: reads and writes of files pass the kernel's and the client's caches. writeback: the kernel gathers small writes, and
-    keeps times and sizes of files that are written. timeout_s: how long the kernel may believe names and attributes. uid, gid:
-    whom everything seems to belong to, None for whom the server says.
-    """
-
-    direct: bool = False
-    writeback: bool = False
-    timeout_s: float = 1.0
-    uid: int | None = None
-    gid: int | None = None
 
 
 def answering(
@@ -159,7 +137,7 @@ class MountOps(pyfuse3.Operations):
         """Make a directory."""
         parent = self._nodes.get(parent_inode)
         await self._client.mkdir(self._child(parent, name), mode & ~ctx.umask & 0o7777)
-        return await self._entry(parent, _text(name))
+        return await self._made(parent, name, ctx)
 
     @answering
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
@@ -170,14 +148,14 @@ class MountOps(pyfuse3.Operations):
         path = self._child(parent, name)
         async with await self._client.open(path, "x", create_mode=mode & ~ctx.umask & 0o7777):
             pass
-        return await self._entry(parent, _text(name))
+        return await self._made(parent, name, ctx)
 
     @answering
     async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         """Make a symlink."""
         parent = self._nodes.get(parent_inode)
         await self._client.symlink(_text(target), self._child(parent, name))
-        return await self._entry(parent, _text(name))
+        return await self._made(parent, name, ctx)
 
     @answering
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
@@ -253,15 +231,12 @@ class MountOps(pyfuse3.Operations):
             return self._attributes(node, await self._attr(node))
         opened = self._any_open(node, write=True) or self._any_open(node)
         if opened is not None:
-            try:
-                # Who makes a file gives it an owner, a mode and times next; it is told at the close if that failed.
-                now = await opened.file.setattr(**changes, later=opened.maker == ctx.pid)
-                return self._attributes(node, now, certain=not opened.file.holds_back)
-            except FileNotFoundError:  # an encrypted file has them beside a name, and that is not what it was opened by
-                if not node.places:
-                    node.last.update(changes)
-                    return self._attributes(node, await self._attr(node))
-        found = await self._client.setattr(self._path(node), only=None, **changes)
+            # Who makes a file gives it an owner, a mode and times next; it is told at the close if that failed.
+            now = await opened.file.setattr(**changes, later=opened.maker == ctx.pid)
+            return self._attributes(node, now, certain=not opened.file.holds_back)
+        if node.gone and not changes.keys() - {"atime_ns", "mtime_ns"}:  # a kernel that gathers writes tells of times late
+            return self._attributes(node, nameless(node))
+        found = await self._client.setattr(self._path(node), **changes)
         return self._attributes(node, found)
 
     @answering
@@ -280,22 +255,27 @@ class MountOps(pyfuse3.Operations):
         """Return an extended attribute. The kernel asks for its own before each write; a server has none of those."""
         if not name.startswith(b"user."):
             raise FUSEError(errno.EOPNOTSUPP)
-        return await self._client.getxattr(self._path(self._nodes.get(inode)), _text(name))
+        file, path = self._named(inode)
+        return await (file.getxattr(_text(name)) if file is not None else self._client.getxattr(path, _text(name)))
 
     @answering
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """Set an extended attribute."""
-        await self._client.setxattr(self._path(self._nodes.get(inode)), _text(name), value)
+        file, path = self._named(inode)
+        await (file.setxattr(_text(name), value) if file is not None else self._client.setxattr(path, _text(name), value))
 
     @answering
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove an extended attribute."""
-        await self._client.removexattr(self._path(self._nodes.get(inode)), _text(name))
+        file, path = self._named(inode)
+        await (file.removexattr(_text(name)) if file is not None else self._client.removexattr(path, _text(name)))
 
     @answering
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
         """List extended attributes."""
-        return [_bytes(name) for name in await self._client.listxattr(self._path(self._nodes.get(inode)))]
+        file, path = self._named(inode)
+        found = await (file.listxattr() if file is not None else self._client.listxattr(path))
+        return [_bytes(name) for name in found]
 
     # ---- files
 
@@ -303,14 +283,16 @@ class MountOps(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         """Open a file."""
         node = self._nodes.get(inode)
-        writes = flags & os.O_ACCMODE != os.O_RDONLY
-        unnamed = self._any_open(node, write=writes) if not node.places else None
+        writes = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
+        mode, direct = self._mode(flags, writes=writes), self._options.direct
+        unnamed = self._any_open(node) if node.gone else None
         if unnamed is not None:  # through /proc, as nothing else leads there any more
-            return await self._opened(node, unnamed.file)
-        file = await self._client.open(self._path(node), self._mode(flags, writes=writes), direct=self._options.direct)
-        if flags & os.O_TRUNC and writes and file.size:
+            file = await self._client.reopen(unnamed.file, mode, direct=direct)
+        else:
+            file = await self._client.open(self._path(node), mode, direct=direct)
+        if flags & os.O_TRUNC:
             try:
-                await file.truncate(0)
+                await self._emptied(file, ctx)
             except BaseException:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
                     await file.aclose()
@@ -334,8 +316,14 @@ class MountOps(pyfuse3.Operations):
             maker = 0
             file = await self._client.open(path, self._mode(flags, writes=True), direct=self._options.direct)
             if flags & os.O_TRUNC:
-                await file.truncate(0)
-        attr = file.attr
+                await self._emptied(file, ctx)
+            attr = file.attr
+        else:
+            attr = file.attr
+            changes = made_by(attr, parent, ctx, self._options)
+            if changes:
+                with contextlib.suppress(PermissionError):
+                    attr = await file.setattr(**changes, later=False)
         attr.size = file.size
         node = self._nodes.found(parent, _text(name), attr.ino)
         return await self._opened(node, file, maker), self._attributes(node, attr)
@@ -371,9 +359,7 @@ class MountOps(pyfuse3.Operations):
         """Close an open file."""
         opened = self._files.pop(fh)
         opened.node.opens -= 1
-        # What is opened through /proc shares the file of another descriptor.
-        if not (opened.node.opens and any(other.file is opened.file for other in self._files.values())):
-            await opened.file.aclose()
+        await opened.file.aclose()
 
     # ---- directories
 
@@ -387,14 +373,17 @@ class MountOps(pyfuse3.Operations):
     @answering
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         """Return entries behind a position; each that the kernel takes counts as looked up."""
-        listing = self._listings[fh]
+        listing, node = self._listings[fh], self._listings[fh].node
         if listing.entries is None or not start_id:
-            listing.entries = [entry async for entry in self._client.scandir(self._path(listing.node))]
-        for at in range(start_id, len(listing.entries)):
+            listing.entries = [entry async for entry in self._client.scandir(self._path(node))]
+        for at, (name, number) in enumerate(((b".", node.number), (b"..", node.above)), 1):
+            if at > start_id and not pyfuse3.readdir_reply(token, name, dot_attributes(number), at):
+                return
+        for at in range(max(0, start_id - 2), len(listing.entries)):
             entry = listing.entries[at]
-            node = self._nodes.found(listing.node, entry.name, entry.attr.ino)
-            if not pyfuse3.readdir_reply(token, _bytes(entry.name), self._attributes(node, entry.attr), at + 1):
-                await self.forget([(node.number, 1)])
+            found = self._nodes.found(node, entry.name, entry.attr.ino)
+            if not pyfuse3.readdir_reply(token, _bytes(entry.name), self._attributes(found, entry.attr), at + 3):
+                await self.forget([(found.number, 1)])
                 return
 
     async def releasedir(self, fh: int) -> None:
@@ -426,13 +415,41 @@ class MountOps(pyfuse3.Operations):
         found = (opened for opened in self._files.values() if opened.node is node and (not write or opened.file.writable))
         return next(found, None)
 
+    def _named(self, inode: int) -> "tuple[File | None, str]":
+        """Return how to come by an object: through a descriptor if it has no name any more, else by its path."""
+        node = self._nodes.get(inode)
+        opened = self._any_open(node) if node.gone else None
+        return (opened.file, "") if opened is not None else (None, self._path(node))
+
     async def _attr(self, node: Node) -> Attr:
         opened = self._any_open(node)
+        if opened is None and node.gone:
+            return nameless(node)
         return await (opened.file.stat() if opened is not None else self._client.stat(self._path(node)))
 
     async def _entry(self, parent: Node, name: str) -> EntryAttributes:
         attr = await self._client.stat(self._top + parent.child_path(name))
         return self._attributes(self._nodes.found(parent, name, attr.ino), attr)
+
+    async def _made(self, parent: Node, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Look up what was just made, and see that it is its maker's. What the server does not allow stays as it is."""
+        path = self._child(parent, name)
+        attr = await self._client.stat(path)
+        changes = made_by(attr, parent, ctx, self._options)
+        if changes:
+            with contextlib.suppress(PermissionError):
+                attr = await self._client.setattr(path, **changes)
+        return self._attributes(self._nodes.found(parent, _text(name), attr.ino), attr)
+
+    async def _emptied(self, file: "File", ctx: RequestContext) -> None:
+        """Do what O_TRUNC asks for; it moves the times of an empty file too."""
+        if file.size:
+            await file.truncate(0)
+        else:
+            await file.setattr(mtime_ns=NOW_NS)
+        mode = left_of_mode(file.attr.mode, ctx)
+        if mode is not None:
+            await file.setattr(mode=mode)
 
     async def _opened(self, node: Node, file: "File", maker: int = 0) -> FileInfo:
         handle = next(self._handles)
@@ -444,22 +461,9 @@ class MountOps(pyfuse3.Operations):
         return FileInfo(fh=handle, direct_io=self._options.direct, keep_cache=kept)
 
     def _attributes(self, node: Node, attr: Attr, *, certain: bool = True) -> EntryAttributes:
-        options = self._options
-        for name, value in node.last.items():
-            setattr(attr, name, value)
-        entry = EntryAttributes()
-        entry.st_ino = node.number
-        entry.entry_timeout = options.timeout_s
-        entry.attr_timeout = options.timeout_s if certain else 0
-        entry.st_mode = FORMATS[attr.type] | attr.mode & 0o7777
-        entry.st_nlink = attr.nlink
-        entry.st_uid = attr.uid if options.uid is None else options.uid
-        entry.st_gid = attr.gid if options.gid is None else options.gid
-        entry.st_size = attr.size
-        entry.st_blksize = 1 << 16
-        entry.st_blocks = -(-attr.size // BLOCK)
-        entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = attr.atime_ns, attr.mtime_ns, attr.ctime_ns
-        return entry
+        if attr.type is FileType.DIRECTORY:
+            node.attr = attr
+        return entry_attributes(node.number, attr, self._options, certain=certain)
 
 
 def _text(name: bytes) -> str:

@@ -41,6 +41,7 @@ def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mounted]
             subprocess.run(make, env=env, check=True, timeout=60)
             options += ["--key-file", tmp_path / "key"]
         options += [f"--{word}" for word in words if word in {"direct", "writeback"}]
+        options += ["--allow-other"] if "shared" in words else []
         command = netfs("--json", "mount", *options, mount.url, folder)
         stack.callback(
             subprocess.run, netfs("umount", folder), env=env, check=False, timeout=60, stderr=subprocess.DEVNULL

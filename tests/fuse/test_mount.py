@@ -137,10 +137,17 @@ def test_a_file_that_is_removed_while_it_is_open(mounted: Mounted) -> None:
         assert (found.st_size, found.st_nlink, stat.S_IMODE(found.st_mode)) == (6, 0, 0o600)
         with open(f"/proc/self/fd/{file.fileno()}", "rb") as again:  # as shells do with what they have removed
             assert again.read() == b"STILL "
+        os.setxattr(file.fileno(), "user.a", b"1")
+        assert os.listxattr(file.fileno()) == ["user.a"] and os.getxattr(file.fileno(), "user.a") == b"1"
+        os.removexattr(file.fileno(), "user.a")
+        assert os.listxattr(file.fileno()) == []
         path.write_bytes(b"new")
         os.rename(path, other)
         assert replaced.read() == b"replaced" and other.read_bytes() == b"new"
         assert os.fstat(replaced.fileno()).st_nlink == 0
+        with open(f"/proc/self/fd/{replaced.fileno()}", "r+b") as again:  # only read so far, and now written
+            again.write(b"REPLACED")
+        assert os.pread(replaced.fileno(), 20, 0) == b"REPLACED" and other.read_bytes() == b"new"
     with other.open("rb") as file:  # what changes its name while it is open is the same file, whoever takes the old one
         os.rename(other, path)
         other.touch(0o644)

@@ -7,6 +7,7 @@ times and links is in the tests behind it. The kernel answers some of them befor
 import errno
 import os
 import stat
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -179,7 +180,44 @@ def test_what_must_happen(mounted: Mounted) -> None:
         assert (top / "second").exists() and (top / "other").stat().st_nlink == 2
         (top / "other").unlink()
         assert (top / "second").read_bytes() == b"123" and (top / "second").stat().st_nlink == 1
+    # What is open is cut also by who only reads it, if he may write it; times of a link are its own.
+    os.close(os.open(top / "dir" / "cut", os.O_CREAT | os.O_WRONLY))
+    (top / "dir" / "cut").write_bytes(b"content")
+    os.close(os.open(top / "dir" / "cut", os.O_RDONLY | os.O_TRUNC))
+    assert (top / "dir" / "cut").stat().st_size == 0
+    os.utime(top / "renamed", ns=(5, 6), follow_symlinks=False)
+    assert (top / "renamed").lstat().st_mtime_ns == 6 != (top / "dir").stat().st_mtime_ns
     # Removing a link leaves what it leads to.
     (top / "renamed").unlink()
     assert (top / "dir").is_dir()
     assert (top / "full").stat().st_nlink >= 1
+
+
+@pytest.mark.parametrize("mounted", ["plain", "encrypted"], indirect=True)
+def test_directories(mounted: Mounted) -> None:
+    """Their dots, their links, and what is left of one that is removed while somebody is in it."""
+    top = prepared(mounted.folder)
+    listed = subprocess.run(["ls", "-ai", top / "full"], capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    numbers = dict(zip(listed[1::2], listed[::2], strict=True))
+    assert sorted(numbers) == [".", "..", "below"] and numbers["."] == str((top / "full").stat().st_ino)
+    assert numbers[".."] == str(top.stat().st_ino)
+    assert [(top / name).stat().st_nlink for name in ("full", "dir")] == [3, 2]
+    os.rename(top / "full" / "below", top / "dir" / "below")
+    assert [(top / name).stat().st_nlink for name in ("full", "dir")] == [2, 3]
+    assert os.path.samefile(top / "dir" / "below" / "..", top / "dir")
+    for n in range(100):
+        (top / "full" / f"{n:03}").touch()
+    with os.scandir(top / "full") as entries:  # as rm -r does
+        for entry in entries:
+            os.unlink(entry.path)
+    assert os.listdir(top / "full") == []
+    fd = os.open(top / "full", os.O_RDONLY)
+    try:
+        os.rmdir(top / "full")
+        found = os.fstat(fd)
+        assert found.st_nlink == 0 and stat.S_ISDIR(found.st_mode) and os.listdir(fd) == []
+        with pytest.raises(OSError) as gone:
+            os.open("new", os.O_CREAT | os.O_RDWR, dir_fd=fd)
+        assert gone.value.errno == errno.ENOENT
+    finally:
+        os.close(fd)

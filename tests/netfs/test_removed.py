@@ -1,5 +1,6 @@
 """A file that is removed, or replaced, while somebody has it open: it is read and written on, and is gone with the last close."""
 
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -61,6 +62,49 @@ async def test_a_removed_file_is_used_on(kind: str, keys: VolumeKey | None, how:
                     assert same_name.size == (3 if how == "replaced" else 0)
             await gone(store)
             assert len(await one.listdir("/")) == 1
+
+
+@pytest.mark.parametrize("keys", [None, KEYS], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_removed_file_keeps_its_attributes_and_is_opened_again(kind: str, keys: VolumeKey | None) -> None:
+    """By the descriptor, whatever has its name now: permissions, times, extended attributes, and another descriptor to write."""
+    with opened(kind, Probe()) as store:
+        async with two(store, keys) as (one, other):
+            async with await one.open("/f", "w") as made:
+                await made.write(b"before")
+                await made.setxattr("user.a", b"1")
+            async with await one.open("/f") as file, await one.open("/f") as second:
+                assert await file.getxattr("user.a") == b"1"
+                await one.unlink("/f")
+                async with await other.open("/f", "w") as new:
+                    await new.write(b"new")
+                for n in range(2):
+                    found = await file.setattr(mode=0o610 + n, mtime_ns=10**18 + n)
+                    assert (found.mode, found.mtime_ns, found.nlink, found.size) == (0o610 + n, 10**18 + n, 0, 6)
+                    assert await second.stat() == found
+                await second.setxattr("user.b", b"2", create=True)
+                await second.removexattr("user.a")
+                assert await file.listxattr() == ["user.b"] and await file.getxattr("user.b") == b"2"
+                for call, code in (
+                    (file.getxattr("user.a"), errno.ENODATA),
+                    (file.removexattr("user.a"), errno.ENODATA),
+                    (file.setxattr("user.b", b"", create=True), errno.EEXIST),
+                    (file.setxattr("user.a", b"", replace=True), errno.ENODATA),
+                ):
+                    with pytest.raises(OSError) as refused:
+                        await call
+                    assert (refused.value.errno, refused.value.filename) == (code, "/f")
+                async with await one.reopen(file, "r+") as again:
+                    await again.write(b"AFTER", 6)
+                    await again.fsync()
+                    assert await file.read(20, 0) == b"beforeAFTER"
+                async with await one.reopen(file, "w") as again:
+                    assert file.size == 0
+                assert (await file.stat()).mode == 0o611
+            assert (await one.stat("/f")).mode & 0o777 == 0o644 and await one.listxattr("/f") == []
+            async with await one.open("/f") as new:
+                assert await new.read() == b"new"
+            await gone(store)
 
 
 async def test_a_file_that_only_was_open_is_not_kept() -> None:
