@@ -145,8 +145,8 @@ async def _stay(
 ) -> None:
     """Mount, and serve the mount until it ends."""
     try:
-        from netfs.fuse.attributes import MountOptions  # noqa: PLC0415
-        from netfs.fuse.mounting import serve_mount  # noqa: PLC0415 - an extra
+        from netfs.fuse.attributes import MountOptions  # noqa: PLC0415 - needs pyfuse3
+        from netfs.fuse.mounting import serve_mount  # noqa: PLC0415
     except ImportError as error:
         raise CommandError(Exit.LOCAL, f"{MISSING} ({error})") from None
     place = remote_place(word.url)
