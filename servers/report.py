@@ -9,6 +9,7 @@ The socket is `.netfs/control` of the folder that is served, which only its owne
 takes no POST. It tells counts, names of clients and addresses; no key and no file. Owns no memory.
 """
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -136,22 +137,14 @@ async def command_server(address: Address, path: str, who: str = "") -> dict[str
 
 
 async def _asked(address: Address, request: str) -> dict[str, object]:
-    with trio.fail_after(TIMEOUT_S):
-        if address.socket:
-            folder, name = os.path.split(address.socket)
-            fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # a path may be longer than an address
-            try:
-                stream = await trio.open_unix_socket(f"/proc/self/fd/{fd}/{name}")
-            finally:
-                os.close(fd)
-        else:
-            stream = await trio.open_tcp_stream(address.host, address.port)
-        async with stream:
-            await stream.send_all(f"{request} HTTP/1.1\r\n\r\n".encode())
-            answer = bytearray()
-            while len(answer) < MAX_ANSWER and (piece := await stream.receive_some(65536)):
-                answer += piece
-    head, _, body = bytes(answer).partition(b"\r\n\r\n")
+    try:
+        with trio.fail_after(TIMEOUT_S):
+            answer = await _exchanged(address, request)
+    except trio.TooSlowError:
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+    except trio.BrokenResourceError as error:
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
+    head, _, body = answer.partition(b"\r\n\r\n")
     if head.startswith(b"HTTP/1.1 409"):
         raise ValueError(body.decode(errors="replace"))
     if not head.startswith(b"HTTP/1.1 200"):
@@ -160,3 +153,22 @@ async def _asked(address: Address, request: str) -> dict[str, object]:
     if not isinstance(found, dict):
         raise ValueError("not the status of a netfs server")
     return found
+
+
+async def _exchanged(address: Address, request: str) -> bytes:
+    """Return what is answered to a request."""
+    if address.socket:
+        folder, name = os.path.split(address.socket)
+        fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # a path may be longer than an address
+        try:
+            stream = await trio.open_unix_socket(f"/proc/self/fd/{fd}/{name}")
+        finally:
+            os.close(fd)
+    else:
+        stream = await trio.open_tcp_stream(address.host, address.port)
+    async with stream:
+        await stream.send_all(f"{request} HTTP/1.1\r\n\r\n".encode())
+        answer = bytearray()
+        while len(answer) < MAX_ANSWER and (piece := await stream.receive_some(65536)):
+            answer += piece
+    return bytes(answer)

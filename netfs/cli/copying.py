@@ -92,8 +92,8 @@ class _Engine:
         how = self.how
         there = job.there
         if how.dry:
-            if there is None:
-                self.totals.plan(f"make directory {job.target}", "missing", str(job.target))
+            if there is None or there.kind is not Kind.DIRECTORY:
+                self.totals.plan(f"make directory {job.target}", _why(job), str(job.target))
         else:
             await self.target.make_directory(job.target, job.item.mode, top=not job.path)
         inside = [
@@ -233,7 +233,9 @@ class _Engine:
             try:
                 await self.remove(place, item, path)
             except CommandError as error:
-                self.record(error, None)
+                # What was an unfinished file when it was listed may have its name by now.
+                if item.kind is Kind.DIRECTORY or not isinstance(error.__cause__, FileNotFoundError):
+                    self.record(error, None)
 
     async def remove(self, place: Place, item: Item, path: str) -> bool:
         """Remove what is only in the target, but nothing that the filters leave out. Returns: whether all of it went."""

@@ -231,7 +231,7 @@ def failing(code: Exit, what: str | None = None) -> Iterator[None]:
             if cause is error:
                 raise
             raise cause from None
-        raise CommandError(code, describe(cause, what)) from error
+        raise CommandError(code, describe(cause, what)) from cause
 
 
 def describe(error: OSError, what: str | None = None) -> str:

@@ -65,7 +65,10 @@ class RemoteSide(Side):
 
     async def read_link(self, place: Place) -> str:
         with failing(Exit.REMOTE, str(place)):
-            return await self._client.readlink(place.path)
+            text = await self._client.readlink(place.path)
+        if "\0" in text:
+            raise CommandError(Exit.REMOTE, f"{place}: the server says that it leads to {text!r}, which is no path")
+        return text
 
     async def make_link(self, place: Place, text: str, temporary: str) -> None:
         beside = posixpath.join(posixpath.dirname(place.path), temporary)

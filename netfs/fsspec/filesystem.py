@@ -254,10 +254,11 @@ class NetFileSystem(AbstractFileSystem):
         source, target = self._inside(path1), self._inside(path2)
 
         async def copied(client: Client) -> None:
-            if (await client.stat(source)).type is FileType.DIRECTORY:
+            attr = await client.stat(source)
+            if attr.type is FileType.DIRECTORY:
                 await client.mkdir(target, parents=True, exist_ok=True)
-                return
-            await self._copied(client, source, target)
+            elif not await client.exists(target) or (await client.stat(target)).ino != attr.ino:  # not onto itself
+                await self._copied(client, source, target)
 
         if self._intrans and not self.isdir(path1):
             with self.open(path1, "rb") as old, self.open(path2, "wb") as new:

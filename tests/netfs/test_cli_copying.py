@@ -14,6 +14,7 @@ import trio
 from netfs.cli import copying
 from netfs.cli.copying import Totals, copy_trees
 from netfs.cli.host import CommandError, Exit, Host, failing
+from netfs.cli.how import How
 from netfs.cli.local_side import LocalSide
 from netfs.cli.main import build
 from netfs.cli.place import Place
@@ -248,29 +249,42 @@ async def test_a_file_that_shrinks_is_not_taken_for_whole() -> None:
 
 
 class Liar:
-    """A client whose server lists what is no file name."""
+    """A client whose server lists what is no file name, or a symlink to what is no path."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, kind: FileType = FileType.FILE) -> None:
+        self.name, self.kind = name, kind
 
     async def scandir(self, path: str) -> AsyncIterator[Entry]:
         await trio.lowlevel.checkpoint()
-        attr = Attr(2, FileType.FILE, 0o644, 1, 0, 0, 5, 0, 0, 0, 1)
+        attr = Attr(2, self.kind, 0o644, 1, 0, 0, 5, 0, 0, 0, 1)
         yield Entry(self.name, f"{path}/{self.name}", attr)
+
+    async def readlink(self, path: str) -> str:
+        await trio.lowlevel.checkpoint()
+        return "a\0b"
+
+
+async def copy_of_a_liar(liar: Liar, folder: Path) -> CommandError:
+    origin, target = Place("netfs://h", "/folder"), Place(None, str(folder / "to"))
+    with silent_host().progress(None, "") as progress:
+        totals = await copy_trees(
+            [(origin, Item("folder", Kind.DIRECTORY, 0o755, 0), target)], RemoteSide(cast("Client", liar)), LocalSide(),
+            workers=1, measured=False, progress=progress, fresh_name=fresh_names(), how=How(links=True),
+        )  # fmt: skip
+    (told,) = totals.failed
+    return told
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../../.ssh/authorized_keys", "/etc/passwd", "a\0b"])
 async def test_a_server_cannot_lead_out_of_the_target(tmp_path: Path, name: str) -> None:
-    side = RemoteSide(cast("Client", Liar(name)))
-    origin, target = Place("netfs://h", "/folder"), Place(None, str(tmp_path / "to"))
-    with silent_host().progress(None, "") as progress:
-        totals = await copy_trees(
-            [(origin, Item("folder", Kind.DIRECTORY, 0o755, 0), target)],
-            side, LocalSide(), workers=1, measured=False, progress=progress, fresh_name=fresh_names(),
-        )  # fmt: skip
-    (told,) = totals.failed
+    told = await copy_of_a_liar(Liar(name), tmp_path)
     assert (told.code, "no file name" in str(told)) == (Exit.REMOTE, True)
     assert read_tree(tmp_path) == {}
+
+
+async def test_a_symlink_to_what_is_no_path_is_told(tmp_path: Path) -> None:
+    told = await copy_of_a_liar(Liar("link", FileType.SYMLINK), tmp_path)
+    assert (told.code, "no path" in str(told)) == (Exit.REMOTE, True)
 
 
 @pytest.mark.parametrize("step", ["read", "write", "commit"])

@@ -137,6 +137,12 @@ def test_failing_lets_other_errors_pass() -> None:
         raise ExceptionGroup("g", [CommandError(3, "inner")])
 
 
+def test_failing_tells_what_ended_a_group() -> None:
+    with pytest.raises(CommandError) as caught, failing(Exit.REMOTE, "x"):
+        raise ExceptionGroup("g", [ConnectionResetError(errno.ECONNRESET, "lost")])
+    assert str(caught.value) == "x: lost" and isinstance(caught.value.__cause__, ConnectionError)
+
+
 # ---- the installed program
 
 

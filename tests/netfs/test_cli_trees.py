@@ -12,6 +12,7 @@ from netfs.cli.carrying import HOLES_FROM, PIECE
 from netfs.cli.copying import copy_trees
 from netfs.cli.host import Exit, Lost
 from netfs.cli.how import How, Totals
+from netfs.cli.journal import Journals
 from netfs.cli.local_side import LocalSide
 from netfs.cli.pace import Pace, parse_timetable
 from netfs.cli.place import Place
@@ -97,6 +98,30 @@ async def test_content_counts_where_checksums_are_asked_for(tmp_path: Path) -> N
         assert (totals.files, totals.same, len(totals.planned)) == (1, 1, int(dry))
     assert (tmp_path / "to" / "other").read_bytes() == b"b" * (PIECE + 1)
     assert (tmp_path / "to" / "same").stat().st_mtime_ns == 1
+
+
+async def test_an_unfinished_file_that_is_finished_is_no_surplus(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "big").write_bytes(bytes(PIECE + 1))
+    (tmp_path / "to").mkdir()
+    source, target, journals = LocalSide(), LocalSide(), Journals(tmp_path / "state", PIECE)
+    ends = [Place(None, str(tmp_path / folder / "big")) for folder in ("from", "to")]
+    item = await source.find(ends[0])
+    assert item is not None
+    journals.open(ends[0], item, ends[1], ".netfs-1.part")
+    (tmp_path / "to" / ".netfs-1.part").write_bytes(b"as far as it came")
+    totals = await copied(source, target, tmp_path / "from", tmp_path / "to", How(newer=True, delete=True, journals=journals))
+    assert (totals.files, totals.failed, [path.name for path in (tmp_path / "to").iterdir()]) == (1, [], ["big"])
+
+
+async def test_a_folder_in_place_of_a_file_is_another(tmp_path: Path) -> None:
+    (tmp_path / "from" / "name").mkdir(parents=True)
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "name").touch()
+    for one, other in (("from", "to"), ("to", "from")):
+        how = How(newer=True, checksum=True, dry=True)
+        totals = await copied(LocalSide(), LocalSide(), tmp_path / one, tmp_path / other, how)
+        assert totals.differing == [("different", f"{tmp_path}/{other}/name")]
 
 
 async def test_what_failed_is_tried_again(autojump_clock: trio.testing.MockClock, tmp_path: Path) -> None:

@@ -163,6 +163,12 @@ def test_a_transaction_shows_all_or_nothing(fs: NetFileSystem) -> None:
     assert sorted(fs.ls("/", detail=False)) == ["/a", "/b"]
 
 
+def test_a_file_that_is_copied_onto_itself_stays(fs: NetFileSystem) -> None:
+    fs.pipe_file("/a", b"kept")
+    fs.cp_file("/a", "/a")
+    assert fs.cat_file("/a") == b"kept"
+
+
 def test_the_key_of_a_version_changes_with_it(fs: NetFileSystem) -> None:
     fs.pipe_file("/a", b"one")
     key, sum_ = fs.ukey("/a"), fs.checksum("/a")

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -127,23 +128,24 @@ async def test_commands_over_the_control_socket_alone(tmp_path: Path) -> None:
     async with keyed(tmp_path, "{0} one\n{1} two\n", {}) as (serving, (one, two)):
         hosts, keys = tmp_path / "known_hosts", tmp_path / "authorized_keys"
         async with (
-            netfs.open_client(serving.url, identity=one.path, known_hosts=hosts, timeout=0.5) as first,
             netfs.open_client(serving.url, identity=two.path, known_hosts=hosts) as second,
             trio.open_nursery() as nursery,
         ):
             listener = open_listener(where)
             nursery.start_soon(partial(answer_reports, serving.server, listener, commands=True))
             assert await command_server(where, "/disconnect", "nobody") == {"disconnected": 0}
-            assert await command_server(where, "/disconnect", "one") == {"disconnected": 1}
-            await first.mkdir("/again")  # its key still counts
-            keys.write_text("nonsense")
-            with pytest.raises(ValueError, match="old keys go on counting"):
-                await command_server(where, "/reload")
-            keys.write_text(f"{two.fingerprint} two\n")
-            assert await command_server(where, "/reload") == {"reloaded": True}
-            await second.mkdir("/there")
-            with pytest.raises(netfs.NotReachable):
-                await first.mkdir("/gone")
+            async with netfs.open_client(serving.url, identity=one.path, known_hosts=hosts) as first:
+                assert await command_server(where, "/disconnect", "one") == {"disconnected": 1}
+                await first.mkdir("/again")  # its key still counts
+            async with netfs.open_client(serving.url, identity=one.path, known_hosts=hosts, timeout=0.5) as first:
+                keys.write_text("nonsense")
+                with pytest.raises(ValueError, match="old keys go on counting"):
+                    await command_server(where, "/reload")
+                keys.write_text(f"{two.fingerprint} two\n")
+                assert await command_server(where, "/reload") == {"reloaded": True}
+                await second.mkdir("/there")
+                with pytest.raises(netfs.NotReachable):
+                    await first.mkdir("/gone")
             with pytest.raises(ValueError, match="not the control socket"):
                 await command_server(where, "/format")
             nursery.cancel_scope.cancel()
@@ -202,6 +204,16 @@ def test_metrics_have_help() -> None:
 async def test_asking_what_is_no_server(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         await ask_status(Address(socket=str(tmp_path / "nothing")))
+
+
+async def test_asking_what_does_not_answer(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    where = Address(socket=str(tmp_path / "silent"))
+    listener = open_listener(where)
+    try:
+        with pytest.raises(TimeoutError):
+            await ask_status(where)
+    finally:
+        listener.close()
 
 
 async def test_draining_answers_what_is_under_way(autojump_clock: trio.testing.MockClock) -> None:
@@ -266,6 +278,11 @@ def test_the_program_from_its_config_file_to_its_end(tmp_path: Path) -> None:
     assert subprocess.run([*netfs_, "mkdir", f"netfs+unix://{tmp_path}/s:/made"], check=False).returncode == 0
     told = subprocess.run([*netfs_, "status", str(tmp_path / "data"), "--json"], capture_output=True, check=True)
     assert json.loads(told.stdout)["accepted_total"] == 1
+    assert stat.S_IMODE((tmp_path / "data" / ".netfs" / "control").stat().st_mode) == 0o600
+    control = [*netfs_, "control", str(tmp_path / "data")]
+    for action, answer in ((["disconnect", "nobody"], "0 connections ended\n"), (["reload"], "keys are read again\n")):
+        assert subprocess.run([*control, *action], capture_output=True, text=True, check=True).stdout == answer
+    assert subprocess.run([*control, "disconnect"], capture_output=True, check=False).returncode == 2
     server.send_signal(signal.SIGHUP)
     server.send_signal(signal.SIGTERM)
     _, log = server.communicate(timeout=120)
