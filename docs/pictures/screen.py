@@ -114,14 +114,11 @@ class Terminal:
                 terminal._wait(1)
                 yield terminal
 
-    def type(self, line: str, *, ends: bool = True) -> None:
-        """Type a line and press Enter. ends: wait until its command has ended; otherwise only until it has had time to speak."""
+    def type(self, line: str) -> None:
+        """Type a line, press Enter, and wait until its command has ended."""
         count = self._count() + 1
         _tool(self.environment, "type", "--delay", "12", f"{line}\n")
-        if ends:
-            self._wait(count)
-        else:
-            time.sleep(SETTLE_S)
+        self._wait(count)
 
     def picture(self, picture: Path) -> None:
         """Take a picture of it."""

@@ -255,13 +255,12 @@ def shot(
     url: str, picture: Path, width: int, height: int, *, ready: str | None = None, clicks: Sequence[tuple[int, int]] = ()
 ) -> None:
     """Have a headless Chromium take a picture of a page. ready: a selector to wait for; clicks: places to click on then."""
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - said below when it is missing
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - `check` has seen to its package
 
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        raise SystemExit("no Chromium: sudo apt install chromium")
     with sync_playwright() as tool:
-        chromium = tool.chromium.launch(executable_path=browser, args=["--no-sandbox", "--enable-unsafe-swiftshader"])
+        chromium = tool.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--enable-unsafe-swiftshader"]
+        )
         page = chromium.new_page(viewport={"width": width, "height": height})
         page.goto(url)
         if ready is not None:

@@ -12,11 +12,11 @@ unfinished file is to be removed. Owns no memory.
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from netfs.cli.local_side import whole_path
 from netfs.cli.place import Place
 from netfs.cli.sides import Item
 
@@ -66,8 +66,7 @@ class Journals:
     def open(self, origin: Place, item: Item, target: Place, fresh_name: str) -> Journal:
         """Return the journal of a copy, with what was noted before. Raises: OSError."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        # A path of this machine means another file in another folder.
-        ends = [str(place) if place.remote else os.path.abspath(place.path) for place in (origin, target)]  # noqa: PTH100
+        ends = [str(place) if place.remote else whole_path(place) for place in (origin, target)]
         path = self.folder / hashlib.sha256("\0".join(ends).encode("utf-8", "surrogateescape")).hexdigest()[:32]
         head = {"origin": ends[0], "target": ends[1], "size": item.size, "mtime_ns": item.mtime_ns, "piece": self.piece}
         found, pieces = self._read(path)

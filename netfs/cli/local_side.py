@@ -19,7 +19,7 @@ from netfs.cli.host import CommandError, Exit, failing
 from netfs.cli.place import Place
 from netfs.cli.sides import PERMISSIONS, Item, Kind, Side, Sink, Source
 
-__all__ = ["LocalSide", "led_to"]
+__all__ = ["LocalSide", "led_to", "whole_path"]
 
 T = TypeVar("T")
 
@@ -45,6 +45,11 @@ async def led_to(place: Place) -> Place:
         return place if path.is_dir() else replace(place, path=str(path.resolve()))
 
     return await _in_thread(place, look)
+
+
+def whole_path(place: Place) -> str:
+    """Return the path of a place as it is wherever one works: one of this machine means another file in another folder."""
+    return place.path if place.remote else os.path.abspath(place.path)  # noqa: PTH100 - symlinks stay
 
 
 class LocalSide(Side):

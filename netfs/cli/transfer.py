@@ -276,7 +276,7 @@ async def copy_all(
 ) -> "Totals":
     from netfs.cli.copying import copy_trees  # noqa: PLC0415
     from netfs.cli.how import Totals  # noqa: PLC0415
-    from netfs.cli.local_side import led_to  # noqa: PLC0415
+    from netfs.cli.local_side import led_to, whole_path  # noqa: PLC0415
     from netfs.cli.sides import Kind  # noqa: PLC0415
     from transport.env import system_env  # noqa: PLC0415
 
@@ -290,6 +290,7 @@ async def copy_all(
     if not into and (len(origins) > 1 or (there is not None and target.is_folder)):
         host.fail(Exit.USAGE, f"{target}: not a directory")
     work: dict[str | None, list[tuple[Place, Item, Place]]] = {}
+    taken: dict[str, tuple[Place, Kind]] = {}
     for origin in origins:
         item = await sides[origin.endpoint].find(origin)
         if item is None:
@@ -300,8 +301,11 @@ async def copy_all(
             host.fail(Exit.REMOTE if target.remote else Exit.LOCAL, f"{target}: No such directory")
         # A source without a name (the root of an export, `.`) is copied as what it holds.
         final = target.child(origin.name) if into and not inside and origin.name not in {"", ".", ".."} else target
-        if origin.endpoint == final.endpoint and (final.path + "/").startswith(origin.path.rstrip("/") + "/"):
+        if origin.endpoint == final.endpoint and f"{whole_path(final)}/".startswith(whole_path(origin).rstrip("/") + "/"):
             host.fail(Exit.USAGE, f"{origin} cannot be copied onto or into itself")
+        other, kind = taken.setdefault(whole_path(final), (origin, item.kind))
+        if other != origin and {item.kind, kind} != {Kind.DIRECTORY}:
+            host.fail(Exit.USAGE, f"{other} and {origin} would both become {final}")
         work.setdefault(origin.endpoint, []).append((origin, item, final))
     totals = Totals()
     with host.progress(None, "looking") as progress:

@@ -185,6 +185,18 @@ def test_a_device_or_pipe_is_not_replaced(tmp_path: Path, url: str) -> None:
     assert (tmp_path / "link").is_symlink() and (tmp_path / "leads-here").read_text() == "a note"
 
 
+def test_what_would_be_lost_or_never_end_is_not_begun(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x").write_text(folder)
+    assert netfs("mkdir", f"{url}/into").code == 0
+    told(netfs("cp", tmp_path / "a" / "x", tmp_path / "b" / "x", f"{url}/into"), 2, f"would both become {url}/into/x")
+    assert netfs("ls", f"{url}/into").out == ""
+    assert netfs("cp", "-r", f"{tmp_path}/a/.", f"{tmp_path}/b/.", f"{url}/into").code == 0  # folders are laid together
+    monkeypatch.chdir(tmp_path)
+    told(netfs("cp", "-r", f"{url}/into", tmp_path, "a"), 2, "onto or into itself")
+
+
 def test_between_two_names_of_one_server_no_bytes_travel(tmp_path: Path, url: str) -> None:
     data = os.urandom(3 << 20)
     (tmp_path / "data").write_bytes(data)
