@@ -40,7 +40,7 @@ def register_rm(host: Host) -> None:
     ) -> int:
         """Remove files, or whole directories with -r.
 
-        What cannot be removed is told, and the rest is removed all the same.
+        Each that cannot be removed is told, and the others are removed all the same.
 
         Args:
             url: a file, or with --recursive a directory.

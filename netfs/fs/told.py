@@ -41,9 +41,11 @@ def told(method: Method[S, P, T]) -> Method[S, P, T]:
 
 
 def path_of(caller: object, args: tuple[object, ...]) -> str:
-    """Return the path a call is about: the file's own, or the first argument."""
+    """Return the path a call is about: the file's own, or the first argument; what is no text, or ends a line, is escaped."""
     path = args[0] if args and isinstance(args[0], str) else getattr(caller, "path", "")
-    return path if isinstance(path, str) else ""
+    if not isinstance(path, str):
+        return ""
+    return path if path.isprintable() else repr(path)[1:-1]
 
 
 async def _tell(probe: Probe, name: str, path: str, call: Coroutine[Any, Any, T]) -> T:

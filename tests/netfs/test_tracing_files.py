@@ -166,6 +166,17 @@ def test_another_suffix_and_a_missing_folder(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("suffix", ["txt", "svg", "pftrace"])
+async def test_a_name_that_is_no_text_is_escaped(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"run.{suffix}"
+    with open_trace(path) as trace:
+        async with pair("stream", world=RealWorld(trace)) as p:
+            await p.client.write_bytes("/gr\udcff\x1b[2J\n", b"x")
+            assert await p.client.listdir("/") == ["gr\udcff\x1b[2J\n"]
+    if suffix != "svg":
+        assert b"/gr\\udcff\\x1b[2J\\n" in path.read_bytes()
+
+
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("perfetto", "packets"):
         monkeypatch.delitem(sys.modules, f"netfs.tracing.{module}")
