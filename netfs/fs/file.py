@@ -311,7 +311,10 @@ class File(FileAttributes, FileXattrs, FileSpace, FileLocks, FileLent):
         """
         self._check_open()
         await trio.lowlevel.checkpoint()
-        await self._settled()
+        if self.holds_back:
+            await self._settled()
+            self._inode.uncommitted = True
+        self._inode.file_ops.gather_no_more()  # a write was made durable, and not what was changed with it
         await self._made_durable(fsync(self._inode))
 
     @told

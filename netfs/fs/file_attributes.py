@@ -102,13 +102,13 @@ class FileAttributes:
                 return held
         await self._settled()
         try:
-            attr = await self._changed(change) or await inode.file_ops.getattr()
+            attr = await self._changed(change)
         except Exception as error:
             raise translate(error, self.path, inode.probe) from error
         attr.size = self.size
         return attr
 
-    async def _changed(self, change: Setattr) -> Attr | None:
+    async def _changed(self, change: Setattr) -> Attr:
         inode = self._inode
         dirty = len(inode.mapping.dirty)
         if dirty and inode.ops.seals and change.mtime_ns is not None:

@@ -12,9 +12,12 @@ import trio.testing
 
 import netfs
 from iov.probe import Probe
+from netfs.engine.park import acquire_shared
+from netfs.engine.writeback import writeback_held
 from netfs.fs.client import Client
 from netfs.fs.file import File
 from netfs.fs.own import HOLD_S
+from netfs.fs.settling import settle
 from servers.server import serve
 from servers.stores.memory import MemoryStore
 from tests.netfs.test_known import asked
@@ -146,17 +149,22 @@ async def test_without_a_lease_and_for_a_file_that_was_there_nothing_is_held_bac
 
 
 class Refusing(MemoryStore):
-    """A server that refuses to change attributes, while it does. stable: of each write, whether it was to be durable at once."""
+    """A server that refuses to change attributes, while it does. stable: of each write, whether it was to be durable at once.
+
+    changed: how often attributes were.
+    """
 
     def __init__(self) -> None:
         super().__init__(Probe())
         self.refuses = True
+        self.changed = 0
         self.stable: list[bool] = []
         self.committed: list[Handle] = []
 
     def setattr(self, change: Setattr) -> Attr:
         if self.refuses:
             raise PermissionError(errno.EPERM, "not permitted")
+        self.changed += 1
         return super().setattr(change)
 
     def write(self, handle: Handle, pos: int, landing: Any, *, stable: bool, aux: bool = False) -> int:
@@ -231,3 +239,46 @@ async def test_a_flush_that_is_cancelled_leaves_it_to_the_next() -> None:
                         scope.cancel()
             as_set(await client.stat(path))
             assert await client.read_bytes(path) == b"12345"
+
+
+async def test_what_waits_for_its_turn_does_not_send_it_again() -> None:
+    """It would undo what came behind it: a write moves the times that were set before."""
+    store = Refusing()
+    store.refuses = False
+    async with on(store) as client, held_back(client) as file:
+        inode = file._inode
+        async with trio.open_nursery() as nursery:
+            async with writeback_held(inode):
+                for _ in range(3):
+                    nursery.start_soon(settle, client, inode)
+                await trio.testing.wait_all_tasks_blocked()
+        assert store.changed == 1
+        as_set(await file.stat())
+
+
+@pytest.mark.parametrize("how", ["held back", "sent already"])
+async def test_fsync_makes_the_attributes_durable_too(how: str) -> None:
+    """The bytes are, when they are written; the server makes attributes durable at a COMMIT."""
+    store = Refusing()
+    store.refuses = False
+    async with on(store) as client, held_back(client) as file:
+        if how == "sent already":
+            await settle(client, file._inode)
+        await file.fsync()
+        assert store.stable == [True] and len(store.committed) == 1
+        await file.setattr(mode=0o600, later=True)
+        await file.fsync()
+        assert len(store.committed) == 2
+
+
+async def test_what_goes_past_the_cache_meanwhile_is_committed() -> None:
+    """It may reach the server behind a write that is durable at once, and be acknowledged before the file is committed."""
+    store = Refusing()
+    store.refuses = False
+    async with on(store) as client, await client.open("/f", "x") as file:
+        await file.write(b"1234")
+        inode = file._inode
+        await acquire_shared(inode.lock)
+        await file.flush()
+        inode.lock.release_shared()
+        assert store.stable == [False] and len(store.committed) == 1
