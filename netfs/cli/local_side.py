@@ -19,7 +19,7 @@ from netfs.cli.host import CommandError, Exit, failing
 from netfs.cli.place import Place
 from netfs.cli.sides import PERMISSIONS, Item, Kind, Side, Sink, Source
 
-__all__ = ["LocalSide", "led_to", "whole_path"]
+__all__ = ["LocalSide", "is_link", "led_to", "whole_path"]
 
 T = TypeVar("T")
 
@@ -45,6 +45,11 @@ async def led_to(place: Place) -> Place:
         return place if path.is_dir() else replace(place, path=str(path.resolve()))
 
     return await _in_thread(place, look)
+
+
+async def is_link(place: Place) -> bool:
+    """Tell whether a place is a symlink of this machine."""
+    return not place.remote and await _in_thread(place, Path(place.path).is_symlink)
 
 
 def whole_path(place: Place) -> str:

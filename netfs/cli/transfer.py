@@ -276,7 +276,7 @@ async def copy_all(
 ) -> "Totals":
     from netfs.cli.copying import copy_trees  # noqa: PLC0415
     from netfs.cli.how import Totals  # noqa: PLC0415
-    from netfs.cli.local_side import led_to, whole_path  # noqa: PLC0415
+    from netfs.cli.local_side import is_link, led_to, whole_path  # noqa: PLC0415
     from netfs.cli.sides import Kind  # noqa: PLC0415
     from transport.env import system_env  # noqa: PLC0415
 
@@ -303,6 +303,9 @@ async def copy_all(
         final = target.child(origin.name) if into and not inside and origin.name not in {"", ".", ".."} else target
         if origin.endpoint == final.endpoint and f"{whole_path(final)}/".startswith(whole_path(origin).rstrip("/") + "/"):
             host.fail(Exit.USAGE, f"{origin} cannot be copied onto or into itself")
+        if item.kind is Kind.DIRECTORY and final is not target and await is_link(final):
+            # It may have come with an earlier copy.
+            host.fail(Exit.LOCAL, f"{final}: a symlink; to copy to where it leads, name that as the target")
         other, kind = taken.setdefault(whole_path(final), (origin, item.kind))
         if other != origin and {item.kind, kind} != {Kind.DIRECTORY}:
             host.fail(Exit.USAGE, f"{other} and {origin} would both become {final}")

@@ -195,6 +195,9 @@ def test_what_would_be_lost_or_never_end_is_not_begun(tmp_path: Path, url: str, 
     assert netfs("cp", "-r", f"{tmp_path}/a/.", f"{tmp_path}/b/.", f"{url}/into").code == 0  # folders are laid together
     monkeypatch.chdir(tmp_path)
     told(netfs("cp", "-r", f"{url}/into", tmp_path, "a"), 2, "onto or into itself")
+    (tmp_path / "b" / "into").symlink_to(tmp_path / "a")
+    told(netfs("cp", "-r", f"{url}/into", "b"), 4, "a symlink")
+    assert netfs("cp", "-r", f"{url}/into/.", "b/into").code == 0
 
 
 def test_between_two_names_of_one_server_no_bytes_travel(tmp_path: Path, url: str) -> None:
