@@ -12,7 +12,7 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
@@ -35,6 +35,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
 RECALL_TIMEOUT_S: Final = 10
+CLOSE_TIMEOUT_S: Final = 5
 
 
 def answering(
@@ -291,12 +292,8 @@ class MountOps(pyfuse3.Operations):
         else:
             file = await self._client.open(self._path(node), mode, direct=direct)
         if flags & os.O_TRUNC:
-            try:
+            async with _closed_by_failure(file):
                 await self._emptied(file, ctx)
-            except BaseException:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
-                    await file.aclose()
-                raise
         return await self._opened(node, file)
 
     @answering
@@ -316,14 +313,16 @@ class MountOps(pyfuse3.Operations):
             maker = 0
             file = await self._client.open(path, self._mode(flags, writes=True), direct=self._options.direct)
             if flags & os.O_TRUNC:
-                await self._emptied(file, ctx)
+                async with _closed_by_failure(file):
+                    await self._emptied(file, ctx)
             attr = file.attr
         else:
             attr = file.attr
             changes = made_by(attr, parent, ctx, self._options)
             if changes:
-                with contextlib.suppress(PermissionError):
-                    attr = await file.setattr(**changes, later=False)
+                async with _closed_by_failure(file):
+                    with contextlib.suppress(PermissionError):
+                        attr = await file.setattr(**changes, later=False)
         attr.size = file.size
         node = self._nodes.found(parent, _text(name), attr.ino)
         return await self._opened(node, file, maker), self._attributes(node, attr)
@@ -464,6 +463,17 @@ class MountOps(pyfuse3.Operations):
         if attr.type is FileType.DIRECTORY:
             node.attr = attr
         return entry_attributes(node.number, attr, self._options, certain=certain)
+
+
+@contextlib.asynccontextmanager
+async def _closed_by_failure(file: "File") -> AsyncIterator[None]:
+    """Close a file when what is done before anybody has a descriptor of it fails."""
+    try:
+        yield
+    except BaseException:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S), contextlib.suppress(OSError):
+            await file.aclose()
+        raise
 
 
 def _text(name: bytes) -> str:

@@ -7,6 +7,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import trio
+
+from transport.messages import Attr, FileType
 
 pyfuse3 = pytest.importorskip("pyfuse3", reason="not installed: pip install 'netfs[fuse]'")
 CTX = SimpleNamespace(uid=0, gid=0, pid=1, umask=0o022)
@@ -83,3 +86,41 @@ def test_every_operation_is_asked() -> None:
 
     handlers = {name for name in vars(MountOps) if hasattr(pyfuse3.Operations, name) and callable(getattr(MountOps, name))}
     assert {name for name in handlers if not name.startswith("_")} == CALLS.keys() | NEVER_FAIL
+
+
+class Halfway:
+    """A client whose files open, and then fail; the one that is made is there already if `exists`. closed: how many were."""
+
+    def __init__(self, *, exists: bool) -> None:
+        self.exists = exists
+        self.closed = self.size = 0
+        self.attr = Attr(10, FileType.FILE, 0o644, 1, 0, 0, 0, 0, 0, 0, 0)
+
+    async def open(self, path: str, mode: str, **_: Any) -> "Halfway":
+        await trio.lowlevel.checkpoint()
+        if mode == "x+" and self.exists:
+            raise FileExistsError(errno.EEXIST, "there", path)
+        return self
+
+    async def setattr(self, **_: Any) -> Attr:
+        await trio.lowlevel.checkpoint()
+        raise OSError(errno.ENOSPC, "full")
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.closed += 1
+
+
+@pytest.mark.parametrize(("name", "exists"), [("open", True), ("create", True), ("create", False)])
+async def test_what_nobody_has_a_descriptor_of_is_closed(name: str, exists: bool) -> None:
+    from netfs.fuse.attributes import MountOptions
+    from netfs.fuse.operations import MountOps
+
+    client = Halfway(exists=exists)
+    ops = MountOps(cast("Any", client), "", MountOptions(shared=True))
+    node = ops._nodes.found(ops._nodes.root, "a", 10)
+    flags, user = os.O_RDWR | os.O_TRUNC, SimpleNamespace(uid=1, gid=1, pid=1, umask=0)
+    with pytest.raises(pyfuse3.FUSEError) as answer:
+        await getattr(ops, name)(*((node.number, flags, user) if name == "open" else (1, b"a", 0o644, flags, user)))
+    assert answer.value.errno == errno.ENOSPC
+    assert client.closed == 1 and not ops._files
