@@ -486,8 +486,10 @@ NOW_NS: Final = -(1 << 63)
 
 
 def name_of(request: Request) -> str:
-    """Return the name of what is asked, for traces: a numbered request is what it is about."""
-    return request.request.op.name if isinstance(request, Sequenced) else request.op.name
+    """Return the name of what is asked, for traces: a numbered request is what it is about, a compound the kinds of its steps."""
+    asked = request.request if isinstance(request, Sequenced) else request
+    names = [step.request.op.name for step in asked.steps] if isinstance(asked, Compound) else [asked.op.name]
+    return "+".join(dict.fromkeys(names))
 
 
 def is_idempotent(request: Request) -> bool:

@@ -46,4 +46,4 @@ async def test_connections_are_recorded_under_the_name_of_the_server(together: b
     store.close()
     lines = path.read_text().splitlines()
     assert all(f" {place.endpoint}: " in line for line in lines)
-    assert sum("call_sent:" in line and " MKDIR " in line for line in lines) == 1 + together
+    assert sum("call_sent:" in line and " MKDIR+LEASE " in line for line in lines) == 1 + together

@@ -69,7 +69,7 @@ class _Call:
     def __init__(self, end: "ClientEnd", request: Request, done: Done, source: IovIter | None, dest: IovIter | None) -> None:
         self.end = end
         self.op = request.op
-        self.name = name_of(request)
+        self.name = "" if end.probe.sink is None else name_of(request)
         self.again = is_idempotent(request)
         self.body = encode_request(request)
         self.done = done
