@@ -19,7 +19,7 @@ from netfs.cli.host import CommandError, Exit, failing
 from netfs.cli.place import Place
 from netfs.cli.sides import PERMISSIONS, Item, Kind, Side, Sink, Source
 
-__all__ = ["LocalSide", "is_link", "led_to", "whole_path"]
+__all__ = ["LocalSide", "is_link", "led_to", "lies_in", "whole_path"]
 
 T = TypeVar("T")
 
@@ -55,6 +55,11 @@ async def is_link(place: Place) -> bool:
 def whole_path(place: Place) -> str:
     """Return the path of a place as it is wherever one works: one of this machine means another file in another folder."""
     return place.path if place.remote else os.path.abspath(place.path)  # noqa: PTH100 - symlinks stay
+
+
+def lies_in(place: Place, folder: Place) -> bool:
+    """Tell whether a place is a folder or lies below it, by name."""
+    return place.endpoint == folder.endpoint and f"{whole_path(place)}/".startswith(whole_path(folder).rstrip("/") + "/")
 
 
 class LocalSide(Side):

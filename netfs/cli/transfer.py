@@ -276,7 +276,7 @@ async def copy_all(
 ) -> "Totals":
     from netfs.cli.copying import copy_trees  # noqa: PLC0415
     from netfs.cli.how import Totals  # noqa: PLC0415
-    from netfs.cli.local_side import is_link, led_to, whole_path  # noqa: PLC0415
+    from netfs.cli.local_side import is_link, led_to, lies_in, whole_path  # noqa: PLC0415
     from netfs.cli.sides import Kind  # noqa: PLC0415
     from transport.env import system_env  # noqa: PLC0415
 
@@ -301,8 +301,10 @@ async def copy_all(
             host.fail(Exit.REMOTE if target.remote else Exit.LOCAL, f"{target}: No such directory")
         # A source without a name (the root of an export, `.`) is copied as what it holds.
         final = target.child(origin.name) if into and not inside and origin.name not in {"", ".", ".."} else target
-        if origin.endpoint == final.endpoint and f"{whole_path(final)}/".startswith(whole_path(origin).rstrip("/") + "/"):
+        if lies_in(final, origin):
             host.fail(Exit.USAGE, f"{origin} cannot be copied onto or into itself")
+        if how.delete and not how.dry and lies_in(origin, final) and admitted(origin, final, how):
+            host.fail(Exit.USAGE, f"{origin} lies in {final}, and would be removed there")
         if item.kind is Kind.DIRECTORY and final is not target and await is_link(final):
             # It may have come with an earlier copy.
             host.fail(Exit.LOCAL, f"{final}: a symlink; to copy to where it leads, name that as the target")
@@ -326,6 +328,14 @@ async def copy_all(
                 )
             )
     return totals
+
+
+def admitted(place: Place, top: Place, how: "How") -> bool:
+    """Tell whether the filters take a folder that lies below another one."""
+    from netfs.cli.local_side import whole_path  # noqa: PLC0415
+
+    names = whole_path(place).removeprefix(whole_path(top).rstrip("/") + "/").split("/")
+    return all(how.filters.admits("/".join(names[:depth]), is_directory=True) for depth in range(1, len(names) + 1))
 
 
 def tell(host: Host, totals: "Totals", seconds: float) -> int:

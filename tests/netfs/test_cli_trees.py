@@ -198,6 +198,11 @@ def test_what_would_be_lost_or_never_end_is_not_begun(tmp_path: Path, url: str, 
     (tmp_path / "b" / "into").symlink_to(tmp_path / "a")
     told(netfs("cp", "-r", f"{url}/into", "b"), 4, "a symlink")
     assert netfs("cp", "-r", f"{url}/into/.", "b/into").code == 0
+    assert netfs("mkdir", f"{url}/into/below").code == 0
+    told(netfs("sync", "--delete", f"{url}/into/below", f"{url}/into"), 2, "would be removed")
+    assert netfs("sync", f"{url}/into/below", f"{url}/into").code == 0
+    assert netfs("sync", "--delete", "--exclude", "below", f"{url}/into/below", f"{url}/into").code == 0
+    assert netfs("ls", f"{url}/into").out == "below/\n"
 
 
 def test_between_two_names_of_one_server_no_bytes_travel(tmp_path: Path, url: str) -> None:
