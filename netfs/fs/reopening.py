@@ -7,7 +7,6 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
-from netfs.cache.pagecache import PageCache
 from netfs.engine.park import acquire_exclusive
 from netfs.engine.writeback import resize
 from netfs.errors import translate
@@ -25,8 +24,6 @@ __all__ = ["Reopening"]
 
 class Reopening(Listings):
     """The part of a client that opens what is open."""
-
-    page_cache: PageCache
 
     @property
     def volume(self) -> Volume:

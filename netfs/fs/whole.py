@@ -6,10 +6,12 @@ in a buffer of its own and is copied out once, as `read` does it.
 
 import errno
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Final
 
 from iov.bvec import Buffer, byte_view
 from iov.iov_iter import Direction, IovIter
+from netfs.cache.pagecache import PageCache
 from netfs.engine.events import errno_of, trace_caller
 from netfs.engine.request import Origin
 from netfs.errors import translate
@@ -44,9 +46,14 @@ _FIRST, _SECOND = Handle(b"\0"), Handle(b"\1")
 
 
 class WholeFiles(PosixCalls):
-    """The part of a client that reads and writes whole files. _singles: number and length of the reads under way."""
+    """The part of a client that reads and writes whole files.
 
+    _singles: number and length of the reads under way. _settling: files with attributes that are held back.
+    """
+
+    page_cache: PageCache
     _singles: dict[int, int]
+    _settling: Mapping[Handle, object]
 
     @abstractmethod
     async def open(self, path: str, mode: str = "r", *, direct: bool = False, create_mode: int = 0o644) -> File:
@@ -73,12 +80,14 @@ class WholeFiles(PosixCalls):
             return await file.write(view)
 
     async def _write_whole(self, path: str, view: memoryview, mode: int, exclusive: bool) -> bool:
-        """Write a file in one round trip. Returns: false when another client's lease was in the way."""
+        """Write a file in one round trip. Returns: false when another client's lease was in the way, or what is only here."""
         length = len(view)
 
-        async def written(walk: Walk) -> CompoundReply:
+        async def written(walk: Walk) -> CompoundReply | None:
             names, name = self._split_file(path)
             parent = await walk.directory(names)
+            if not exclusive and await self._is_kept(parent, name):
+                return None
             steps = [CompoundStep(Create(parent, name, mode, exclusive))]
             if not exclusive:
                 steps.append(CompoundStep(Truncate(_FIRST, 0)))
@@ -94,9 +103,10 @@ class WholeFiles(PosixCalls):
                 result_of(body.results, 0, EntryReply)  # a name that is not there may have been one wrongly remembered
             return body
 
-        results = (await self._translated(written, path)).results
-        if results and results[-1].status == errno.EAGAIN:
+        reply = await self._translated(written, path)
+        if reply is None or (reply.results and reply.results[-1].status == errno.EAGAIN):
             return False
+        results = reply.results
         handle = result_of(results, 0, EntryReply).handle
         self.known.forget(handle)
         try:
@@ -108,6 +118,15 @@ class WholeFiles(PosixCalls):
         if self._known(handle):
             await self._forget(handle)
         return True
+
+    async def _is_kept(self, parent: Handle, name: str) -> bool:
+        """Say whether a file may have something here that was written or changed, and not sent: that comes before the rest."""
+        if not (self.page_cache.holders or self._settling):
+            return False
+        try:
+            return self._known((await self._volume.lookup(parent, name)).handle)
+        except FileNotFoundError:
+            return False
 
     @told
     async def read_bytes(self, path: str) -> bytes:

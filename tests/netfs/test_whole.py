@@ -19,6 +19,7 @@ from servers.stores.directory import DirectoryStore
 from servers.stores.memory import MemoryStore
 from tests.conformance.store_words import MEMORY
 from tests.netfs.mount import mounted
+from tests.netfs.test_leases import two_clients
 from transport.messages import Compound
 
 
@@ -45,6 +46,20 @@ async def test_a_whole_file_is_a_request_of_its_own() -> None:
         async with await client.open("/f"):
             assert await client.read_bytes("/f") == b"hello"  # it is open, so the page cache is asked
     assert (stats.counts["Reads.RA"], stats.counts["Objs.rr"]) == (1, 0)
+
+
+@pytest.mark.parametrize("leases", [False, True])
+async def test_what_was_written_before_by_a_descriptor_is_not_laid_over_it(leases: bool) -> None:
+    async with two_clients("url", leases=leases) as (client, other, _):
+        async with await client.open("/f", "x+") as file:
+            await file.write(b"not sent yet")
+            await client.write_bytes("/f", b"hello")
+            assert await file.read(20, 0) == await other.read_bytes("/f") == b"hello"
+        assert await client.read_bytes("/f") == b"hello"
+        async with await client.open("/g", "x+") as file:
+            await file.setattr(mtime_ns=5, later=True)
+            await client.write_bytes("/g", b"hello")
+        assert (await other.stat("/g")).mtime_ns != 5
 
 
 async def test_a_whole_file_is_in_the_table_while_it_is_read() -> None:
