@@ -172,6 +172,10 @@ async def _fill(inode: NetfsInode, folio: Folio | None, pos: int, end: int, ahea
     elif folio.writeback:
         # Its gaps may be filled, but a folio is lent to one request at a time.
         await park_at(folio)
+    elif ahead.spread and ahead.marker < 0 and folio.evictable and not folio.valid_to:
+        # What cannot be read may be what lies around: what was asked for is read alone.
+        ahead.spread = 0
+        inode.cache.drop(folio)
     else:
         await fill_gaps(inode, folio)
 

@@ -6,8 +6,11 @@ import random
 import pytest
 
 from iov.iov_iter import Direction, IovIter
+from netfs.cache.pagecache import PageCache
 from netfs.fs.file import MAX_POS, parse_mode
+from tests.netfs.loop import LoopCall
 from tests.netfs.mount import DATA, get, mounted, put
+from transport.base import Outcome, Reply
 from transport.messages import (
     Read,
     Truncate,
@@ -258,6 +261,31 @@ async def test_a_file_that_is_read_here_and_there_is_soon_read_in_larger_pieces(
                 assert await file.lent(unit // 2, at) == data[at : at + unit // 2]
         asked = [request for request in transport.log if isinstance(request, Read)]
         assert len(asked) < units * 2 // 3
+
+
+async def test_what_cannot_be_read_fails_what_asks_for_it_and_not_what_lies_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    unit, units = 1 << 14, 128
+    bad = 50
+    monkeypatch.setattr("tests.netfs.mount.PageCache", lambda *_: PageCache(1 << 24, (unit, 16 * unit)))
+    async with mounted(rsize=1 << 20, wsize=1 << 20) as (client, transport):
+        async with await client.open("/f", "w", direct=True) as file:
+            await file.write(bytes(unit * units))
+        outcome = transport.outcome
+
+        def damaged(call: LoopCall) -> Outcome:
+            request = call.request
+            fails = isinstance(request, Read) and request.pos <= bad * unit < request.pos + request.length
+            return Reply(errno.EIO) if fails else outcome(call)
+
+        monkeypatch.setattr(transport, "outcome", damaged)
+        failed = set()
+        async with await client.open("/f") as file:
+            for place in random.Random(5).sample(range(2 * units), 2 * units):
+                try:
+                    await file.lent(unit // 2, place * unit // 2)
+                except OSError:
+                    failed.add(place // 2)
+        assert failed == {bad}
 
 
 async def test_what_is_lent_is_the_caches_memory_where_it_is_in_one_piece() -> None:
