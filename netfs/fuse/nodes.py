@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Final
 
-from transport.messages import Attr, Handle
+from transport.messages import Attr, FileType, Handle
 
 __all__ = ["ROOT", "Node", "Nodes"]
 
@@ -25,7 +25,7 @@ class Node:
 
     places: where it was found, the latest last. server_ino: the number the server gave it. change: the change counter of the
     file when it was last opened, so that the kernel may keep what it has of a file that nobody has changed. handle: the
-    server's name for a file that was opened. attr: of a directory, as it was last seen.
+    server's name for a file that was opened. type: what it is. attr: of a directory, as it was last seen.
     """
 
     number: int
@@ -35,6 +35,7 @@ class Node:
     opens: int = 0
     change: int = -1
     handle: Handle | None = None
+    type: FileType | None = None
     attr: Attr | None = None
 
     @property
@@ -126,6 +127,15 @@ class Nodes:
         if node is not None:
             node.places.pop((parent, name), None)
         return node
+
+    def replaced(self, node: Node, attr: Attr) -> bool:
+        """Tell whether what was found at a node's path is another object, one that somebody else has put there."""
+        if node.number == ROOT or attr.ino != node.server_ino:
+            return node.number != ROOT  # whoever looks for the name finds a new node
+        if node.type in {None, attr.type}:
+            return False
+        self.gone(*next(reversed(node.places)))  # the server has used the number again
+        return True
 
     def moved(self, parent: Node, name: str, new_parent: Node, new_name: str) -> None:
         """Note a rename; what had the new name has lost it."""

@@ -424,7 +424,14 @@ class MountOps(pyfuse3.Operations):
         opened = self._any_open(node)
         if opened is None and node.gone:
             return nameless(node)
-        return await (opened.file.stat() if opened is not None else self._client.stat(self._path(node)))
+        if opened is not None:
+            return await opened.file.stat()
+        path = self._path(node)
+        attr = await self._client.stat(path)
+        if not node.gone and path == self._path(node) and self._nodes.replaced(node, attr):
+            # So told, the kernel looks for the name again.
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return attr
 
     async def _entry(self, parent: Node, name: str) -> EntryAttributes:
         attr = await self._client.stat(self._top + parent.child_path(name))
@@ -460,6 +467,7 @@ class MountOps(pyfuse3.Operations):
         return FileInfo(fh=handle, direct_io=self._options.direct, keep_cache=kept)
 
     def _attributes(self, node: Node, attr: Attr, *, certain: bool = True) -> EntryAttributes:
+        node.type = attr.type
         if attr.type is FileType.DIRECTORY:
             node.attr = attr
         return entry_attributes(node.number, attr, self._options, certain=certain)

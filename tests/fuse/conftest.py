@@ -1,4 +1,4 @@
-"""A real mount for a test: plain or encrypted, over a stream or RDMA, past the caches, or with the kernel's writeback."""
+"""A real mount for a test: plain or encrypted, over a stream or RDMA, past the caches, with the kernel's writeback, of memory."""
 
 import json
 import subprocess
@@ -26,15 +26,18 @@ def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mounted]
     env = {**ENV, "HOME": str(home)}
     listen = ["--listen", "127.0.0.1:0", *(["--rdma", "127.0.0.1:0"] if "rdma" in words else [])]
     with ExitStack() as stack:
-        server = subprocess.Popen(netfs("--json", "serve", served, *listen), env=env, stdout=subprocess.PIPE, text=True)
-        mount = Mounted(kind, served, folder, "", server, 0, tmp_path / "log", env, [])
+        what = "--memory" if "memory" in words else served
+        server = subprocess.Popen(netfs("--json", "serve", what, *listen), env=env, stdout=subprocess.PIPE, text=True)
+        mount = Mounted(kind, served, folder, "", server, 0, tmp_path / "log", env, [], [], "")
         stack.callback(mount.end)
         assert server.stdout is not None
         told = json.loads(server.stdout.readline())
         mount.url = told["rdma_url" if "rdma" in words else "url"]
+        mount.stream_url = told["url"]
         at = [urlsplit(told[name]).netloc for name in ("url", "rdma_url") if told.get(name)]
         mount.listen = [word if word != "127.0.0.1:0" else at.pop(0) for word in listen]
-        options: list[str | Path] = ["--log", mount.log, "--timeout", "3"]
+        options = mount.options
+        options += ["--log", mount.log, "--timeout", "3"]
         if "encrypted" in words:
             (tmp_path / "key").write_bytes(format_key_file(b"k" * 32))
             make = netfs("volume", "init", "--key-file", tmp_path / "key", mount.url)

@@ -1,11 +1,12 @@
 """What the tests of a mount share: the command, what is missing on this machine, and a served folder with its mount."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,11 @@ def netfs(*arguments: str | Path) -> list[str]:
 
 @dataclass
 class Mounted:
-    """A served folder and its mount. kind: as the fixture's parameter. pid: of the mount. listen: the addresses of the server."""
+    """A served folder and its mount.
+
+    kind: as the fixture's parameter. pid: of the mount. listen: the addresses of the server. options: those of the mount.
+    stream_url: the same by TCP, if the mount is over RDMA.
+    """
 
     kind: str
     served: Path
@@ -41,6 +46,8 @@ class Mounted:
     log: Path
     env: dict[str, str]
     listen: list[str]
+    options: list[str | Path]
+    stream_url: str
 
     @property
     def encrypted(self) -> bool:
@@ -51,6 +58,17 @@ class Mounted:
         while not condition():
             assert time.monotonic() < end, self.log.read_text() if self.log.exists() else "no log"
             time.sleep(0.02)
+
+    @contextlib.contextmanager
+    def again(self, folder: Path, url: str = "") -> Iterator[Path]:
+        """Mount the same once more on a new folder."""
+        folder.mkdir()
+        command = netfs("--json", "mount", *self.options, url or self.url, folder)
+        subprocess.run(command, env=self.env, check=True, timeout=60, stdout=subprocess.DEVNULL)
+        try:
+            yield folder
+        finally:
+            subprocess.run(netfs("umount", folder), env=self.env, check=True, timeout=60)
 
     def end(self) -> None:
         """Kill the server."""

@@ -1,12 +1,14 @@
 """Nodes: numbers, places and lookups, against a model that keeps a tree of names."""
 
 import errno
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from netfs.fuse.nodes import OTHERS, ROOT, Node, Nodes
+from transport.messages import Attr, FileType
 
 
 def test_a_path_follows_a_renamed_directory() -> None:
@@ -44,6 +46,19 @@ def test_a_number_that_is_used_again_is_not_the_old_file() -> None:
     new = nodes.found(nodes.root, "b", 10)
     assert new.number >= OTHERS and old.number == 10
     assert nodes.found(nodes.root, "b", 10) is new
+
+
+def test_what_somebody_else_has_put_in_a_place_is_told_apart() -> None:
+    nodes = Nodes()
+    node = nodes.found(nodes.root, "a", 10)
+    file = Attr(10, FileType.FILE, 0o644, 1, 0, 0, 0, 0, 0, 0, 0)
+    assert not nodes.replaced(node, file)
+    node.type = FileType.FILE
+    assert not nodes.replaced(node, file) and node.path() == "/a"
+    assert nodes.replaced(node, replace(file, ino=11))
+    assert nodes.replaced(node, replace(file, type=FileType.DIRECTORY)) and node.gone
+    assert nodes.found(nodes.root, "a", 10) is not node
+    assert not nodes.replaced(nodes.root, file)
 
 
 @pytest.mark.parametrize("ino", [0, 1, OTHERS, (1 << 64) - 1])
