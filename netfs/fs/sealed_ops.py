@@ -39,6 +39,8 @@ CLAIMING = frozenset({
 })  # fmt: skip
 MOST_INTENTS = 768
 """Of one client on one file, before it commits in between: a server keeps about a thousand on a file."""
+ENTRIES_MAX = 3
+"""Under so many a block may be when it is written: as committed, as being committed, and as written since."""
 SEEK_BLOCKS = 4096
 """How many blocks' tags are looked at in one go for data or a hole."""
 NOT_A_FILE = {FileType.DIRECTORY: errno.EISDIR, FileType.SYMLINK: errno.ELOOP, FileType.OTHER: errno.EINVAL}
@@ -78,7 +80,7 @@ class EncryptedOps(FileOps):
         self._limits = self._transport.limits
         size, most = self.block_size, self._limits.max_payload
         self.rsize = max(size, min(self._volume.rsize, most) // size * size)
-        self.wsize = max(size, min(self._volume.wsize, most, INTENT_BLOCKS_MAX // 2 * size) // size * size)
+        self.wsize = max(size, min(self._volume.wsize, most, INTENT_BLOCKS_MAX // ENTRIES_MAX * size) // size * size)
 
     # ---- reading and writing
 

@@ -7,12 +7,14 @@ from itertools import product
 
 import pytest
 import trio
+import trio.testing
 
+from crypto.intent import INTENT_BLOCKS_MAX
 from netfs.fs.client import Client
 from servers.stores.memory import MemoryStore
 from tests.netfs.loop import LoopTransport
 from tests.netfs.sealed_world import BLOCK, CONTENT, World, fails, find, get, in_world, put
-from transport.base import Landing, Outcome, Reply
+from transport.base import Landing, Limits, Outcome, Reply
 from transport.errors import TransportError
 from transport.messages import Handle, Request, StepKind, Transact, Write
 
@@ -281,5 +283,32 @@ def test_an_old_intent_is_not_believed() -> None:
         with pytest.raises(OSError) as caught:
             await get(world.client(), "/file")
         assert caught.value.errno == errno.EBADMSG
+
+    in_world(test)
+
+
+def test_the_largest_write_twice_beside_a_commit_that_takes_long() -> None:
+    """Each block may be as committed, as being committed, or as written since; the intent names them all."""
+    most = 2 * INTENT_BLOCKS_MAX // 3 * BLOCK
+
+    async def test(world: World) -> None:
+        client = world.client(rsize=most, limits=Limits(max_payload=4 << 20))
+        transport = client.transport
+        assert isinstance(transport, LoopTransport)
+        async with await client.open("/file", "w+", direct=True) as file:
+            await file.write(bytes(most), 0)
+            await file.fsync()
+            await file.write(b"1" * most, 0)
+            transport.hold = lambda request: (
+                isinstance(request, Transact) and any(step.kind is StepKind.RECORD_PUT for step in request.steps)
+            )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(file.fsync)
+                await trio.testing.wait_all_tasks_blocked()
+                await file.write(b"2" * most, 0)
+                await file.write(b"3" * most, 0)
+                transport.let_go()
+            assert await file.read(most, 0) == b"3" * most
+        assert await get(world.client(), "/file") == b"3" * most
 
     in_world(test)
