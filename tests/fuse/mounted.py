@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,10 +60,10 @@ class Mounted:
             time.sleep(0.02)
 
     @contextlib.contextmanager
-    def again(self, folder: Path, url: str = "") -> Iterator[Path]:
+    def again(self, folder: Path, url: str = "", options: Sequence[str] = ()) -> Iterator[Path]:
         """Mount the same once more on a new folder."""
         folder.mkdir()
-        command = netfs("--json", "mount", *self.options, url or self.url, folder)
+        command = netfs("--json", "mount", *self.options, *options, url or self.url, folder)
         subprocess.run(command, env=self.env, check=True, timeout=60, stdout=subprocess.DEVNULL)
         try:
             yield folder
