@@ -288,6 +288,8 @@ BETWEEN = {
     "netfs trace wireshark": "netfs trace wireshark --folder plugins",
     "netfs top": "netfs top shared --times 1",
     "netfs status": "netfs status shared",
+    "netfs control": "netfs control shared reload",
+    "netfs verify": "netfs verify photos work:2026",
     "netfs doctor": "netfs doctor",
 }
 """What the sentences of README name, and the line that does it."""

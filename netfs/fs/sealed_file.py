@@ -9,6 +9,7 @@ memory but leases for tag pages.
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from crypto.errors import CryptoError, IntegrityError, Malformed
 from crypto.file import EncryptedFile, Fetch
@@ -35,7 +36,7 @@ def nothing() -> None:
 
 
 REFRESHES = 4
-"""How often in a row a record is read again because another client was faster."""
+"""How often a record is read again, and has not moved, before what does not fit to it is taken for damage."""
 AHEAD_PAGES = 16
 """Tag pages that come along when a reader goes through the file in order."""
 
@@ -307,10 +308,11 @@ class SealedFile:
 
     # ---- tags
 
-    def with_tags(self, first: int, count: int, then: Then, tries: int = REFRESHES) -> None:
+    def with_tags(self, first: int, count: int, then: Then, tries: int = REFRESHES, known: int = -1) -> None:
         """See to it that the tags of these blocks are there; when `then` is called they are, until the next wait.
 
-        tries: how often the record may be read again, for which the turn is taken; 0 for one who has it.
+        tries: how often the record may be read again and be the same, for which the turn is taken; 0 for one who has it. As long
+        as others commit, it is their doing. known: the generation of the record at which it was tried before.
         """
         ahead = AHEAD_PAGES * FAN_OUT if first // FAN_OUT == self._next_leaf else 0
         fetches = self.file.fetches(first, count, ahead)
@@ -322,9 +324,11 @@ class SealedFile:
         def loaded(error: Exception | None) -> None:
             if error is None:
                 # Perhaps another record was adopted meanwhile: look again.
-                self.with_tags(first, count, then, tries)
+                self.with_tags(first, count, then, tries, known)
             elif isinstance(error, IntegrityError) and tries:
-                self.refresh(lambda failed: then(failed) if failed else self.with_tags(first, count, then, tries - 1))
+                at = self.file.record.generation
+                again = partial(self.with_tags, first, count, then, tries - (at == known), at)
+                self.refresh(lambda failed: then(failed) if failed else again())
             else:
                 then(error)
 
@@ -425,7 +429,7 @@ class SealedFile:
         self.told += 1
         self.on_others()
 
-    def _refresh(self, then: Then, tries: int = REFRESHES) -> None:
+    def _refresh(self, then: Then, tries: int = REFRESHES, known: int = -1) -> None:
         asked = self.freshness.clock
         claims, doubtful = list(self.claims), list(self.doubtful)
         begun = -1 if self._puts_open else self._puts_begun
@@ -449,7 +453,7 @@ class SealedFile:
                 then(error)
                 return
             if missing is None:
-                self._refresh(then, tries)
+                self._refresh(then, tries, known)
             elif missing:
                 self._load(missing, supplied)
             else:
@@ -460,7 +464,8 @@ class SealedFile:
                 self.file.redo()
                 then(None)
             elif isinstance(error, IntegrityError) and tries:
-                self._refresh(then, tries - 1)
+                at = self.file.record.generation
+                self._refresh(then, tries - (at == known), at)
             else:
                 then(error)
 
