@@ -219,8 +219,13 @@ class SealedCommit:
     async def end_claims(self) -> None:
         """Give back the claims under which nothing was written; the caller has the turn. Cancellation: may have happened."""
         sealed = self._sealed
-        keys = [*sealed.orphans, *(claim.key for claim in sealed.claims if sealed.may_drop(claim))]
-        if keys and not sealed.file.is_uncommitted:
+        claims, orphans = [claim for claim in sealed.claims if sealed.may_drop(claim)], sealed.orphans
+        if sealed.file.is_uncommitted:
+            # A head is laid over what others commit: it is no reason to keep them out, and two who did would wait for each other.
+            written, orphans = sealed.file.written_blocks(), []
+            claims = [claim for claim in claims if not any(claim.first <= block < claim.end for block in written)]
+        keys = [*orphans, *(claim.key for claim in claims)]
+        if keys:
             steps = [Step(StepKind.INTENT_DROP, sealed.handle, key) for key in keys]
             self._dropped(keys)
             with contextlib.suppress(OSError, TransportError):

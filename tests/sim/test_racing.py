@@ -13,6 +13,7 @@ FOUND = {
     "a block is overwritten anew after each reading of the record": 40,
     "the same, in the first block of two": 6,
     "the same, with three writers": 184,
+    "of two writers one waits for the first block, the other for what lies behind": 13249,
     "others commit faster than the tags are read, and that passes for damage": 1340,
 }
 """What was wrong, and the seed that showed it."""
