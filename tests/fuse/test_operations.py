@@ -12,6 +12,8 @@ import trio
 from transport.messages import Attr, FileType
 
 pyfuse3 = pytest.importorskip("pyfuse3", reason="not installed: pip install 'netfs[fuse]'")
+pytestmark = pytest.mark.slow
+"""They take no time, but only `make check` has pyfuse3."""
 CTX = SimpleNamespace(uid=0, gid=0, pid=1, umask=0o022)
 ALL = SimpleNamespace(
     update_size=True, update_mode=True, update_uid=True, update_gid=True, update_atime=True, update_mtime=True
